@@ -1,0 +1,43 @@
+"""Colonnade's engine: an ONNX compiler and its runtime, for one NUMA node.
+
+Letters used in every shape: `M` outputs, `K` inputs, `T` points that make a register tile.
+`W[M, K]` are weights, `x[K, T]` is a feature-major panel, `y[M, T]` what a kernel writes.
+
+The names below are imported on first use, so that `import engine` stays light: only `Session`
+needs numba.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.compile import compile as compile
+    from engine.explain import Explanation as Explanation
+    from engine.explain import explain as explain
+    from engine.graph import Graph as Graph
+    from engine.graph import Value as Value
+    from engine.program import Program as Program
+    from engine.reader import load as load
+    from engine.session import Session as Session
+
+_HOMES = {
+    "Explanation": "engine.explain",
+    "Graph": "engine.graph",
+    "Program": "engine.program",
+    "Session": "engine.session",
+    "Value": "engine.graph",
+    "compile": "engine.compile",
+    "explain": "engine.explain",
+    "load": "engine.reader",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'engine' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

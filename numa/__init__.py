@@ -1,0 +1,1 @@
+"""Where processors and memory are: topology, placement, pinning, binding, and what came of it."""

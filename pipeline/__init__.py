@@ -1,0 +1,1 @@
+"""Datasets in, parts out: shards, bindings, the scorer and the commit protocol."""
