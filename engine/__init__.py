@@ -13,9 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.compile import compile as compile
-    from engine.explain import Explanation as Explanation
-    from engine.explain import explain as explain
+    from engine.compiler import compile as compile
+    from engine.explanation import Explanation as Explanation
+    from engine.explanation import explain as explain
     from engine.graph import Graph as Graph
     from engine.graph import Value as Value
     from engine.program import Program as Program
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from engine.session import Session as Session
 
 _HOMES = {
-    "Explanation": "engine.explain",
+    "Explanation": "engine.explanation",
     "Graph": "engine.graph",
     "Program": "engine.program",
     "Session": "engine.session",
     "Value": "engine.graph",
-    "compile": "engine.compile",
-    "explain": "engine.explain",
+    "compile": "engine.compiler",
+    "explain": "engine.explanation",
     "load": "engine.reader",
 }
 __all__ = sorted(_HOMES)
