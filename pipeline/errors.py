@@ -1,0 +1,35 @@
+"""What can go wrong in the pipeline. Messages read: where: expected X, got Y; do Z."""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """Base of every error the pipeline raises on purpose; `exit_code` is the command's."""
+
+    exit_code = 1
+
+
+class InputError(PipelineError):
+    """The dataset is missing, empty, damaged, inconsistent, or changed during the run."""
+
+
+class BindingError(PipelineError):
+    """Fields of the dataset do not fit the model's inputs or outputs."""
+
+
+class OutputError(PipelineError):
+    """The output folder is locked, holds something else, or cannot be written."""
+
+
+class MemoryPlanError(PipelineError):
+    """The plan's memory bound does not fit the machine; nothing was started."""
+
+
+class RowError(PipelineError):
+    """A row that cannot become a tensor. `row` counts from 0 in what was converted."""
+
+    def __init__(self, row: int, field: str, reason: str) -> None:
+        super().__init__(f"row {row}, field {field!r}: {reason}")
+        self.row = row
+        self.field = field
+        self.reason = reason
