@@ -21,7 +21,8 @@ HELD_OUT_EVERY = 5
 
 def held_out(ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """For each row, whether the model was trained without it."""
-    return np.equal(ids % HELD_OUT_EVERY, 0)
+    out: np.ndarray[Any, Any] = ids % HELD_OUT_EVERY == 0
+    return out
 
 
 def read_digits(

@@ -1,0 +1,71 @@
+# Set-up that ./scripts/demo and ./scripts/test share; to be sourced from the repository's root.
+# It needs Python 3.11 or newer with pip, and makes .venv at the root.
+# shellcheck shell=bash
+
+say() { printf 'colonnade: %s\n' "$*" >&2; }
+
+# The first Python on the PATH that is new enough and runs; PYTHON=... chooses another.
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python}; do
+        if new_enough "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    say "expected Python 3.11 or newer, got $(describe_python); install it, or name it: PYTHON=/path/to/python3.11 $0"
+    return 1
+}
+
+new_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+describe_python() {
+    local version
+    version=$("${PYTHON:-python3}" --version 2>/dev/null) || version="no ${PYTHON:-python3}"
+    echo "${version%%$'\n'*}"
+}
+
+# A .venv that is missing, was left half made, or lost its interpreter is made anew.
+make_venv() {
+    new_enough .venv/bin/python && return
+    local python
+    python=$(find_python)
+    say "making .venv with $("$python" --version)"
+    rm -rf .venv
+    if ! "$python" -m venv .venv >/dev/null 2>&1; then
+        # Some systems ship venv without ensurepip: pip from outside serves as well.
+        rm -rf .venv
+        "$python" -m venv --without-pip .venv || {
+            say "$python -m venv: failed; install the venv module of your Python (python3-venv)"
+            return 1
+        }
+    fi
+}
+
+install_packages() { # $1: what to install, as pip writes it
+    local -a pip=(.venv/bin/python -m pip)
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        pip=("$(find_python)" -m pip --python .venv/bin/python)
+    fi
+    "${pip[@]}" install --quiet --disable-pip-version-check --no-warn-script-location -e "$1"
+}
+
+# set_up demo | set_up dev: what is installed is remembered in .venv, with a checksum of
+# pyproject.toml and of the folder (an editable install points to it). dev serves the demo, too.
+set_up() {
+    local kind=$1 extras="" wanted
+    [ "$kind" = dev ] && extras='[dev]'
+    make_venv
+    wanted=$({ pwd; cat pyproject.toml; } | cksum)
+    local stamp
+    for stamp in ".venv/set-up-$kind" .venv/set-up-dev; do
+        if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+            return
+        fi
+    done
+    say "installing the dependencies into .venv (a minute or two, the first time)"
+    install_packages ".$extras"
+    printf '%s\n' "$wanted" >".venv/set-up-$kind"
+}
