@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.dataset import DataFile, Dataset
+from pipeline.dataset import Dataset
+from pipeline.footers import DataFile
 
 TARGET_NBYTES = 64 << 20
 """Decoded bytes a shard aims at: a second or so of an engine, small enough to lose to a crash."""
