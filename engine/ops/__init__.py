@@ -1,0 +1,1 @@
+"""What operators mean: numpy for the oracle, vector code for the kernels."""

@@ -1,0 +1,161 @@
+"""A Graph from a ModelProto: constants, nodes in order, inferred shapes, the rows dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from engine.errors import ModelError
+from engine.graph import Graph, Node, Value
+from engine.reader.files import read_model
+from engine.reader.functions import inline
+from engine.reader.nodes import domain_of, in_running_order, node_of, unique_names
+from engine.reader.shapes import Skeleton, dtype_of, infer
+from engine.reader.tensors import array_of, dense_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def load(path: str | Path) -> Graph:
+    """Read a model file; its external data is mapped, and must lie below the file's folder."""
+    path = Path(path)
+    return graph_of(read_model(path), path.parent, str(path))
+
+
+def graph_of(model: onnx.ModelProto, folder: Path | None = None, where: str = "model") -> Graph:
+    """The graph of a parsed model; without `folder` external data is refused."""
+    model = inline(model, where)
+    opsets = _opsets(model, where)
+    source = model.graph
+    constants = _constants(source, folder, where)
+    names = unique_names(source.node)
+    nodes = [node_of(p, n, folder) for p, n in zip(source.node, names, strict=True)]
+    protos = dict(zip(names, source.node, strict=True))
+    nodes = _take_constants(nodes, constants, where)
+    inputs = [v for v in source.input if v.name not in constants]
+    known = {v.name for v in inputs} | constants.keys()
+    nodes = in_running_order(nodes, known, where)
+    _check(nodes, protos, opsets, where)
+    skeleton = Skeleton(
+        nodes=[protos[n.name] for n in nodes],
+        inputs=inputs,
+        outputs=list(source.output),
+        declared={v.name: v for v in source.value_info},
+        constants=constants,
+        opsets=opsets,
+        ir_version=model.ir_version,
+    )
+    for info in inputs:
+        _expect_tensor(info, "input", where)
+    values = infer(skeleton)
+    values |= {n: Value(n, a.dtype, a.shape) for n, a in constants.items()}
+    known |= {o for n in nodes for o in n.writes}
+    return Graph(
+        name=source.name or "main",
+        inputs=tuple(values[v.name] for v in inputs),
+        outputs=tuple(_output(v, known, values, where) for v in source.output),
+        nodes=tuple(nodes),
+        values={n: v for n, v in values.items() if n not in constants},
+        initializers=constants,
+        opsets=opsets,
+    )
+
+
+def _opsets(model: onnx.ModelProto, where: str) -> dict[str, int]:
+    opsets = {domain_of(o.domain): int(o.version) for o in model.opset_import}
+    newest = onnx.defs.onnx_opset_version()
+    if opsets.get("", 1) > newest or any(v < 1 for v in opsets.values()):
+        raise ModelError(
+            f"{where}: expected operator sets up to ai.onnx {newest}, got {opsets}; "
+            "install a newer onnx, or export the model for an older operator set"
+        )
+    return opsets
+
+
+def _constants(source: onnx.GraphProto, folder: Path | None, where: str) -> dict[str, Array]:
+    """Initializers, dense and sparse; each name once."""
+    constants: dict[str, Array] = {}
+    for name, array in (
+        *((t.name, array_of(t, folder, where)) for t in source.initializer),
+        *((s.values.name, dense_of(s, folder, where)) for s in source.sparse_initializer),
+    ):
+        if not name or name in constants:
+            raise ModelError(
+                f"{where}: expected each constant to have a name of its own, got {name!r} "
+                "twice or empty; export the model again"
+            )
+        constants[name] = array
+    return constants
+
+
+def _take_constants(nodes: list[Node], constants: dict[str, Array], where: str) -> list[Node]:
+    """Turn Constant nodes into initializers; what is left are nodes that compute."""
+    kept = []
+    for node in nodes:
+        if node.op != "Constant" or node.domain:
+            kept.append(node)
+            continue
+        given = {k: v for k, v in node.attributes.items() if k.startswith(("value", "sparse_"))}
+        if len(given) != 1 or len(node.writes) != 1 or node.writes[0] in constants:
+            raise ModelError(
+                f"{where}: {node.name} (Constant): expected one value and one new name, got "
+                f"{sorted(given)} and {list(node.outputs)}; export the model again"
+            )
+        (key, value), name = given.popitem(), node.writes[0]
+        dtype = {"value_f": np.float32, "value_i": np.int64, "value_s": object}.get(key[:7])
+        array = np.asarray(value, dtype) if dtype else np.asarray(value)
+        array.flags.writeable = False
+        constants[name] = array
+    return kept
+
+
+def _check(
+    nodes: list[Node], protos: dict[str, onnx.NodeProto], opsets: dict[str, int], where: str
+) -> None:
+    """Arity and attributes against the schema, for operators that have one."""
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = onnx.IR_VERSION
+    context.opset_imports = opsets
+    for node in nodes:
+        if node.domain not in opsets:
+            raise ModelError(
+                f"{where}: {node.name} ({node.label}): expected the model to import its operator "
+                f"set, got only {sorted(opsets)}; export the model again"
+            )
+        if not onnx.defs.has(node.op, opsets[node.domain], node.domain) or node.captures:
+            continue  # unknown operators are the reference's to refuse, with what is possible
+        try:
+            onnx.checker.check_node(protos[node.name], context)
+        except onnx.checker.ValidationError as error:
+            reason = " ".join(str(error).split("\n\n==>", 1)[0].split())
+            raise ModelError(
+                f"{where}: {node.name} ({node.label}): expected a node that fits opset "
+                f"{opsets[node.domain]}, got '{reason}'; export the model again"
+            ) from None
+
+
+def _expect_tensor(info: onnx.ValueInfoProto, kind: str, where: str) -> None:
+    got = info.type.WhichOneof("value")
+    if got != "tensor_type" or dtype_of(info.type.tensor_type.elem_type) is None:
+        raise ModelError(
+            f"{where}: {kind} {info.name!r}: expected a tensor of a known element type, got "
+            f"{got or 'no type'}; export the model with tensors only (zipmap=False in skl2onnx)"
+        )
+
+
+def _output(
+    info: onnx.ValueInfoProto, known: Set[str], values: Mapping[str, Value], where: str
+) -> Value:
+    """The type of a graph output, which something in the graph must compute."""
+    if info.name not in known:
+        raise ModelError(
+            f"{where}: output {info.name!r}: expected an input, a constant or a node's output "
+            "of that name, got none; export the model again"
+        )
+    if info.name not in values:
+        _expect_tensor(info, "output", where)
+    return values[info.name]

@@ -1,0 +1,74 @@
+"""From a path to a ModelProto, with a clear error for every file that is not one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from engine.errors import ModelError
+
+MAX_NBYTES = 2**31 - 1
+"""Protobuf cannot hold more in one message; larger models keep their weights beside the file."""
+
+# What people pass by mistake, by the first bytes of the file.
+_MAGIC = (
+    (b"PK\x03\x04", "a ZIP archive (a PyTorch or Keras checkpoint?)"),
+    (b"\x89HDF", "an HDF5 file (a Keras model?)"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"PAR1", "a Parquet file"),
+    (b"ARROW1", "an Arrow file"),
+    (b"\x80", "a Python pickle"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file it stands for"),
+    (b"{", "a JSON text"),
+    (b"<", "an XML or HTML text"),
+)
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Parse the file; nothing is executed, and external data is not touched yet."""
+    content = _content(path)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError:
+        raise _not_onnx(path, content, "the file is truncated or of another kind") from None
+    if model.ir_version <= 0 or not model.HasField("graph"):
+        raise _not_onnx(path, content, "it holds no graph")
+    if not model.opset_import:
+        raise _not_onnx(path, content, "it names no operator set (opset_import); truncated?")
+    return model
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise ModelError(f"{path}: expected an ONNX file, got a folder; name the .onnx in it")
+        if not path.is_file():
+            what = "something that is not a file" if path.exists() else "nothing there"
+            raise ModelError(f"{path}: expected an ONNX file, got {what}; check the path")
+        nbytes = path.stat().st_size
+        if nbytes == 0:
+            raise ModelError(f"{path}: expected an ONNX model, got an empty file; export it again")
+        if nbytes > MAX_NBYTES:
+            raise ModelError(
+                f"{path}: expected at most {MAX_NBYTES} bytes in one file, got {nbytes}; "
+                "save the weights as external data (onnx.save(..., save_as_external_data=True))"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ModelError(
+            f"{path}: expected a readable file, got '{reason}'; check its permissions"
+        ) from error
+
+
+def _not_onnx(path: Path, content: bytes, found: str) -> ModelError:
+    kind = next((name for magic, name in _MAGIC if content.startswith(magic)), None)
+    if content[4:8] == b"TFL3":
+        kind = "a TensorFlow Lite model"
+    return ModelError(
+        f"{path}: expected an ONNX model, got {kind or f'{len(content)} bytes where {found}'}; "
+        "export the model again, or copy the file again"
+    )

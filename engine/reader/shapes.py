@@ -1,0 +1,191 @@
+"""Which dimension counts the rows: shapes are inferred twice, for two batch sizes, and compared.
+
+A dimension that is equal in both is fixed; one that follows the batch size is `ROWS`. That sees
+through any arithmetic on shapes that onnx can follow (Shape, Gather, Concat, Reshape ...), which
+symbols do not. A batch dimension that has moved from the front, or was merged with another, is
+written as `k*N`, so that a shape has `ROWS` in front or nowhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from engine.graph import ROWS, Dim, Shape, Value
+
+_PROBES = (10_007, 10_009)
+"""Two batch sizes; primes, so that a product with a fixed dimension still shows both factors."""
+
+_SMALL = 1024
+"""Constants up to this many elements are shown to shape inference: they may be shapes."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Symbols = frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """A model without its weights: all that shape inference needs."""
+
+    nodes: Sequence[onnx.NodeProto]
+    inputs: Sequence[onnx.ValueInfoProto]
+    outputs: Sequence[onnx.ValueInfoProto]
+    declared: Mapping[str, onnx.ValueInfoProto]
+    """What the file itself says of values in between; believed only where nothing is inferred."""
+    constants: Mapping[str, Array]
+    opsets: Mapping[str, int]
+    ir_version: int
+
+
+def row_symbols(inputs: Sequence[onnx.ValueInfoProto]) -> Symbols:
+    """Names that the inputs' leading free dimensions have."""
+    leading = (v.type.tensor_type.shape.dim[0] for v in inputs if v.type.tensor_type.shape.dim)
+    return frozenset(d.dim_param for d in leading if d.dim_param)
+
+
+def infer(skeleton: Skeleton, free_ones: bool = False) -> dict[str, Value]:
+    """Every value whose type is known. `free_ones` takes a leading 1 of the inputs as free."""
+    symbols = row_symbols(skeleton.inputs)
+    first, second = (_probe(skeleton, symbols, n, free_ones) for n in _PROBES)
+    values: dict[str, Value] = {}
+    for name, (elem, shape) in first.items():
+        dtype = dtype_of(elem)
+        if dtype is None:
+            continue
+        other = second[name][1] if name in second else None
+        values[name] = Value(name, dtype, _merge(name, shape, other))
+    for info in (*skeleton.declared.values(), *skeleton.outputs):
+        dtype = dtype_of(info.type.tensor_type.elem_type)
+        known = values.get(info.name)
+        if dtype is None or (known is not None and known.shape is not None):
+            continue
+        told = None if free_ones else _declared(info, symbols)
+        values[info.name] = Value(info.name, known.dtype if known else dtype, told)
+    return values
+
+
+def dtype_of(elem: int) -> np.dtype[Any] | None:
+    """The numpy type of an ONNX element type, None for the undefined one."""
+    try:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(elem))
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def is_free(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    """Whether a leading dimension is left open: a symbol, nothing, 0 or -1."""
+    return dim.dim_value <= 0
+
+
+_Probe = dict[str, tuple[int, list[Dim] | None]]
+
+
+def _probe(skeleton: Skeleton, symbols: Symbols, rows: int, free_ones: bool) -> _Probe:
+    """Element type and shape of every value for one batch size."""
+    inputs = [_sized(v, symbols, rows, free_ones) for v in skeleton.inputs]
+    small = []
+    for name, array in skeleton.constants.items():
+        if array.size <= _SMALL and array.dtype.kind in "iubf":
+            small.append(numpy_helper.from_array(np.asarray(array), name))
+        else:
+            elem = helper.np_dtype_to_tensor_dtype(array.dtype)
+            inputs.append(helper.make_tensor_value_info(name, elem, array.shape))
+    unknown = [o for n in skeleton.nodes if not _known(n, skeleton.opsets) for o in n.output]
+    graph = helper.make_graph(
+        list(skeleton.nodes),
+        "skeleton",
+        inputs,
+        [onnx.ValueInfoProto(name=v.name) for v in skeleton.outputs],
+        small,
+        value_info=[
+            _sized(skeleton.declared[o], symbols, rows, False, every=True)
+            for o in unknown
+            if o in skeleton.declared
+        ],
+    )
+    model = helper.make_model(
+        graph,
+        ir_version=skeleton.ir_version,
+        opset_imports=[helper.make_opsetid(d, v) for d, v in skeleton.opsets.items()],
+    )
+    # C++ throws its own kinds; without inference the file's own word is taken. No check_type and
+    # no strict_mode: what cannot be inferred is left out, not refused.
+    with contextlib.suppress(Exception):
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    infos = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    return {
+        v.name: (v.type.tensor_type.elem_type, _dims(v))
+        for v in infos
+        if v.type.HasField("tensor_type")
+    }
+
+
+def _known(node: onnx.NodeProto, opsets: Mapping[str, int]) -> bool:
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return bool(onnx.defs.has(node.op_type, opsets.get(domain, 1), domain))
+
+
+def _sized(
+    info: onnx.ValueInfoProto, symbols: Symbols, rows: int, free_ones: bool, every: bool = False
+) -> onnx.ValueInfoProto:
+    """A copy with the rows dimension filled in; `every` keeps leading dimensions without symbol."""
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(info)
+    for axis, dim in enumerate(copy.type.tensor_type.shape.dim):
+        leading = axis == 0 and not every
+        one = free_ones and dim.dim_value == 1
+        if dim.dim_param in symbols or (leading and (is_free(dim) or one)):
+            dim.dim_value = rows
+        elif dim.dim_value < 0:
+            dim.Clear()
+    return copy
+
+
+def _dims(info: onnx.ValueInfoProto) -> list[Dim] | None:
+    kind = info.type.tensor_type
+    if not kind.HasField("shape"):
+        return None
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim]
+
+
+def _merge(name: str, first: list[Dim] | None, second: list[Dim] | None) -> Shape | None:
+    if first is None or second is None or len(first) != len(second):
+        return None
+    return tuple(
+        _merge_dim(name, axis, a, b) for axis, (a, b) in enumerate(zip(first, second, strict=True))
+    )
+
+
+def _merge_dim(name: str, axis: int, first: Dim, second: Dim) -> Dim:
+    small, large = _PROBES
+    if isinstance(first, int) and isinstance(second, int):
+        if first == second:
+            return first
+        if (first, second) == (small, large) and axis == 0:
+            return ROWS
+        if first % small == 0 and first // small * large == second:
+            return f"{first // small}*{ROWS}"
+    if first == second and isinstance(first, str) and first and not first.startswith("unk__"):
+        return f"{first}_" if first == ROWS else first
+    # nothing is known; a name of its own, so that two unknown dimensions never look equal
+    return f"{name}.{axis}"
+
+
+def _declared(info: onnx.ValueInfoProto, symbols: Symbols) -> Shape | None:
+    dims = _dims(info)
+    if dims is None:
+        return None
+    shape: list[Dim] = []
+    for axis, dim in enumerate(dims):
+        if dim in symbols:
+            shape.append(ROWS if axis == 0 else f"1*{ROWS}")
+        else:
+            fixed = isinstance(dim, int) and dim >= 0
+            shape.append(dim if fixed else _merge_dim(info.name, axis, dim, dim))
+    return tuple(shape)
