@@ -1,0 +1,88 @@
+"""Puts a command on its place before it starts: `python -m numa.launch CPUS NODE -- COMMAND...`
+
+Pins the process to CPUS ("0-3,8"), binds its memory to NODE, and becomes the command by exec, so
+process id, open files and signals stay the same. Affinity and policy outlive the exec, therefore
+every page and every thread of the command, its interpreter and its libraries included, is where
+it belongs. As `py_executable` of a Ray runtime environment it takes the worker's arguments at
+its end: `python -m numa.launch 0-3 0 -- /path/to/python` default_worker.py ...
+
+The command finds in its environment what became of it:
+    COLONNADE_NUMA_CPUS, COLONNADE_NUMA_NODE    its place
+    COLONNADE_NUMA_BIND                         "" if memory is bound, else why not
+
+Costs an interpreter's start (scripts and tests import nothing heavy here: no dataclasses, no
+pathlib). Ends with status 2 for a wrong call, 1 for CPUs that cannot be had, 127 or 126 for a
+command that is not found or cannot be run, as a shell does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import MutableMapping, Sequence
+
+from numa.affinity import pin_all_threads
+from numa.errors import NumaError
+from numa.memory import bind
+from numa.notation import cpulist, parse_cpulist
+
+TYPE_CHECKING = False  # typing itself takes 5 ms to import
+if TYPE_CHECKING:
+    from numa.placement import Place
+
+USAGE = "usage: python -m numa.launch CPUS NODE -- COMMAND [ARGUMENT...]"
+CPUS, NODE, BIND = "COLONNADE_NUMA_CPUS", "COLONNADE_NUMA_NODE", "COLONNADE_NUMA_BIND"
+
+POOLS = (
+    "OMP_NUM_THREADS",       # OpenMP; pyarrow's CPU pool reads it too
+    "OPENBLAS_NUM_THREADS",  # numpy
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "NUMEXPR_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+)  # fmt: skip
+"""Set to the number of CPUs: some libraries count the machine's CPUs and not their own."""
+
+
+def command(place: Place) -> list[str]:
+    """The words to put before a command line so that it runs on a place."""
+    launch = [sys.executable, "-m", "numa.launch"]
+    return [*launch, cpulist(place.cpus), str(place.node), "--"]
+
+
+def settle(cpus: frozenset[int], node: int, environ: MutableMapping[str, str]) -> None:
+    """Pin and bind this process, and write into `environ` what the command should know."""
+    pin_all_threads(cpus)
+    environ[BIND] = bind(node)
+    environ[CPUS], environ[NODE] = cpulist(cpus), str(node)
+    environ.update(dict.fromkeys(POOLS, str(len(cpus))))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Becomes the command; returns only when that fails, with the exit status."""
+    match arguments:
+        case [cpus, node, "--", program, *rest] if node.isdecimal():
+            pass
+        case _:
+            return _complain(f"got {' '.join(arguments) or 'nothing'}; {USAGE}", 2)
+    try:
+        wanted = parse_cpulist(cpus)
+        if not wanted:
+            return _complain(f"expected at least one CPU, got {cpus!r}; {USAGE}", 2)
+        settle(wanted, int(node), os.environ)
+        os.execvp(program, [program, *rest])
+    except NumaError as error:
+        return _complain(str(error), 1)
+    except FileNotFoundError:
+        return _complain(f"{program}: command not found", 127)
+    except OSError as error:
+        return _complain(f"{program}: {error.strerror}", 126)
+
+
+def _complain(message: str, status: int) -> int:
+    sys.stderr.write(f"numa.launch: {message}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,116 @@
+"""On which NUMA node new memory is taken, and where a process's memory lies.
+
+Policy is set by system call, since there is no wrapper in the C library. It belongs to a thread,
+is inherited by the threads it starts, and survives exec: set early, it covers everything.
+
+The launcher imports this before every engine, so it stays free of anything slow to import.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+from collections.abc import Iterable
+
+from numa.notation import cpulist
+
+SYSCALLS = {"x86_64": (238, 239), "aarch64": (237, 236)}
+"""Numbers of set_mempolicy and get_mempolicy by machine."""
+
+MODES = ("default", "preferred", "bind", "interleave", "local", "preferred many",
+         "weighted interleave")  # fmt: skip
+"""Policies by the kernel's number."""
+BIND = MODES.index("bind")
+MODE_FLAGS = 0b111 << 13
+"""Bits that the kernel mixes into the number: static nodes, relative nodes, balancing."""
+
+MAX_NODES = 1024
+"""The largest number of nodes that Linux can be built for."""
+WORD_BITS = 8 * ctypes.sizeof(ctypes.c_ulong)
+NodeMask = ctypes.c_ulong * (MAX_NODES // WORD_BITS)
+
+NAMELESS = "(deleted)"
+"""What numa_maps appends to a file without a name: a process's own shared or huge pages."""
+
+REASONS = {
+    errno.EPERM: "not permitted, as in containers whose seccomp filter lacks CAP_SYS_NICE",
+    errno.ENOSYS: "this kernel has no NUMA support",
+    errno.EINVAL: "the node has no memory, is offline, or the cpuset forbids it",
+}
+
+
+def bind(node: int) -> str:
+    """Take all new memory of this thread, and of threads it starts later, from one node.
+
+    "" when the policy holds, else why not; the kernel then serves each page from the node of
+    the CPU that first touches it, which pinned threads make the right one. Bound memory never
+    spills: when the node is full the kernel ends the process, so price what it will hold.
+    """
+    if not 0 <= node < MAX_NODES:
+        return f"node {node}: expected 0 to {MAX_NODES - 1}"
+    mask = NodeMask()
+    mask[node // WORD_BITS] = 1 << node % WORD_BITS
+    # The kernel reads one bit less than it is told, hence + 1.
+    code = _call(0, BIND, ctypes.addressof(mask), MAX_NODES + 1)
+    return "" if code == 0 else f"binding memory to node {node}: {_reason(code)}"
+
+
+def policy() -> str:
+    """The calling thread's policy as the kernel tells it: "default", "bind 0", "interleave 0-3".
+
+    "unknown: ..." with the reason where the kernel will not say.
+    """
+    mode, mask = ctypes.c_int(), NodeMask()
+    code = _call(1, ctypes.addressof(mode), ctypes.addressof(mask), MAX_NODES + 1, 0, 0)
+    if code:
+        return f"unknown: {_reason(code)}"
+    number = mode.value & ~MODE_FLAGS
+    name = MODES[number] if number < len(MODES) else f"policy {number}"
+    nodes = cpulist(n for n in range(MAX_NODES) if mask[n // WORD_BITS] >> n % WORD_BITS & 1)
+    return f"{name} {nodes}".rstrip()
+
+
+def pages(pid: int | str = "self", *, files: bool = True) -> dict[int, int]:
+    """Bytes of a process's memory on each node, {} where the kernel will not say.
+
+    `files=False` leaves out mapped files: their pages lie where the first process that read
+    them put them, often long ago, and no policy moves them.
+    """
+    try:
+        with open(f"/proc/{pid}/numa_maps") as lines:  # noqa: PTH123 - pathlib is slow to import
+            return parse_numa_maps(lines, files=files)
+    except OSError:
+        return {}
+
+
+def parse_numa_maps(lines: Iterable[str], *, files: bool = True) -> dict[int, int]:
+    """Bytes by node of lines like `7f00 default file=/lib/a.so N0=12 N1=3 kernelpagesize_kB=4`."""
+    totals: dict[int, int] = {}
+    for line in lines:
+        facts = dict(word.partition("=")[::2] for word in line.split()[2:])
+        if not files and "file" in facts and not facts["file"].endswith(NAMELESS):
+            continue
+        page_nbytes = int(facts.get("kernelpagesize_kB", "4")) * 1024
+        for key, count in facts.items():
+            if key[0] == "N" and key[1:].isdecimal():
+                totals[int(key[1:])] = totals.get(int(key[1:]), 0) + int(count) * page_nbytes
+    return dict(sorted(totals.items()))
+
+
+def _call(which: int, *arguments: int) -> int:
+    """set_mempolicy (0) or get_mempolicy (1): 0, or the error's number."""
+    numbers = SYSCALLS.get(os.uname().machine)
+    if numbers is None or sys.maxsize < 1 << 32:  # a 32-bit interpreter has other numbers
+        return errno.ENOSYS
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    call.restype = ctypes.c_long
+    # As longs, or ctypes would cut addresses to 32 bits.
+    failed = call(ctypes.c_long(numbers[which]), *map(ctypes.c_long, arguments))
+    return ctypes.get_errno() if failed else 0
+
+
+def _reason(code: int) -> str:
+    name = errno.errorcode.get(code, str(code))
+    return f"{REASONS.get(code, os.strerror(code))} ({name})"
