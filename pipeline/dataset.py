@@ -82,14 +82,14 @@ class Dataset:
 def _expand(text: str, roots: list[str]) -> Iterator[str]:
     """Absolute paths of the files that one input names; folders are noted in `roots`."""
     # abspath, not resolve: a dataset made of symbolic links keeps the names it was given.
-    path = os.path.abspath(Path(text).expanduser())
+    path = os.path.abspath(Path(text).expanduser())  # noqa: PTH100
     if Path(path).is_dir():
         roots.append(path)
         yield from _walk(path)
     elif Path(path).exists():
         yield path
     elif glob.has_magic(text):
-        found = sorted(glob.glob(path, recursive=True))
+        found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207
         if not found:
             raise InputError(f"{text}: expected files, got no match; check the pattern")
         for match in found:

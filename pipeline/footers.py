@@ -121,7 +121,8 @@ def _decoded(group: Any, kind: pa.DataType, leaves: range) -> int:
         # num_values counts list elements; each may cost a validity bit and, in a list, an offset.
         exact = column.num_values * width + column.num_values // 8 if width else 0
         total += max(exact, column.total_uncompressed_size)
-    return total + 4 * group.num_rows * (kind.num_fields > 0 or width is None)
+    offsets = 4 * int(group.num_rows) if kind.num_fields > 0 or width is None else 0
+    return total + offsets
 
 
 def _leaf_nbytes(kind: pa.DataType) -> int | None:

@@ -1,8 +1,45 @@
-"""Parts: the output file of one shard, written under a temporary name that no one else has."""
+"""Parts: the output file of one shard, written under a temporary name that no one else has.
+
+The bytes of a part depend on the run's fingerprint, its shard and --batch-rows only: no attempt,
+host or time is in it. Its footer says whose it is, so that the folder alone can be resumed.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import OutputError
+from pipeline.failpoints import reach
+from pipeline.shards import Lease, Shard
+
+OWN = "_colonnade"
+"""Our folder inside the output; readers of datasets pass over names with a leading _."""
+TEMP = f"{OWN}/tmp"
+REJECTS = f"{OWN}/rejects"
+FORMATS = ("parquet", "arrow")
+
+GROUP_NBYTES = 32 << 20
+GROUP_ROWS = 1 << 20
+"""An output row group is closed when it reaches either."""
+
+REJECT_SCHEMA = pa.schema(
+    [
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("field", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +66,239 @@ class Part:
     read_seconds: float
     run_seconds: float
     write_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row that was not scored; `row` counts from 0 in the file."""
+
+    row: int
+    field: str
+    reason: str
+
+
+def part_name(shard: int, format: str) -> str:
+    return f"part-{shard:06d}.{format}"
+
+
+def rejects_name(shard: int) -> str:
+    """Relative to the output folder. Rejects are Parquet whatever the parts are."""
+    return f"{REJECTS}/part-{shard:06d}.parquet"
+
+
+def footer_marks(fingerprint: str, shard: Shard) -> dict[str, str]:
+    """The key-values that say whose part a file is."""
+    return {
+        "colonnade.fingerprint": fingerprint,
+        "colonnade.shard": str(shard.index),
+        "colonnade.source": shard.path,
+        "colonnade.rows": f"{shard.first_row}:{shard.first_row + shard.rows}",
+    }
+
+
+def read_marks(path: Path, format: str) -> tuple[dict[str, str], int]:
+    """The marks and the number of rows in a part's footer. ArrowInvalid or OSError if damaged."""
+    if format == "parquet":
+        with pq.ParquetFile(path) as file:
+            metadata, rows = file.schema_arrow.metadata, file.metadata.num_rows
+    else:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+            metadata, rows = reader.schema.metadata, reader.count_rows()
+    marks = {k.decode(): v.decode() for k, v in (metadata or {}).items()}
+    return {k: v for k, v in marks.items() if k.startswith("colonnade.")}, rows
+
+
+class HashedFile:
+    """A file that is only appended to, and hashed on the way, so that it is not read again.
+
+    sha256 takes 0.64 s a GB here (crc32 0.26, blake2b 1.2): 4 % of encoding, and anyone can
+    check it with sha256sum.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb", buffering=0)
+        self._hash = hashlib.sha256()
+        self.nbytes = 0
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    @property
+    def checksum(self) -> str:
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data).cast("B")
+        self._hash.update(view)
+        self.nbytes += len(view)
+        while view:
+            # A raw file may take less than it was given (a nearly full disk does).
+            view = view[self._file.write(view) :]
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is buffered; Arrow calls it."""
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class PartWriter:
+    """Writes one attempt at one shard. `close` returns the Part; `abort` leaves nothing behind.
+
+    OSError (disk full, I/O error) comes out as OutputError naming the folder.
+    """
+
+    def __init__(
+        self, output: Path, lease: Lease, schema: pa.Schema, *, format: str, fingerprint: str
+    ) -> None:
+        self.output = output
+        self.lease = lease
+        self.format = format
+        self._marks = footer_marks(fingerprint, lease.shard)
+        name = f"part-{lease.shard.index:06d}.{lease.attempt}.{uuid.uuid4().hex[:12]}"
+        self._temp = f"{TEMP}/{name}.{format}"
+        self._rejects_temp = f"{TEMP}/{name}.rejects.parquet"
+        self._schema = (_plain_schema(schema) if format == "arrow" else schema).with_metadata(
+            self._marks
+        )
+        self._pending: list[pa.RecordBatch] = []
+        self._pending_nbytes = 0
+        self._rows_out = 0
+        self._rejects: list[Reject] = []
+        with self._naming_the_output():
+            (output / TEMP).mkdir(parents=True, exist_ok=True)
+            self._sink = HashedFile(output / self._temp)
+            self._writer = open_writer(self._sink, self._schema, format)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Gathers the batch; a full row group is encoded and written."""
+        if self.format == "arrow":
+            batch = batch.cast(self._schema)
+        self._pending.append(batch)
+        self._pending_nbytes += batch.nbytes
+        self._rows_out += batch.num_rows
+        if (
+            self._pending_nbytes >= GROUP_NBYTES
+            or sum(b.num_rows for b in self._pending) >= GROUP_ROWS
+        ):
+            self._flush()
+
+    def reject(self, rejects: Iterable[Reject]) -> None:
+        self._rejects += rejects
+
+    def close(self, *, seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Part:
+        """Closes, syncs, reads the footer back and checks its rows. `seconds`: read, run, write."""
+        with self._naming_the_output():
+            self._flush()
+            self._writer.close()
+            reach("after_encode")
+            reach("before_fsync")
+            self._sink.sync()
+            self._sink.close()
+            rejects_nbytes, rejects_checksum = self._write_rejects()
+            reach("after_fsync")
+            self._check_footer()
+        shard = self.lease.shard
+        return Part(
+            shard=shard.index,
+            attempt=self.lease.attempt,
+            path=part_name(shard.index, self.format),
+            temp=self._temp,
+            rows_in=shard.rows,
+            rows_out=self._rows_out,
+            rejects=len(self._rejects),
+            nbytes=self._sink.nbytes,
+            checksum=self._sink.checksum,
+            rejects_temp=self._rejects_temp if self._rejects else "",
+            rejects_nbytes=rejects_nbytes,
+            rejects_checksum=rejects_checksum,
+            read_seconds=seconds[0],
+            run_seconds=seconds[1],
+            write_seconds=seconds[2],
+        )
+
+    def abort(self) -> None:
+        """Removes the temporary files. Never raises: it runs while something else is wrong."""
+        self._pending = []
+        with contextlib.suppress(Exception):
+            self._writer.close()
+        with contextlib.suppress(OSError):
+            self._sink.close()
+        for temp in (self._temp, self._rejects_temp):
+            with contextlib.suppress(OSError):
+                (self.output / temp).unlink()
+
+    def _flush(self) -> None:
+        if self._pending:
+            reach("before_encode")
+            table = pa.Table.from_batches(self._pending, schema=self._schema)
+            self._pending, self._pending_nbytes = [], 0
+            self._writer.write_table(table)
+
+    def _write_rejects(self) -> tuple[int, str]:
+        """Size and checksum of the rejects file, if there are rejects."""
+        if not self._rejects:
+            return 0, ""
+        columns: list[list[Any]] = [
+            [self.lease.shard.path] * len(self._rejects),
+            [r.row for r in self._rejects],
+            [r.field for r in self._rejects],
+            [r.reason for r in self._rejects],
+        ]
+        table = pa.table(columns, schema=REJECT_SCHEMA.with_metadata(self._marks))
+        sink = HashedFile(self.output / self._rejects_temp)
+        with contextlib.closing(sink):
+            with open_writer(sink, table.schema, "parquet") as writer:
+                writer.write_table(table)
+            sink.sync()
+        return sink.nbytes, sink.checksum
+
+    def _check_footer(self) -> None:
+        marks, rows = read_marks(self.output / self._temp, self.format)
+        if marks != self._marks or rows != self._rows_out:
+            raise OutputError(
+                f"{self.output / self._temp}: expected {self._rows_out} rows of "
+                f"{self.lease.shard}, got {rows} with {marks}; the storage does not keep "
+                "what is written"
+            )
+
+    @contextlib.contextmanager
+    def _naming_the_output(self) -> Any:
+        try:
+            yield
+        except OSError as e:
+            raise OutputError(f"{self.output}: cannot write {self._temp}: {e}") from e
+
+
+def open_writer(sink: HashedFile, schema: pa.Schema, format: str) -> Any:
+    """A Parquet or Arrow writer with our settings.
+
+    Parquet is zstd level 1. Dictionaries and statistics only for flat fields that are not
+    floating: for outputs of a model they cost 30 % of the encoding and shrink nothing.
+    Arrow files are not compressed: their point is to be memory-mapped.
+    """
+    stream = pa.PythonFile(sink, mode="w")
+    if format == "arrow":
+        return pa.ipc.new_file(stream, schema)
+    worth = [f.name for f in schema if f.type.num_fields == 0 and not pa.types.is_floating(f.type)]
+    return pq.ParquetWriter(
+        stream,
+        schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=worth or False,
+        write_statistics=worth or False,
+    )
+
+
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Dictionary fields as plain values: an Arrow file allows one dictionary for all batches."""
+    plain = [
+        f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema
+    ]
+    return pa.schema(plain)
