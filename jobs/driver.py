@@ -1,0 +1,261 @@
+"""The driver: one job from its spec to _SUCCESS, the same for every executor.
+
+In order: find the places and start empty scorers on them; meanwhile read the footers, compile
+the model, bind fields to inputs, price the plan; then open the output folder (or resume what is
+there), give the scorers their spec, lend shards until nothing is left, and finish. What runs on
+a scorer is pipeline.scorer; how it gets there is the executor's; who commits is decided here.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import engine
+import jobs.executors
+from jobs.errors import DONE, InfrastructureError
+from jobs.leases import LeaseTable
+from jobs.lending import Ending, Lending, Limits
+from jobs.tally import Summary, Tally
+from pipeline.binding import bind
+from pipeline.dataset import Dataset
+from pipeline.events import JobEnded, JobStarted
+from pipeline.fingerprint import fingerprint
+from pipeline.manifest import RunFolder, RunRecord, read_run
+from pipeline.plan import make_plan, price
+from pipeline.scorer import ScorerSpec
+
+if TYPE_CHECKING:
+    from jobs.executors import Executor, Seat
+    from jobs.interrupts import Interrupts
+    from jobs.spec import JobSpec
+    from pipeline.events import Event
+    from pipeline.plan import Plan
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+"""What a disk says when it is not the user's command that is at fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that is decided before the first shard is lent."""
+
+    plan: Plan
+    run: RunRecord
+    specs: tuple[ScorerSpec, ...]
+
+
+class Driver:
+    """Runs one job. `tell` gets every event once the tally has counted it."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        tell: Callable[[Event, Tally], None],
+        interrupts: Interrupts,
+        *,
+        started: float | None = None,
+    ) -> None:
+        self.spec = spec
+        self.tally = Tally()
+        self._tell_outside = tell
+        self._interrupts = interrupts
+        self._started = monotonic() if started is None else started
+        self._output = Path(spec.output)
+
+    def run(self, show_plan: Callable[[Plan], None]) -> Summary | None:
+        """The whole job; None after a dry run. Raises before the start, never after a commit
+        without the folder's lock being given up and every scorer ended.
+        """
+        with ExitStack() as stack:
+            executor = jobs.executors.make(self.spec)
+            stack.callback(executor.close)
+            seats = executor.seats(self.spec.engines, self.spec.threads)
+            self._interrupts.arm()
+            if self._will_score():
+                executor.prepare()
+            prepared = self._prepare(seats)
+            show_plan(prepared.plan)
+            self._check_memory(prepared.plan, seats)
+            if self.spec.dry_run:
+                return None
+            try:
+                return self._score(prepared, executor, stack)
+            except OSError as error:
+                raise _disk_trouble(error, self._output) from error
+
+    def _will_score(self) -> bool:
+        """Whether it is worth starting scorers before anything has been checked."""
+        done = (self._output / "_SUCCESS").exists() and not self.spec.restart
+        return not self.spec.dry_run and not done and Path(self.spec.model).is_file()
+
+    def _prepare(self, seats: tuple[Seat, ...]) -> Prepared:
+        spec = self.spec
+        dataset = Dataset.discover(spec.input)
+        dataset.refuse_output(self._output)
+        sha256 = _sha256(Path(spec.model))
+        stored = None if spec.restart else read_run(self._output)
+        # Kernels add in different orders: a resume must use the ones it began with.
+        same_model = stored is not None and stored.fingerprint.model_sha256 == sha256
+        choices = stored.choices if stored is not None and same_model else None
+        program = engine.compile(spec.model, choices=choices)
+        binding = bind(
+            dataset.schema, program.inputs, program.outputs, spec.bindings, spec.keep,
+            on_error=spec.on_error,
+        )  # fmt: skip
+        plan = make_plan(
+            dataset, program, binding, tuple(seat.place for seat in seats),
+            model=spec.model, batch_rows=spec.batch_rows, output=spec.output,
+            format=spec.format, on_error=spec.on_error,
+            memory_limit_nbytes=min(seat.memory_limit_nbytes for seat in seats),
+        )  # fmt: skip
+        self._program = program
+        run = RunRecord(
+            fingerprint=fingerprint(
+                dataset, plan.shards, binding, model_sha256=sha256,
+                program=program.fingerprint, format=spec.format, on_error=spec.on_error,
+            ),
+            choices=program.choices, model=spec.model, format=spec.format,
+        )  # fmt: skip
+        return Prepared(plan, run, _scorer_specs(spec, plan, run, seats))
+
+    def _check_memory(self, plan: Plan, seats: tuple[Seat, ...]) -> None:
+        """Each machine's engines against what that machine can give; the first has the driver."""
+        for number, (machine, group) in enumerate(groupby(seats, key=lambda seat: seat.machine)):
+            here = list(group)
+            threads = max(len(seat.place.cpus) for seat in here)
+            bound = price(
+                plan.dataset, self._program, plan.binding, engines=len(here), threads=threads,
+                batch_rows=plan.batch_rows, driver=number == 0,
+            )  # fmt: skip
+            bound.check(here[0].memory_limit_nbytes, machine)
+
+    def _score(self, prepared: Prepared, executor: Executor, stack: ExitStack) -> Summary:
+        spec, plan = self.spec, prepared.plan
+        folder = stack.enter_context(
+            RunFolder.open(self._output, prepared.run, plan.shards, restart=spec.restart)
+        )
+        earlier = folder.committed.values()
+        rejects = sum(entry.rejects for entry in earlier)
+        self._tell(
+            JobStarted(
+                output=spec.output,
+                shards=len(plan.shards),
+                rows=plan.dataset.rows,
+                engines=len(plan.places),
+                committed_shards=len(earlier),
+                committed_rows=sum(entry.rows_in for entry in earlier),
+            )
+        )
+        if folder.complete:
+            return self._end(folder, Ending(DONE, "nothing to do: the job was done before"))
+        table = LeaseTable(s for s in plan.shards if s.index not in folder.committed)
+        ending = Ending(DONE, "")
+        if not table.finished:
+            executor.start(prepared.specs)
+            ending = self._lend(executor, len(plan.places), table, folder, rejects)
+        if ending.exit_code == DONE:
+            folder.finish()
+        return self._end(folder, ending)
+
+    def _lend(
+        self, executor: Executor, scorers: int, table: LeaseTable, folder: RunFolder, rejects: int
+    ) -> Ending:
+        spec = self.spec
+        limits = Limits(
+            stall_seconds=spec.stall_seconds,
+            max_restarts=spec.max_restarts,
+            max_errors=spec.max_errors,
+            stop_on_bad_input=spec.on_error == "fail",
+        )
+        lending = Lending(executor, scorers, table, folder, limits, self._tell, rejects=rejects)
+
+        def notice(number: int) -> None:
+            lending.signal = number
+
+        self._interrupts.notice = notice
+        return lending.run()
+
+    def _end(self, folder: RunFolder, ending: Ending) -> Summary:
+        entries = folder.committed.values()
+        seconds = monotonic() - self._started
+        rows_in = sum(entry.rows_in for entry in entries)
+        summary = Summary(
+            exit_code=ending.exit_code,
+            message=ending.message,
+            output=self.spec.output,
+            rows_in=rows_in,
+            rows_out=sum(entry.rows_out for entry in entries),
+            rejects=sum(entry.rejects for entry in entries),
+            parts=len(entries),
+            seconds=seconds,
+            rows_per_second=(rows_in - self.tally.earlier_rows) / seconds,
+            nbytes=self.tally.nbytes,
+            scorers=_whereabouts(self.tally),
+        )
+        self._tell(
+            JobEnded(
+                summary.exit_code,
+                summary.rows_in,
+                summary.rows_out,
+                summary.rejects,
+                seconds,
+                summary.message,
+            )
+        )
+        return summary
+
+    def _tell(self, event: Event) -> None:
+        self.tally.add(event)
+        self._tell_outside(event, self.tally)
+
+
+def _scorer_specs(
+    spec: JobSpec, plan: Plan, run: RunRecord, seats: tuple[Seat, ...]
+) -> tuple[ScorerSpec, ...]:
+    digest = run.fingerprint.digest
+    switches: Mapping[str, Any] = {}
+    return tuple(
+        ScorerSpec(
+            scorer=seat.scorer, model=spec.model, model_sha256=run.fingerprint.model_sha256,
+            program=run.fingerprint.program, choices=run.choices, switches=switches,
+            binding=plan.binding, batch_rows=plan.batch_rows, cpus=seat.place.cpus,
+            node=seat.place.node, output=spec.output, format=spec.format,
+            fingerprint=digest, on_error=spec.on_error,
+        )
+        for seat in seats
+    )  # fmt: skip
+
+
+def _whereabouts(tally: Tally) -> dict[int, str]:
+    """Scorer -> its placement report and its share of the rows."""
+    return {
+        scorer: f"{tally.scored.get(scorer, 0):,} rows; {report.get('placement', '')}"
+        for scorer, report in tally.reports.items()
+    }
+
+
+def _sha256(model: Path) -> str:
+    """Of the model file; "" where it cannot be read, which engine.compile explains better."""
+    try:
+        with model.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _disk_trouble(error: OSError, output: Path) -> Exception:
+    """A full or failing disk as an InfrastructureError; anything else stays what it is."""
+    if error.errno not in _FULL:
+        return error
+    return InfrastructureError(
+        f"{error.filename or output}: expected to write, got: {error.strerror}; "
+        "make room, then run the same command to go on"
+    )

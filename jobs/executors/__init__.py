@@ -1,0 +1,94 @@
+"""Executors: where scorers run. The driver sees this protocol and nothing of processes or Ray."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from jobs.spec import JobSpec
+    from numa.placement import Place
+    from pipeline.events import Event
+    from pipeline.scorer import ScorerSpec
+    from pipeline.shards import Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Room for one scorer: a place on a machine."""
+
+    scorer: int
+    """Number of the scorer that sits here, from 0; a restart keeps it."""
+    machine: str
+    place: Place
+    memory_limit_nbytes: int
+    """What the machine can give to all its scorers, in bytes."""
+
+
+class Executor(Protocol):
+    """Starts scorers, hands them leases, brings back their events.
+
+    Scorers are known by number. Once `kill` or `restart` has returned, no event of the scorer's
+    earlier life may be delivered. An executor never decides: retries, commits and giving up
+    are the driver's.
+    """
+
+    def seats(self, engines: int | None, threads: int | None) -> tuple[Seat, ...]:
+        """Find the machines and the places on them; starts no scorer yet."""
+        ...
+
+    def prepare(self) -> None:
+        """Begin to start a scorer on each seat, without its spec: imports overlap the planning."""
+        ...
+
+    def start(self, specs: Sequence[ScorerSpec]) -> None:
+        """Give every scorer its spec, in the order of `seats`."""
+        ...
+
+    def lend(self, scorer: int, lease: Lease) -> None:
+        """Pass a lease on; returns at once, and silently where the scorer is dead."""
+        ...
+
+    def events(self, timeout: float) -> list[Event]:
+        """What scorers reported, in order for each; waits at most `timeout` seconds for some."""
+        ...
+
+    def kill(self, scorer: int) -> None:
+        """End a scorer that no longer answers; no ScorerDied is reported for it."""
+        ...
+
+    def restart(self, scorer: int) -> None:
+        """Start a dead scorer anew, with the spec it had."""
+        ...
+
+    def close(self) -> None:
+        """End everything that was started, within about two seconds. May be called twice."""
+        ...
+
+
+EXECUTORS = {
+    "local": "jobs.executors.local:LocalExecutor",
+    "ray": "jobs.executors.ray:RayExecutor",
+}
+"""Name -> home, imported only when chosen: ray costs half a second and is not always wanted."""
+
+
+def make(spec: JobSpec) -> Executor:
+    """The executor that the spec names; nothing is started yet."""
+    module, _, name = EXECUTORS[spec.executor].partition(":")
+    executor: Executor = getattr(importlib.import_module(module), name)(spec)
+    return executor
+
+
+def source_environment() -> dict[str, str]:
+    """Environment of a scorer: our packages are importable, and a crash leaves a trace."""
+    environment = {"PYTHONFAULTHANDLER": "1"}
+    root = Path(__file__).resolve().parents[2]
+    if root.name not in ("site-packages", "dist-packages"):  # run from a clone, not installed
+        paths = [str(root), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    return environment

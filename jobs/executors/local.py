@@ -1,0 +1,197 @@
+"""LocalExecutor: one process a place on this machine, JSON lines over pipes, no Ray.
+
+Everything happens on the driver's thread: one selector watches what scorers send and what they
+print, so a death is seen the moment the pipe closes, with the last words on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from time import monotonic
+from typing import IO, TYPE_CHECKING, Any
+
+from jobs.executors import Seat, source_environment
+from jobs.executors.serving import encode
+from numa import launch
+from numa.placement import Place, places
+from numa.topology import Topology
+from pipeline.events import ScorerDied, from_json
+from pipeline.plan import memory_limit
+
+if TYPE_CHECKING:
+    from jobs.spec import JobSpec
+    from pipeline.events import Event
+    from pipeline.scorer import ScorerSpec
+    from pipeline.shards import Lease
+
+_LAST_WORDS = 30
+"""Lines of a scorer's stderr kept to explain its death."""
+
+_CHUNK = 1 << 16
+
+_GRACE_SECONDS = 1.0
+"""Between the end of a scorer's stdout and that of its process: a core dump takes a while."""
+
+
+class LocalExecutor:
+    """Implements Executor with processes that end with the driver, however that ends."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._processes: dict[int, _Process] = {}
+        self._seats: dict[int, Seat] = {}
+        self._specs: dict[int, ScorerSpec] = {}
+
+    def seats(self, engines: int | None, threads: int | None) -> tuple[Seat, ...]:
+        topology = Topology.discover()
+        limit = memory_limit(topology)
+        machine = socket.gethostname()
+        chosen = places(topology, engines=engines, threads=threads)
+        seats = tuple(Seat(i, machine, place, limit) for i, place in enumerate(chosen))
+        self._seats = {seat.scorer: seat for seat in seats}
+        return seats
+
+    def prepare(self) -> None:
+        for number in self._seats:
+            self._spawn(number)
+
+    def start(self, specs: Sequence[ScorerSpec]) -> None:
+        self._specs = dict(zip(self._seats, specs, strict=True))
+        for number in self._seats:
+            if number not in self._processes:
+                self._spawn(number)
+            self._processes[number].send(self._specs[number])
+
+    def lend(self, scorer: int, lease: Lease) -> None:
+        self._processes[scorer].send(lease)
+
+    def events(self, timeout: float) -> list[Event]:
+        found: list[Event] = []
+        until = monotonic() + timeout
+        while not found:
+            ready = self._selector.select(max(0.0, until - monotonic()))
+            for key, _ in ready:
+                found += self._read(*key.data)
+            if monotonic() >= until:
+                break
+        return found
+
+    def kill(self, scorer: int) -> None:
+        process = self._processes.pop(scorer, None)
+        if process is not None:
+            process.kill()
+            process.end(self._selector)
+
+    def restart(self, scorer: int) -> None:
+        self.kill(scorer)
+        self._spawn(scorer)
+        self._processes[scorer].send(self._specs[scorer])
+
+    def close(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+        for number in list(self._processes):
+            self.kill(number)
+
+    def _spawn(self, number: int) -> None:
+        process = _Process(self._seats[number].place)
+        self._processes[number] = process
+        for pipe in (process.replies, process.errors):
+            self._selector.register(pipe, selectors.EVENT_READ, (number, pipe))
+
+    def _read(self, number: int, pipe: IO[bytes]) -> list[Event]:
+        """What one readable pipe gives: events, or the death of its scorer."""
+        process = self._processes.get(number)
+        if process is None:  # ended by an earlier key of the same select
+            return []
+        piece = os.read(pipe.fileno(), _CHUNK)
+        if pipe is process.errors:
+            if piece:
+                process.hear(piece)
+            else:
+                self._selector.unregister(pipe)
+            return []
+        if piece:
+            return process.receive(piece)
+        del self._processes[number]
+        return [ScorerDied(number, process.end(self._selector, _GRACE_SECONDS))]
+
+
+class _Process:
+    """One scorer process and the three pipes to it."""
+
+    def __init__(self, place: Place) -> None:
+        entry = (sys.executable, "-m", "jobs.executors.local_scorer", str(os.getpid()))
+        # Its own process group: Ctrl-C in the terminal reaches the driver alone.
+        self._child = subprocess.Popen(
+            [*launch.command(place), *entry],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | source_environment(),
+            process_group=0,
+            bufsize=0,
+        )
+        assert self._child.stdout is not None and self._child.stderr is not None
+        self.replies: IO[bytes] = self._child.stdout
+        self.errors: IO[bytes] = self._child.stderr
+        self._partial = b""
+        self._words: deque[bytes] = deque(maxlen=_LAST_WORDS)
+        self._line = b""
+
+    def send(self, message: Any) -> None:
+        """Write one line; a dead reader is not an error here, its closed pipe tells."""
+        assert self._child.stdin is not None
+        rest = memoryview(encode(message))
+        try:
+            while rest:
+                rest = rest[self._child.stdin.write(rest) :]
+        except OSError:
+            pass
+
+    def receive(self, piece: bytes) -> list[Event]:
+        """Events completed by a piece of the stream; the rest is kept for the next piece."""
+        *lines, self._partial = (self._partial + piece).split(b"\n")
+        return [from_json(line.decode()) for line in lines]
+
+    def hear(self, piece: bytes) -> None:
+        *lines, self._line = (self._line + piece).split(b"\n")
+        self._words.extend(line for line in lines if line.strip())
+        self._line = self._line[-_CHUNK:]
+
+    def kill(self) -> None:
+        self._child.kill()
+
+    def end(self, selector: selectors.BaseSelector, grace: float = 0.0) -> str:
+        """Reap the process, killed unless it ends within `grace` seconds; how it ended."""
+        try:
+            self._child.wait(grace)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        watched = selector.get_map()
+        for pipe in (self.replies, self.errors):
+            if pipe.fileno() in watched:
+                selector.unregister(pipe)
+        os.set_blocking(self.errors.fileno(), False)
+        while piece := self.errors.read(_CHUNK):
+            self.hear(piece)
+        for end in (self._child.stdin, self.replies, self.errors):
+            assert end is not None
+            end.close()
+        return self._epitaph()
+
+    def _epitaph(self) -> str:
+        code = self._child.returncode
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        words = b"\n".join([*self._words, self._line]).decode(errors="replace").strip()
+        return f"process {self._child.pid}: {how}" + (
+            f"; its last words:\n{words}" if words else ""
+        )

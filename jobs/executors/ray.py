@@ -1,0 +1,284 @@
+"""RayExecutor: one scorer actor a place on every machine of a Ray cluster.
+
+Only leases and events cross Ray; rows never do. Each actor's interpreter is started through
+numa.launch (Ray's `py_executable`), so that all of its threads, Ray's own too, are pinned and
+its memory is bound before the first import. Ray knows nothing of this: it counts CPUs.
+
+Without an address a cluster of this one machine is started, and stopped at the end. To join a
+cluster, Colonnade must be installed on its machines, and model, input and output must have the
+same paths there. Ray 2.60 signs its own traffic with a token by default: RAY_AUTH_MODE and the
+token are left as they are found.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from jobs.errors import InfrastructureError
+from jobs.executors import Seat, source_environment
+from jobs.executors.serving import serve, warm_up
+from numa import launch
+from numa.placement import Place, places
+from numa.topology import Topology
+from pipeline.events import ScorerDied
+from pipeline.plan import memory_limit
+
+if TYPE_CHECKING:
+    from jobs.spec import JobSpec
+    from pipeline.events import Event
+    from pipeline.scorer import ScorerSpec
+    from pipeline.shards import Lease
+
+_OBJECT_STORE_NBYTES = 80 << 20
+"""Ray's least; only leases and events pass, and those travel inline."""
+
+_POLL_SECONDS = 5.0
+"""How long an actor holds a request for events when there are none."""
+
+_PROBE_SECONDS = 60.0
+"""For a task on a machine that is up; a worker starts in about two seconds."""
+
+_CONCURRENCY = 4
+"""Calls an actor answers at once: one waits for events, one takes a lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """What the probe found on the machine of one raylet."""
+
+    raylet: str
+    """Ray's node id. Several raylets may share a machine; they share its places, too."""
+    host: str
+    boot: str
+    python: str
+    topology: Topology
+    memory_limit_nbytes: int
+
+
+@dataclass(slots=True)
+class _Actor:
+    """A living actor and its pending request for events."""
+
+    handle: Any
+    request: Any
+
+
+class RayExecutor:
+    """Implements Executor with actors; scorers are numbered over machines in sorted order."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        self._address = spec.address
+        self._connected = False
+        self._homes: dict[int, tuple[_Machine, Place]] = {}
+        self._specs: dict[int, ScorerSpec] = {}
+        self._actors: dict[int, _Actor] = {}
+
+    def seats(self, engines: int | None, threads: int | None) -> tuple[Seat, ...]:
+        self._connect()
+        seats: list[Seat] = []
+        for group in _by_machine(_probe_all()):
+            topology = group[0].topology
+            # Raylets that share a machine share its places, so that no core is taken twice.
+            wanted = max(engines or 1, len(group)) if len(group) > 1 else engines
+            for place in places(topology, engines=wanted, threads=threads):
+                machine = group[place.engine % len(group)]
+                number = len(seats)
+                self._homes[number] = (machine, place)
+                seats.append(Seat(number, machine.host, place, machine.memory_limit_nbytes))
+        return tuple(seats)
+
+    def prepare(self) -> None:
+        for number in self._homes:
+            self._spawn(number)
+
+    def start(self, specs: Sequence[ScorerSpec]) -> None:
+        self._specs = dict(zip(self._homes, specs, strict=True))
+        for number, spec in self._specs.items():
+            if number not in self._actors:
+                self._spawn(number)
+            self._actors[number].handle.deliver.remote(spec)
+
+    def lend(self, scorer: int, lease: Lease) -> None:
+        actor = self._actors.get(scorer)
+        if actor is not None:
+            actor.handle.deliver.remote(lease)
+
+    def events(self, timeout: float) -> list[Event]:
+        waiting = {actor.request: number for number, actor in self._actors.items()}
+        ready, _ = ray.wait(list(waiting), timeout=timeout) if waiting else ([], [])
+        found: list[Event] = []
+        for request in ready:
+            found += self._collect(waiting[request], request)
+        return found
+
+    def kill(self, scorer: int) -> None:
+        actor = self._actors.pop(scorer, None)
+        if actor is not None:
+            ray.kill(actor.handle)
+
+    def restart(self, scorer: int) -> None:
+        self.kill(scorer)
+        self._spawn(scorer)
+        self._actors[scorer].handle.deliver.remote(self._specs[scorer])
+
+    def close(self) -> None:
+        if not self._connected:
+            return
+        self._connected = False
+        for number in list(self._actors):
+            self.kill(number)
+        ray.shutdown()  # stops the cluster if we started it, leaves it otherwise
+
+    def _connect(self) -> None:
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        environment = source_environment()
+        if self._address is None:
+            # The raylet hands its environment on: packages, and workers without Ray's nice 15.
+            os.environ.update(environment)
+            os.environ.setdefault("RAY_worker_niceness", "0")
+            options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_NBYTES}
+        else:
+            options["runtime_env"] = {"env_vars": environment}
+        try:
+            ray.init(address=self._address or "local", **options)
+        except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise InfrastructureError(
+                f"ray: expected a cluster at {self._address or 'this machine'}, got: {error}; "
+                "check --address and RAY_AUTH_MODE"
+            ) from error
+        self._connected = True
+
+    def _spawn(self, number: int) -> None:
+        machine, place = self._homes[number]
+        prefix = [machine.python, *launch.command(place)[1:]]
+        strategy = NodeAffinitySchedulingStrategy(machine.raylet, soft=False)
+        handle: Any = (
+            ray.remote(ScorerActor)
+            .options(
+                num_cpus=len(place.cpus),
+                scheduling_strategy=strategy,
+                max_restarts=0,
+                max_concurrency=_CONCURRENCY,
+                runtime_env={
+                    "py_executable": shlex.join([*prefix, machine.python]),
+                    "env_vars": source_environment(),
+                },
+            )
+            .remote(number)
+        )
+        self._actors[number] = _Actor(handle, handle.events.remote())
+
+    def _collect(self, number: int, request: Any) -> list[Event]:
+        actor = self._actors[number]
+        try:
+            events: list[Event] = ray.get(request)
+        except RayActorError as error:
+            del self._actors[number]
+            return [ScorerDied(number, _first_lines(error))]
+        except RayError as error:
+            self.kill(number)
+            return [ScorerDied(number, _first_lines(error))]
+        if any(isinstance(event, ScorerDied) for event in events):
+            self.kill(number)
+        else:
+            actor.request = actor.handle.events.remote()
+        return events
+
+
+class ScorerActor:
+    """A scorer on the far side: an inbox, an outbox, and pipeline.scorer between them."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._inbox: SimpleQueue[Any] = SimpleQueue()
+        self._outbox: SimpleQueue[Event] = SimpleQueue()
+        Thread(target=self._serve, name="serve", daemon=True).start()
+
+    def deliver(self, message: Any) -> None:
+        """The ScorerSpec first, then leases."""
+        self._inbox.put(message)
+
+    def events(self) -> list[Event]:
+        """What has happened since the last call; waits a few seconds for something to happen."""
+        try:
+            found = [self._outbox.get(timeout=_POLL_SECONDS)]
+        except Empty:
+            return []
+        while not self._outbox.empty():
+            found.append(self._outbox.get())
+        return found
+
+    def _serve(self) -> None:
+        try:
+            warm_up()
+            serve(self._inbox.get, self._outbox.put)
+        except BaseException as error:
+            self._outbox.put(ScorerDied(self._number, f"{type(error).__name__}: {error}"))
+
+
+def probe(raylet: str) -> _Machine:
+    """Runs as a task on the raylet's machine."""
+    topology = Topology.discover()
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return _Machine(
+        raylet,
+        socket.gethostname(),
+        boot.read_text().strip() if boot.exists() else "",
+        sys.executable,
+        topology,
+        memory_limit(topology),
+    )
+
+
+def _probe_all() -> list[_Machine]:
+    """Every living raylet that offers CPUs, in an order that does not depend on Ray's."""
+    alive = [n["NodeID"] for n in _raylets() if n["Alive"] and n["Resources"].get("CPU")]
+    if not alive:
+        raise InfrastructureError("ray: expected machines with CPUs, got none; add machines")
+    task: Any = ray.remote(probe)
+    requests = [
+        task.options(
+            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(raylet, soft=False)
+        ).remote(raylet)
+        for raylet in alive
+    ]
+    try:
+        found: list[_Machine] = ray.get(requests, timeout=_PROBE_SECONDS)
+    except RayError as error:
+        raise InfrastructureError(
+            f"ray: expected to import jobs, numa and pipeline on every machine, got: "
+            f"{_first_lines(error)}; install colonnade there, in the Python that runs Ray"
+        ) from error
+    return sorted(found, key=lambda m: (m.host, m.boot, m.raylet))
+
+
+def _raylets() -> list[dict[str, Any]]:
+    """Ray's table of its nodes."""
+    table: Any = ray.nodes  # not typed by Ray
+    rows: list[dict[str, Any]] = table()
+    return rows
+
+
+def _by_machine(found: Iterable[_Machine]) -> list[list[_Machine]]:
+    groups: dict[tuple[str, str], list[_Machine]] = {}
+    for machine in found:
+        groups.setdefault((machine.host, machine.boot), []).append(machine)
+    return list(groups.values())
+
+
+def _first_lines(error: BaseException, count: int = 8) -> str:
+    return "\n".join(str(error).strip().splitlines()[:count])

@@ -1,0 +1,159 @@
+"""Tally: what the events of a job add up to. Progress displays and the summary read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from numa.notation import size
+from pipeline.events import (
+    Event,
+    JobStarted,
+    PartCommitted,
+    RowsScored,
+    ScorerDied,
+    ScorerReady,
+    ShardFailed,
+    ShardSetAside,
+)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts, kept up to date by `add`."""
+
+    shards: int = 0
+    rows: int = 0
+    engines: int = 0
+    committed_shards: int = 0
+    committed_rows: int = 0
+    earlier_rows: int = 0
+    """Of the committed, rows of an earlier run of the same job."""
+    rejects: int = 0
+    """Of this run alone."""
+    nbytes: int = 0
+    """Of the parts that this run committed."""
+    deaths: int = 0
+    set_aside: int = 0
+    started: float = field(default_factory=monotonic)
+    """Time of JobStarted, so that rates do not count the planning."""
+    in_flight: dict[tuple[int, int], int] = field(default_factory=dict)
+    """(scorer, shard) -> rows scored and not yet committed."""
+    scored: dict[int, int] = field(default_factory=dict)
+    """Scorer -> rows of its committed parts."""
+    reports: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    """Scorer -> what it said of itself when it was ready."""
+
+    def add(self, event: Event) -> None:
+        match event:
+            case JobStarted():
+                self.shards, self.rows, self.engines = event.shards, event.rows, event.engines
+                self.committed_shards = event.committed_shards
+                self.committed_rows = self.earlier_rows = event.committed_rows
+                self.started = monotonic()
+            case ScorerReady():
+                self.reports[event.scorer] = event.report
+            case RowsScored():
+                self.in_flight[event.scorer, event.shard] = event.rows
+            case PartCommitted():
+                self._commit(event)
+            case ShardFailed():
+                self.in_flight.pop((event.scorer, event.lease.shard.index), None)
+            case ScorerDied():
+                self.deaths += 1
+                for key in [k for k in self.in_flight if k[0] == event.scorer]:
+                    del self.in_flight[key]
+            case ShardSetAside():
+                self.set_aside += 1
+            case _:
+                pass
+
+    @property
+    def rows_done(self) -> int:
+        """Committed rows and those that scorers have finished but not handed over."""
+        return min(self.rows, self.committed_rows + sum(self.in_flight.values()))
+
+    @property
+    def share(self) -> float:
+        """Of all rows, 0 to 1; a job without rows is measured in shards."""
+        if self.rows:
+            return self.rows_done / self.rows
+        return self.committed_shards / self.shards if self.shards else 1.0
+
+    @property
+    def rate(self) -> float:
+        """Rows a second since JobStarted."""
+        return (self.rows_done - self.earlier_rows) / max(monotonic() - self.started, 1e-3)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the rate so far; None before the first row."""
+        rate = self.rate
+        return (self.rows - self.rows_done) / rate if rate > 0 else None
+
+    def __str__(self) -> str:
+        """One line, as logged."""
+        text = (
+            f"{self.share:4.0%}  {self.rows_done:,} of {self.rows:,} rows, "
+            f"{self.committed_shards} of {self.shards} shards, {self.rate:,.0f} rows/s"
+        )
+        if self.seconds_left is not None:
+            text += f", {clock(self.seconds_left)} left"
+        for count, word in ((self.rejects, "rejected"), (self.set_aside, "set aside")):
+            if count:
+                text += f", {count} {word}"
+        return text
+
+    def _commit(self, event: PartCommitted) -> None:
+        self.in_flight.pop((event.scorer, event.shard), None)
+        self.committed_shards += 1
+        self.committed_rows += event.rows_in
+        self.rejects += event.rejects
+        self.nbytes += event.nbytes
+        self.scored[event.scorer] = self.scored.get(event.scorer, 0) + event.rows_in
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a job ended; printed as a table, or as JSON."""
+
+    exit_code: int
+    message: str
+    output: str
+    rows_in: int
+    """Committed, those of earlier runs included."""
+    rows_out: int
+    rejects: int
+    parts: int
+    seconds: float
+    """From the start of the command."""
+    rows_per_second: float
+    """Rows of this run over `seconds`."""
+    nbytes: int
+    """Of the parts of this run."""
+    scorers: Mapping[int, str]
+    """Where each scorer really was, with the rows it scored."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @property
+    def figures(self) -> tuple[tuple[str, str], ...]:
+        """Label and value of each line of the table."""
+        rows = f"{self.rows_in:,} in, {self.rows_out:,} out"
+        lines = [
+            ("rows", rows + (f", {self.rejects:,} rejected" if self.rejects else "")),
+            ("parts", f"{self.parts:,}, {size(self.nbytes)} written by this run"),
+            ("time", f"{self.seconds:.1f} s, {self.rows_per_second:,.0f} rows/s in all"),
+            ("output", self.output),
+        ]
+        return (*lines, *((f"scorer {n}", text) for n, text in sorted(self.scorers.items())))
+
+
+def clock(seconds: float) -> str:
+    """4:07 or 1:04:07."""
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
