@@ -27,6 +27,9 @@ NODE_FOLDER = "sys/devices/system/node"
 LOCAL_DISTANCE = 10
 """The kernel's distance of a node to itself."""
 
+CACHE_KINDS = ("Data", "Instruction", "Unified")
+"""The kernel's words."""
+
 DEFAULT_CACHE_NBYTES = {1: 32 << 10, 2: 512 << 10, 3: 1 << 20}
 """A core's share by level where /sys says nothing: the least that server processors have had
 since 2017, so that a working set planned for it fits."""
@@ -38,7 +41,7 @@ class Cache:
 
     level: int
     kind: str
-    """Data, Instruction or Unified, as the kernel says it."""
+    """One of CACHE_KINDS."""
     nbytes: int
     cpus: frozenset[int]
 
@@ -262,10 +265,11 @@ def _caches(root: Path, online: frozenset[int]) -> tuple[Cache, ...]:
     found: set[Cache] = set()
     for cpu in online:
         for folder in sysfs.numbered(root / CPU_FOLDER / f"cpu{cpu}" / "cache", "index").values():
-            level, kind = sysfs.number(folder / "level"), sysfs.text(folder / "type")
+            level, kind = sysfs.number(folder / "level"), sysfs.text(folder / "type") or ""
             nbytes, cpus = sysfs.nbytes(folder / "size"), sysfs.cpus(folder / "shared_cpu_list")
-            if level and kind and nbytes:
-                found.add(Cache(level, kind, nbytes, cpus or frozenset({cpu})))
+            # Without the sharers a share cannot be told; as a rule they list the cache too.
+            if level and kind in CACHE_KINDS and nbytes and cpus:
+                found.add(Cache(level, kind, nbytes, cpus))
     return tuple(sorted(found, key=lambda c: (c.level, c.kind, sorted(c.cpus))))
 
 

@@ -1,0 +1,177 @@
+"""Memory policy by system call, and where pages lie: real on any Linux, telling with two nodes."""
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from numa.memory import MODES, bind, pages, parse_numa_maps, policy
+from numa.topology import Topology
+
+NODES = [node.id for node in Topology.discover().nodes if node.memory_nbytes]
+HAS_POLICY = not policy().startswith("unknown")
+needs_policy = pytest.mark.skipif(not HAS_POLICY, reason=f"this kernel's policy is {policy()}")
+needs_maps = pytest.mark.skipif(
+    not Path("/proc/self/numa_maps").exists(), reason="this kernel shows no numa_maps"
+)
+
+NUMA_MAPS = """\
+00400000 default file=/usr/bin/python3 mapped=20 mapmax=3 N0=12 N1=8 kernelpagesize_kB=4
+01a00000 bind:1 heap anon=100 dirty=100 N1=100 kernelpagesize_kB=4
+7f0000000000 bind:1 anon=1024 dirty=1024 active=0 N0=1 N1=1023 kernelpagesize_kB=4
+7f1000000000 bind:1 file=/anon_hugepage\\040(deleted) huge anon=3 N1=3 kernelpagesize_kB=2048
+7f2000000000 default file=/dev/zero\\040(deleted) dirty=2 N0=2 kernelpagesize_kB=4
+7f3000000000 default file=/data/N1=9\\040x.bin mapped=5 N0=5 kernelpagesize_kB=4
+7fff00000000 default stack anon=3 dirty=3 N10=3 kernelpagesize_kB=4
+7fff10000000 default
+"""
+KIB = 1024
+
+
+def test_reads_pages_of_all_sizes() -> None:
+    assert parse_numa_maps(NUMA_MAPS.splitlines()) == {
+        0: (12 + 1 + 2 + 5) * 4 * KIB,
+        1: (8 + 100 + 1023) * 4 * KIB + 3 * 2048 * KIB,
+        10: 3 * 4 * KIB,
+    }
+
+
+def test_own_memory_is_all_but_files_with_a_name() -> None:
+    assert parse_numa_maps(NUMA_MAPS.splitlines(), files=False) == {
+        0: 3 * 4 * KIB,
+        1: 1123 * 4 * KIB + 3 * 2048 * KIB,
+        10: 3 * 4 * KIB,
+    }
+
+
+def test_pages_of_a_process_that_is_not_there() -> None:
+    assert pages(2**22 + 1) == {}
+
+
+@needs_maps
+def test_pages_of_this_process_grow_by_what_it_takes() -> None:
+    before = sum(pages(files=False).values())
+    block = bytearray(b"x") * (32 << 20)
+    assert sum(pages(files=False).values()) - before >= 31 << 20
+    assert sum(pages().values()) >= sum(pages(files=False).values()) > len(block)
+
+
+BOUND = """
+import json, mmap, sys, threading
+from numa.memory import bind, pages, policy
+node, nbytes = int(sys.argv[1]), 64 << 20
+reason, before = bind(node), pages(files=False)
+block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE)
+thread = threading.Thread(target=lambda: block.write(b"x" * nbytes))  # touched by another thread
+thread.start(); thread.join()
+after = pages(files=False)
+grown = {n: after[n] - before.get(n, 0) for n in after}
+print(json.dumps([reason, policy(), grown]))
+"""
+
+
+@needs_policy
+@needs_maps
+@pytest.mark.parametrize("node", NODES)
+def test_bound_memory_lies_on_its_node(node: int) -> None:
+    reason, said, grown = json.loads(run(BOUND, str(node)))
+    assert (reason, said) == ("", f"bind {node}")
+    assert grown.pop(str(node)) >= 64 << 20
+    assert sum(grown.values()) <= 1 << 20  # of what the interpreter itself takes meanwhile
+
+
+@needs_policy
+def test_a_node_that_is_not_there() -> None:
+    missing = max(NODES) + 50
+    assert bind(missing) == (
+        f"binding memory to node {missing}: the node has no memory, is offline, or the cpuset "
+        "forbids it (EINVAL)"
+    )
+    assert policy() == "default"
+
+
+@pytest.mark.parametrize("node", [-1, 1024, 10**9])
+def test_a_number_that_no_node_has(node: int) -> None:
+    assert bind(node) == f"node {node}: expected 0 to 1023"
+
+
+@needs_policy
+@pytest.mark.parametrize("mode", ["preferred", "bind", "interleave"])
+def test_policy_reads_what_the_kernel_holds(mode: str) -> None:
+    script = f"""
+import ctypes
+from numa import memory
+mask = memory.NodeMask(1 << {NODES[0]})
+assert memory._call(0, {MODES.index(mode)}, ctypes.addressof(mask), memory.MAX_NODES + 1) == 0
+print(memory.policy())
+"""
+    assert run(script) == f"{mode} {NODES[0]}"
+
+
+SECCOMP = """
+import ctypes, os, sys
+from numa import memory
+class Filter(ctypes.Structure):
+    _fields_ = [("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte),
+                ("k", ctypes.c_uint)]
+class Program(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.POINTER(Filter))]
+set_number, get_number = memory.SYSCALLS[os.uname().machine]
+load, equal, leave = 0x20, 0x15, 0x06
+allow, refuse = 0x7FFF0000, 0x00050000 | 1  # 1 is EPERM
+steps = (Filter * 5)(Filter(load, 0, 0, 0), Filter(equal, 1, 0, set_number),
+    Filter(equal, 0, 1, get_number), Filter(leave, 0, 0, refuse), Filter(leave, 0, 0, allow))
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+program = Program(5, steps)
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
+assert libc.prctl(22, 2, ctypes.addressof(program), 0, 0) == 0, ctypes.get_errno()
+"""
+"""Makes the kernel refuse both calls, as the default filter of container engines does."""
+
+
+@needs_policy
+def test_a_refusal_is_a_reason() -> None:
+    reason, said = run(SECCOMP + "print(memory.bind(0)); print(memory.policy())").splitlines()
+    assert reason == (
+        "binding memory to node 0: not permitted, as in containers whose seccomp filter lacks "
+        "CAP_SYS_NICE (EPERM)"
+    )
+    assert said.startswith("unknown: not permitted")
+
+
+@needs_policy
+def test_the_launcher_carries_a_refusal_on() -> None:
+    cpu = min(os.sched_getaffinity(0))
+    script = SECCOMP + (
+        f"os.execv(sys.executable, [sys.executable, '-m', 'numa.launch', '{cpu}', '0', '--', "
+        "sys.executable, '-c', 'import os; print(os.environ[\"COLONNADE_NUMA_BIND\"])'])"
+    )
+    assert run(script).endswith("(EPERM)")
+
+
+def test_a_machine_whose_numbers_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numa.memory.SYSCALLS", {})
+    assert bind(0) == "binding memory to node 0: this kernel has no NUMA support (ENOSYS)"
+    assert policy() == "unknown: this kernel has no NUMA support (ENOSYS)"
+
+
+def test_a_mask_is_whole_words() -> None:
+    from numa.memory import NodeMask
+
+    assert ctypes.sizeof(NodeMask) == 128
+
+
+def run(script: str, *arguments: str) -> str:
+    """What a fresh interpreter prints: a policy, once set, would stay with the tests."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True, text=True, timeout=120, check=False,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
