@@ -1,0 +1,89 @@
+"""What the packaging and the README claim, against what is here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from test_staircase import HOMES
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+COMMANDS = ("scripts/demo", "scripts/test", ".ci/run")
+
+
+@pytest.mark.parametrize("line", [*PROJECT["dependencies"], *EXTRAS["dev"]])
+def test_what_is_installed_is_not_below_the_floor(line: str) -> None:
+    requirement = Requirement(line)
+    assert [s.operator for s in requirement.specifier] == [">="], "one floor, no ceiling"
+    installed = importlib.metadata.version(requirement.name)
+    assert requirement.specifier.contains(installed, prereleases=True), installed
+
+
+def test_every_third_party_that_is_imported_is_a_dependency() -> None:
+    brought = {"google": "onnx", "llvmlite": "numba"}  # these come with another distribution
+    wanted = {brought.get(name, name) for name in HOMES}
+    assert wanted == {Requirement(line).name for line in PROJECT["dependencies"]}
+
+
+def test_the_changelog_speaks_of_this_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[([^\]]+)\]", changelog, flags=re.MULTILINE)
+    assert versions[0] in ("Unreleased", PROJECT["version"])
+    assert PROJECT["version"] in versions
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_a_command_is_executable_and_parses(path: str) -> None:
+    assert os.access(ROOT / path, os.X_OK)
+    bash = shutil.which("bash")
+    assert bash
+    subprocess.run([bash, "-n", ROOT / path], check=True)
+
+
+def test_the_readme_names_the_two_commands_and_files_that_exist() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "./scripts/demo" in readme and "./scripts/test" in readme
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)\)", readme)
+    assert links
+    for link in [*links, "LICENSE"]:
+        assert (ROOT / link).exists(), f"README.md: {link}"
+
+
+def test_the_readme_names_every_option_of_run() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", "from jobs.cli import main; main(['run', '--help'])"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    options = set(re.findall(r"--[a-z][a-z-]+", done.stdout)) - {"--help"}
+    missing = sorted(o for o in options if o not in readme)
+    assert len(options) > 10 and not missing, f"README.md does not name {missing}"
+
+
+def test_old_python_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    old = tmp_path / "python3"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.10.1" && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-c", f"set -e; source {ROOT}/scripts/setup.sh; set_up demo; echo unreachable"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": str(old)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0 and "unreachable" not in done.stdout
+    assert "expected Python 3.11 or newer, got Python 3.10.1; install it" in done.stderr
+    assert not (tmp_path / ".venv").exists()
