@@ -1,0 +1,113 @@
+"""JobSpec: defaults, TOML, what wins, what is refused."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from jobs.cli import main
+from jobs.errors import SpecError
+from jobs.spec import OPTIONS, JobSpec, resolve
+
+NEEDED = {"model": "m.onnx", "input": ("in",), "output": "out"}
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = resolve({**NEEDED, "input": ("a/*.parquet", "../b")})
+    assert spec.model == str(tmp_path / "m.onnx")
+    assert spec.input == (str(tmp_path / "a/*.parquet"), str(tmp_path.parent / "b"))
+    assert spec.output == str(tmp_path / "out")
+
+
+def test_paths_of_a_config_are_relative_to_it(tmp_path: Path) -> None:
+    config = write(tmp_path / "job.toml", 'model = "m.onnx"\ninput = "in"\noutput = "/out"\n')
+    spec = resolve({}, config)
+    assert (spec.model, spec.input) == (str(tmp_path / "m.onnx"), (str(tmp_path / "in"),))
+    assert spec.output == "/out"
+
+
+def test_command_line_wins_over_config(tmp_path: Path) -> None:
+    config = write(
+        tmp_path / "job.toml",
+        'model = "m"\ninput = ["a", "b"]\noutput = "o"\nengines = 4\non-error = "skip"\n'
+        'keep = ["id"]\n[bind]\nx = "pixels"\n',
+    )
+    spec = resolve({"engines": 2, "input": ("c",)}, config)
+    assert spec.engines == 2 and spec.input == (str(Path.cwd() / "c"),)
+    assert spec.on_error == "skip" and spec.keep == ("id",)
+    assert spec.bindings == {"x": "pixels"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("engine = 2", "unknown option 'engine'; did you mean 'engines'?"),
+        ("engines = 'two'", "engines: expected int, got 'two'"),
+        ("engines = true", "engines: expected int, got True"),
+        ("engines = 0", "engines: expected at least 1, got 0"),
+        ("executor = 'rai'", "expected one of local, ray, got 'rai'; did you mean 'ray'?"),
+        ("restart = 1", "restart: expected bool, got 1"),
+        ("bind = ['x']", "bind: expected INPUT=FIELD, got 'x'"),
+        ("bind = ['x=a', 'x=b']", "input 'x' is bound twice"),
+        ("input = [1]", "input: expected a list of strings"),
+        ("engines = = 2", "expected TOML"),
+        ("address = 'auto'", "add --executor ray"),
+        ("max_errors = 3", "add --on-error skip"),
+    ],
+)
+def test_config_refused(tmp_path: Path, text: str, said: str) -> None:
+    config = write(tmp_path / "job.toml", text)
+    with pytest.raises(SpecError, match="expected|unknown|twice|add") as caught:
+        resolve(NEEDED, config)
+    assert said in str(caught.value)
+
+
+def test_missing_config_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"nowhere\.toml: cannot be read"):
+        resolve(NEEDED, tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize("name", ["model", "input", "output"])
+def test_needed_options(name: str) -> None:
+    with pytest.raises(SpecError, match=f"expected --{name}, got none"):
+        resolve({k: v for k, v in NEEDED.items() if k != name})
+
+
+def test_keep_nothing_differs_from_keep_all() -> None:
+    assert resolve(NEEDED).keep is None
+    assert resolve({**NEEDED, "keep": ""}).keep == ()
+    assert resolve({**NEEDED, "keep": "id, label"}).keep == ("id", "label")
+
+
+def test_resume_command_parses_back_to_the_same_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = JobSpec(
+        model="/m m.onnx", input=("/a", "/b'c"), output="/o", bind=("x=f",), keep=(),
+        executor="ray", address="auto", engines=2, threads=1, batch_rows=7, format="arrow",
+        on_error="skip", max_errors=0, stall_seconds=1.5, max_restarts=9, restart=True,
+        progress="none",
+    )  # fmt: skip
+    seen: list[JobSpec] = []
+    monkeypatch.setattr("jobs.cli._run", lambda spec: seen.append(spec) or 0)
+    words = shlex.split(spec.command())
+    result = CliRunner().invoke(main, words[1:], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    differing = {n for n in OPTIONS if getattr(seen[0], n) != getattr(spec, n)}
+    assert differing == {"restart"}, "a resume must not restart"
+
+
+def test_every_option_is_on_the_command_line() -> None:
+    command = main.commands["run"]
+    flags = {option.name for option in command.params if isinstance(option, click.Option)}
+    assert flags == {*OPTIONS, "config"}
+    assert all(option.metadata["help"] for option in OPTIONS.values())
+    assert Path(resolve(NEEDED).model).is_absolute()
