@@ -104,6 +104,8 @@ class Graph:
     """Constants by name; read only, some of them mapped from a file."""
     opsets: Mapping[str, int]
     """Operator set version by domain ("" is ONNX's own)."""
+    notes: tuple[str, ...] = ()
+    """What the reader changed or found worth telling, a sentence each."""
 
     def producer(self, name: str) -> Node | None:
         """The node that writes `name`, or None for an input or a constant."""
@@ -111,6 +113,13 @@ class Graph:
 
     def consumers(self, name: str) -> tuple[Node, ...]:
         return tuple(n for n in self.nodes if name in n.reads)
+
+    def value(self, name: str) -> Value | None:
+        """The type of a value or of a constant, or None where nothing is known."""
+        if name in self.initializers:
+            array = self.initializers[name]
+            return Value(name, array.dtype, array.shape)
+        return self.values.get(name)
 
     def is_output(self, name: str) -> bool:
         return any(v.name == name for v in self.outputs)
@@ -131,7 +140,7 @@ class Graph:
         )
 
     def __str__(self) -> str:
-        lines = [f"graph {self.name}"]
+        lines = [f"graph {self.name}", *(f"  note   {n}" for n in self.notes)]
         lines += [f"  input  {v}" for v in self.inputs]
         used = [n for node in self.nodes for n in node.reads if n in self.initializers]
         for name in dict.fromkeys(used):

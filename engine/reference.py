@@ -45,7 +45,14 @@ def batch_normalization(
     return y.astype(x.dtype, copy=False)
 
 
+def unary(node: Node, x: Array) -> Array:
+    """A row of UNARY as a node of its own."""
+    row = UNARY[node.op]
+    return row.numpy(x, *row.parameters(node.attributes))
+
+
 _NUMPY: dict[tuple[str, str], Callable[..., Array]] = {
+    **{(NATIVE, name): unary for name in UNARY},
     (NATIVE, "Linear"): linear,
     ("", "BatchNormalization"): batch_normalization,
 }

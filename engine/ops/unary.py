@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.graph import NATIVE, Node
+
 Array = np.ndarray[Any, np.dtype[Any]]
 Function = Callable[[Array, float, float], Array]
 
@@ -99,3 +101,50 @@ _ROWS = (
 )
 UNARY: dict[str, Unary] = {row.name: row for row in _ROWS}
 """By name. Gelu is the erf form, GeluTanh its approximation, Silu is x * sigmoid(x)."""
+
+
+def unary_of(
+    node: Node, constants: Mapping[str, Array]
+) -> tuple[str, tuple[str, float, float]] | str | None:
+    """(value it is applied to, (row, a, b)) of a node that is one of UNARY; a reason or None."""
+    if node.domain not in ("", NATIVE) or not node.inputs:
+        return None
+    if node.op == "Clip":
+        return _clip(node, constants)
+    if node.op in ("PRelu", "Pow"):
+        return _with_constant(node, constants)
+    if node.op == "Mul" and node.inputs[0] == node.inputs[1]:
+        return node.inputs[0], ("Square", 0.0, 0.0)
+    name = node.op
+    if name == "Gelu" and node.attributes.get("approximate", "none") == "tanh":
+        name = "GeluTanh"
+    if name not in UNARY or len(node.inputs) != 1:
+        return None
+    return node.inputs[0], (name, *UNARY[name].parameters(node.attributes))
+
+
+def _clip(node: Node, constants: Mapping[str, Array]) -> tuple[str, tuple[str, float, float]] | str:
+    """Bounds are attributes before opset 11 and optional inputs since."""
+    bounds = list(UNARY["Clip"].parameters(node.attributes))
+    for index, name in enumerate(node.inputs[1:3]):
+        if not name:
+            continue
+        bound = constants.get(name)
+        if bound is None or bound.size != 1 or math.isnan(float(bound.reshape(-1)[0])):
+            return f"its bound {name} is not one constant number"
+        bounds[index] = float(bound.reshape(-1)[0])
+    return node.inputs[0], ("Clip", bounds[0], bounds[1])
+
+
+def _with_constant(
+    node: Node, constants: Mapping[str, Array]
+) -> tuple[str, tuple[str, float, float]] | str | None:
+    """PRelu with one slope is LeakyRelu; Pow by 2 is Square, by -1 Reciprocal."""
+    array = constants.get(node.inputs[1])
+    if array is None or array.size != 1:
+        return f"its {node.inputs[1]} is not one constant number" if node.op == "PRelu" else None
+    number = float(array.reshape(-1)[0])
+    if node.op == "PRelu":
+        return node.inputs[0], ("LeakyRelu", number, 0.0)
+    powers = {2.0: "Square", -1.0: "Reciprocal"}
+    return (node.inputs[0], (powers[number], 0.0, 0.0)) if number in powers else None

@@ -142,8 +142,8 @@ def _sized(
         one = free_ones and dim.dim_value == 1
         if dim.dim_param in symbols or (leading and (is_free(dim) or one)):
             dim.dim_value = rows
-        elif dim.dim_value < 0:
-            dim.Clear()
+        elif dim.dim_value < 0 or not dim.WhichOneof("value"):
+            dim.dim_param = f"{info.name}.{axis}"
     return copy
 
 
@@ -171,7 +171,7 @@ def _merge_dim(name: str, axis: int, first: Dim, second: Dim) -> Dim:
             return ROWS
         if first % small == 0 and first // small * large == second:
             return f"{first // small}*{ROWS}"
-    if first == second and isinstance(first, str) and first and not first.startswith("unk__"):
+    if first == second and isinstance(first, str) and first:
         return f"{first}_" if first == ROWS else first
     # nothing is known; a name of its own, so that two unknown dimensions never look equal
     return f"{name}.{axis}"

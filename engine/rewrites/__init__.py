@@ -1,0 +1,96 @@
+"""REWRITES: what is done to a graph before kernels are chosen, in order, with a log.
+
+One file a rewrite. Each looks at a node and either edits, says why it refuses, or passes.
+`rewrite` runs the table to a fixpoint, so that the order matters only for what is tried first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from engine.errors import EngineError
+from engine.graph import Graph
+from engine.rewrites.activation import ACTIVATION
+from engine.rewrites.affine import AFFINE_AFTER, AFFINE_BEFORE
+from engine.rewrites.dead_code import DEAD_CODE
+from engine.rewrites.decomposed import DECOMPOSED
+from engine.rewrites.fold import FOLD
+from engine.rewrites.identity import IDENTITY
+from engine.rewrites.linear import LINEAR
+from engine.rewrites.rewrite import Edit, Event, Rewrite, View, apply
+from engine.rewrites.static_shape import STATIC_SHAPE
+
+__all__ = ["REWRITES", "Event", "Rewrite", "rewrite"]
+
+REWRITES: tuple[Rewrite, ...] = (
+    # constants first: the rest looks for them
+    FOLD,
+    STATIC_SHAPE,
+    IDENTITY,
+    # whole formulas before their parts are fused away
+    DECOMPOSED,
+    LINEAR,
+    # scales before activations, behind which they can no longer reach the weights
+    AFFINE_AFTER,
+    AFFINE_BEFORE,
+    ACTIVATION,
+    DEAD_CODE,
+)
+
+MAX_SWEEPS = 10_000
+"""Every rewrite makes the graph smaller or simpler; this bound only catches a mistake of ours."""
+
+
+def rewrite(graph: Graph, off: frozenset[str] = frozenset()) -> tuple[Graph, tuple[Event, ...]]:
+    """The graph after all rewrites but `off`; the log has what fired, then what stays refused."""
+    unknown = sorted(off - {r.name for r in REWRITES})
+    if unknown:
+        known = ", ".join(r.name for r in REWRITES)
+        raise EngineError(f"rewrites: expected names among {known}, got {unknown}; check --off")
+    table = [r for r in REWRITES if r.name not in off]
+    fired: list[Event] = []
+    for _ in range(MAX_SWEEPS):
+        before = len(fired)
+        refused: list[Event] = []
+        for row in table:
+            graph, made, refused_here = _sweep(graph, row)
+            fired += made
+            refused += refused_here
+        if len(fired) == before:
+            return _without_unused(graph), (*fired, *refused)
+    raise EngineError(f"rewrites: expected an end after {MAX_SWEEPS} sweeps, got none; report it")
+
+
+def _sweep(graph: Graph, row: Rewrite) -> tuple[Graph, list[Event], list[Event]]:
+    """One rewrite over all nodes once; edits that would touch the same node wait for the next."""
+    view = View(graph)
+    edits: list[Edit] = []
+    touched: set[str] = set()
+    fired: list[Event] = []
+    refused: list[Event] = []
+    for node in graph.nodes:
+        if row.roots is not None and node.label not in row.roots:
+            continue
+        found = row.at(node, view)
+        if isinstance(found, str):
+            refused.append(Event(row.name, node.name, False, found))
+        elif found is not None:
+            # values that are renamed count too: one name cannot become two
+            touches = {n.name for n in found.removes} | {f"value {n}" for n in found.renames}
+            if not touched.isdisjoint(touches):
+                continue
+            edits.append(found)
+            touched |= touches
+            fired.append(Event(row.name, node.name, True, found.reason))
+    return (apply(graph, edits) if edits else graph), fired, refused
+
+
+def _without_unused(graph: Graph) -> Graph:
+    """Drop constants and types that nothing names any more."""
+    used = {n for node in graph.nodes for n in (*node.reads, *node.writes)}
+    used |= {v.name for v in (*graph.inputs, *graph.outputs)}
+    return replace(
+        graph,
+        values={n: v for n, v in graph.values.items() if n in used},
+        initializers={n: a for n, a in graph.initializers.items() if n in used},
+    )
