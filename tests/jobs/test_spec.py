@@ -67,7 +67,7 @@ def test_command_line_wins_over_config(tmp_path: Path) -> None:
 )
 def test_config_refused(tmp_path: Path, text: str, said: str) -> None:
     config = write(tmp_path / "job.toml", text)
-    with pytest.raises(SpecError, match="expected|unknown|twice|add") as caught:
+    with pytest.raises(SpecError) as caught:
         resolve(NEEDED, config)
     assert said in str(caught.value)
 
