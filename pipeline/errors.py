@@ -21,6 +21,12 @@ class OutputError(PipelineError):
     """The output folder is locked, holds something else, or cannot be written."""
 
 
+class StorageError(OutputError):
+    """The disk is full or failing: no fault of the command. The run can be resumed."""
+
+    exit_code = 4
+
+
 class MemoryPlanError(PipelineError):
     """The plan's memory bound does not fit the machine; nothing was started."""
 

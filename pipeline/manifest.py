@@ -16,79 +16,67 @@ A driver's way:
         if folder.complete: nothing to do
         for shard not in folder.committed: lend; on PartWritten: folder.commit(part)
         folder.finish()
+
+Why no reader ever sees half a part, and no row twice: scorers write under names that are theirs
+alone; one driver, holding the lock, renames at most one attempt of a shard to the shard's one
+name. A zombie scorer can only leave temporary files. The journal is written after the rename:
+a crash in between is healed from the part's footer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.fingerprint import Fingerprint
-from pipeline.parts import Part
+from pipeline.durable import disk_error, replace_text, sync_folder
+from pipeline.errors import OutputError
+from pipeline.failpoints import reach
+from pipeline.journal import Journal
+from pipeline.parts import OWN, REJECTS, TEMP, Part, part_name, rejects_name
+from pipeline.records import (
+    JOURNAL,
+    LOCK,
+    MANIFEST,
+    RUN,
+    SUCCESS,
+    Manifest,
+    ManifestEntry,
+    RunRecord,
+    read_run,
+)
+from pipeline.resume import refuse_foreign, survey, sweep, wipe
 from pipeline.shards import Shard
+from pipeline.wire import to_plain
 
-
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """run.json. `choices` is read before compiling, so that a resume computes the same bytes."""
-
-    fingerprint: Fingerprint
-    choices: Mapping[str, str]
-    model: str
-    """Path, for people."""
-    format: str
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestEntry:
-    """A committed part: a line of the journal, an entry of the manifest."""
-
-    shard: int
-    path: str
-    """Relative to the output folder."""
-    source: str
-    first_row: int
-    rows_in: int
-    rows_out: int
-    rejects: int
-    nbytes: int
-    checksum: str
-    rejects_path: str
-    """Relative to the output folder, "" when there are none."""
-    rejects_nbytes: int
-    rejects_checksum: str
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """_manifest.json."""
-
-    fingerprint: str
-    shards: int
-    rows_in: int
-    rows_out: int
-    rejects: int
-    entries: tuple[ManifestEntry, ...]
-
-
-def read_run(output: Path) -> RunRecord | None:
-    """What an earlier run recorded in this folder, or None. Creates nothing, locks nothing."""
-    raise NotImplementedError
+__all__ = ["Manifest", "ManifestEntry", "RunFolder", "RunRecord", "read_run"]
 
 
 class RunFolder:
     """The output folder, held by one driver. A context manager; close() gives up the lock."""
 
-    output: Path
-    run: RunRecord
-    committed: dict[int, ManifestEntry]
-    """By shard index; grows with each commit."""
-    complete: bool
-    """_SUCCESS stands for this very fingerprint: there is nothing to do."""
-    resumed: bool
-    """The folder held a run with this fingerprint."""
+    def __init__(self, output: Path, run: RunRecord, shards: Sequence[Shard], lock: int) -> None:
+        """Use `RunFolder.open`."""
+        self.output = output
+        self.run = run
+        self.committed: dict[int, ManifestEntry] = {}
+        """By shard index; grows with each commit."""
+        self.complete = False
+        """_SUCCESS stands for this very fingerprint: there is nothing to do."""
+        self.resumed = False
+        """The folder held a run with this fingerprint."""
+        self.adopted = 0
+        """Parts that the journal did not know."""
+        self.damaged: tuple[str, ...] = ()
+        """Parts that had been committed and are missing or damaged: they are made again."""
+        self._shards = tuple(shards)
+        self._lock = lock
+        self._journal: Journal | None = None
 
     @classmethod
     def open(
@@ -99,22 +87,68 @@ class RunFolder:
         Raises OutputError: another driver holds it, another run's parts (the differences are
         named), files that are not ours, a folder that cannot be written.
         """
-        raise NotImplementedError
+        with _naming(output):
+            refuse_foreign(output)
+            (output / OWN).mkdir(parents=True, exist_ok=True)
+            folder = cls(output, run, shards, _take_lock(output))
+            try:
+                folder._start(restart)
+            except BaseException:
+                folder.close()
+                raise
+        return folder
 
     def commit(self, part: Part) -> ManifestEntry | None:
         """Publishes the part; None when another attempt was first and this one was discarded."""
-        raise NotImplementedError
+        if part.shard in self.committed:
+            self.discard(part)
+            return None
+        shard = self._shards[part.shard]
+        entry = self._entry(part, shard)
+        with _naming(self.output):
+            reach("before_rename")
+            self._rename(part)
+            reach("after_rename")
+            reach("before_journal")
+            self._append([entry])
+            reach("after_journal")
+        self.committed[part.shard] = entry
+        return entry
 
     def discard(self, part: Part) -> None:
         """Removes the temporary files of a part that is not wanted."""
-        raise NotImplementedError
+        for temp in (part.temp, part.rejects_temp):
+            if temp:
+                with contextlib.suppress(OSError):
+                    (self.output / TEMP / Path(temp).name).unlink()
 
     def finish(self) -> Manifest:
         """Counts everything, writes _manifest.json, then _SUCCESS. OutputError if incomplete."""
-        raise NotImplementedError
+        missing = [s.index for s in self._shards if s.index not in self.committed]
+        if missing:
+            raise OutputError(
+                f"{self.output}: expected {len(self._shards)} parts, {len(missing)} are missing "
+                f"(shard {missing[0]} first); run the same command again"
+            )
+        manifest = self._manifest()
+        with _naming(self.output):
+            sweep(self.output, self.committed)
+            reach("before_manifest")
+            replace_text(self.output / MANIFEST, json.dumps(to_plain(manifest), indent=1))
+            reach("after_manifest")
+            counts = {k: v for k, v in to_plain(manifest).items() if k != "entries"}
+            replace_text(self.output / SUCCESS, json.dumps(counts) + "\n")
+        self.complete = True
+        return manifest
 
     def close(self) -> None:
-        raise NotImplementedError
+        """Gives up the lock. Temporary files stay: scorers may still be writing."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def __enter__(self) -> RunFolder:
         return self
@@ -126,3 +160,130 @@ class RunFolder:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _start(self, restart: bool) -> None:
+        """With the lock held: wipe, compare, resume or begin."""
+        refuse_foreign(self.output)
+        if restart:
+            wipe(self.output)
+        stored = read_run(self.output)
+        if stored is None:
+            replace_text(self.output / RUN, json.dumps(to_plain(self.run), indent=1))
+        elif differences := stored.fingerprint.differences(self.run.fingerprint):
+            raise OutputError(
+                f"{self.output}: expected an empty folder or this very run, got another run's "
+                "output:\n  " + "\n  ".join(differences) + "\n"
+                "choose another output, or --restart to throw that run away"
+            )
+        self.resumed = stored is not None
+        for folder in (TEMP, REJECTS):
+            (self.output / folder).mkdir(exist_ok=True)
+        self._journal = Journal(self.output / JOURNAL)
+        sync_folder(self.output / OWN)
+        self._resume()
+
+    def _resume(self) -> None:
+        """Trusts the journal where footers agree, adopts whole parts, drops the rest."""
+        assert self._journal is not None
+        known = self._journal.entries
+        digest = self.run.fingerprint.digest
+        found = survey(self.output, self._shards, known, run=digest, format=self.run.format)
+        whole = {f.shard.index: f.entry for f in found if f.entry is not None}
+        broken = [part_name(f.shard.index, self.run.format) for f in found if f.entry is None]
+        lost = [entry.path for index, entry in known.items() if index not in whole]
+        self.damaged = tuple(sorted({*broken, *lost}))
+        self.adopted = sum(f.adopted for f in found)
+        self.complete = (self.output / SUCCESS).exists() and len(whole) == len(self._shards)
+        if not self.complete:
+            (self.output / SUCCESS).unlink(missing_ok=True)
+            sync_folder(self.output)
+        for name in broken:
+            (self.output / name).unlink()
+        if self.adopted:
+            self._append([f.entry for f in found if f.adopted and f.entry is not None])
+        self.committed = dict(whole)
+        sweep(self.output, self.committed)
+
+    def _entry(self, part: Part, shard: Shard) -> ManifestEntry:
+        """The journal's line for a part, after checking that the part is what it says."""
+        temp = self.output / TEMP / Path(part.temp).name
+        nbytes = temp.stat().st_size if temp.exists() else -1
+        if part.path != part_name(shard.index, self.run.format) or nbytes != part.nbytes:
+            raise OutputError(
+                f"{temp}: expected {part.nbytes} bytes for {shard}, got "
+                f"{nbytes if nbytes >= 0 else 'no file'}; is the output folder shared by all "
+                "machines?"
+            )
+        return ManifestEntry(
+            shard=shard.index,
+            path=part.path,
+            source=shard.path,
+            first_row=shard.first_row,
+            rows_in=part.rows_in,
+            rows_out=part.rows_out,
+            rejects=part.rejects,
+            nbytes=part.nbytes,
+            checksum=part.checksum,
+            rejects_path=rejects_name(shard.index) if part.rejects_temp else "",
+            rejects_nbytes=part.rejects_nbytes,
+            rejects_checksum=part.rejects_checksum,
+        )
+
+    def _rename(self, part: Part) -> None:
+        """Rejects first: whoever finds the part without a journal line finds its rejects too."""
+        rejects = self.output / rejects_name(part.shard)
+        if part.rejects_temp:
+            (self.output / TEMP / Path(part.rejects_temp).name).replace(rejects)
+        else:
+            rejects.unlink(missing_ok=True)
+        sync_folder(rejects.parent)
+        (self.output / TEMP / Path(part.temp).name).replace(self.output / part.path)
+        sync_folder(self.output)
+
+    def _append(self, entries: Sequence[ManifestEntry]) -> None:
+        assert self._journal is not None, "the run folder is closed"
+        self._journal.append(entries)
+
+    def _manifest(self) -> Manifest:
+        """Every shard's entry, counted against the plan."""
+        entries = tuple(self.committed[s.index] for s in self._shards)
+        for shard, entry in zip(self._shards, entries, strict=True):
+            skipped = entry.rows_in - entry.rows_out
+            if entry.rows_in != shard.rows or skipped not in (0, entry.rejects):
+                raise OutputError(
+                    f"{self.output / entry.path}: expected {shard.rows} rows in output and "
+                    f"rejects, got {entry.rows_out} and {entry.rejects}; this is a bug"
+                )
+        return Manifest(
+            fingerprint=self.run.fingerprint.digest,
+            shards=len(entries),
+            rows_in=sum(e.rows_in for e in entries),
+            rows_out=sum(e.rows_out for e in entries),
+            rejects=sum(e.rejects for e in entries),
+            entries=entries,
+        )
+
+
+def _take_lock(output: Path) -> int:
+    """The descriptor that holds the folder's lock; the kernel drops it when the process dies."""
+    handle = os.open(output / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+        os.close(handle)
+        raise OutputError(
+            f"{output}: expected to be its only driver, but {holder} is running here; "
+            "wait for it, or choose another output"
+        ) from None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+    return handle
+
+
+@contextlib.contextmanager
+def _naming(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise disk_error(output, e) from e

@@ -1,0 +1,91 @@
+"""Files that are whole or absent: write, sync, rename, sync the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+from pipeline.errors import OutputError, StorageError
+
+DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE)
+
+
+def disk_error(output: Path, error: OSError) -> OutputError:
+    """The error to raise for an OSError met while writing below `output`."""
+    message = f"{output}: cannot write: {error}; nothing half-written is published"
+    if error.errno in DISK_TROUBLE:
+        return StorageError(f"{message}; make room, then run the same command to go on")
+    return OutputError(message)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside the folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """The file holds all of `text`, or what it held before, whatever happens."""
+    temp = path.with_name(f"{path.name}.tmp")
+    try:
+        with temp.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temp.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temp.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def checksum(path: Path) -> str:
+    """ "sha256:..." of the file's bytes, as HashedFile makes it while writing."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+class HashedFile:
+    """A file that is only appended to, and hashed on the way, so that it is not read again.
+
+    sha256 takes 0.64 s a GB here (crc32 0.26, blake2b 1.2): 4 % of encoding, and anyone can
+    check it with sha256sum.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb", buffering=0)
+        self._hash = hashlib.sha256()
+        self.nbytes = 0
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    @property
+    def checksum(self) -> str:
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data).cast("B")
+        self._hash.update(view)
+        self.nbytes += len(view)
+        while view:
+            # A raw file may take less than it was given (a nearly full disk does).
+            view = view[self._file.write(view) :]
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is buffered; Arrow calls it."""
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()

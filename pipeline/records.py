@@ -1,0 +1,78 @@
+"""What the run folder holds about a run: run.json, entries of committed parts, _manifest.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import OutputError
+from pipeline.fingerprint import Fingerprint
+from pipeline.parts import OWN
+from pipeline.wire import from_plain
+
+RUN = f"{OWN}/run.json"
+JOURNAL = f"{OWN}/journal.jsonl"
+LOCK = f"{OWN}/lock"
+MANIFEST = "_manifest.json"
+SUCCESS = "_SUCCESS"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """run.json. `choices` is read before compiling, so that a resume computes the same bytes."""
+
+    fingerprint: Fingerprint
+    choices: Mapping[str, str]
+    model: str
+    """Path, for people."""
+    format: str
+    """"parquet" or "arrow"."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestEntry:
+    """A committed part: a line of the journal, an entry of the manifest."""
+
+    shard: int
+    path: str
+    """Relative to the output folder."""
+    source: str
+    first_row: int
+    rows_in: int
+    rows_out: int
+    rejects: int
+    nbytes: int
+    checksum: str
+    rejects_path: str
+    """Relative to the output folder, "" when there are none."""
+    rejects_nbytes: int
+    rejects_checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """_manifest.json."""
+
+    fingerprint: str
+    shards: int
+    rows_in: int
+    rows_out: int
+    rejects: int
+    entries: tuple[ManifestEntry, ...]
+
+
+def read_run(output: Path) -> RunRecord | None:
+    """What an earlier run recorded in this folder, or None. Creates nothing, locks nothing."""
+    path = output / RUN
+    try:
+        return from_plain(RunRecord, json.loads(path.read_text()))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as e:
+        raise OutputError(f"{path}: cannot be read: {e}") from e
+    except ValueError as e:
+        raise OutputError(
+            f"{path}: expected the record of a run, got {e}; --restart throws this run away"
+        ) from e
