@@ -71,19 +71,3 @@ def test_the_readme_names_every_option_of_run() -> None:
     options = set(re.findall(r"--[a-z][a-z-]+", done.stdout)) - {"--help"}
     missing = sorted(o for o in options if o not in readme)
     assert len(options) > 10 and not missing, f"README.md does not name {missing}"
-
-
-def test_old_python_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    old = tmp_path / "python3"
-    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.10.1" && exit 0\nexit 1\n')
-    old.chmod(0o755)
-    done = subprocess.run(
-        ["bash", "-c", f"set -e; source {ROOT}/scripts/setup.sh; set_up demo; echo unreachable"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHON": str(old)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode != 0 and "unreachable" not in done.stdout
-    assert "expected Python 3.11 or newer, got Python 3.10.1; install it" in done.stderr
-    assert not (tmp_path / ".venv").exists()
