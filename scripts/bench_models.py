@@ -13,7 +13,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,8 @@ class Figure:
     cores: int
     colonnade: float
     onnxruntime: float
+    scaling: float
+    """Colonnade's speed over its own with the first number of cores asked for."""
     rounds: int
 
     @property
@@ -61,45 +64,65 @@ def main() -> None:
     cpus = sorted(os.sched_getaffinity(0))
     if max(args.cores) > len(cpus):
         parser.error(f"expected at most {len(cpus)} cores, the ones this process may use")
-    figures = []
+    figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
         for sparsity in args.sparsity:
             path = Path(folder) / f"mlp-{sparsity}.onnx"
             onnx.save(mlp(SIZES, sparsity), path)
-            for cores in args.cores:
-                figures += measure(path, sparsity, cpus[:cores], args)
+            for batch in args.batch:
+                found = measure(path, sparsity, batch, cpus, args)
                 if not args.json:
-                    print_table(figures, header=len(figures) == len(args.batch), last=args.batch)
+                    print_table(found, header=not figures)
+                figures += found
     if args.json:
         print(json.dumps([{**asdict(f), "ratio": f.ratio} for f in figures], indent=2))
-    elif {1, 2} <= set(args.cores):
-        print_scaling(figures)
 
 
-def measure(path: Path, sparsity: float, cpus: list[int], args: argparse.Namespace) -> list[Figure]:
-    """One Figure for each batch size. Both contenders stay loaded, so memory is warm for both."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)  # onnxruntime's threads inherit it; ours pin themselves
+def measure(
+    path: Path, sparsity: float, batch: int, cpus: list[int], args: argparse.Namespace
+) -> list[Figure]:
+    """A Figure for each number of cores; in a round everyone has a turn with every number."""
+    x = np.random.default_rng(1).standard_normal((batch, SIZES[0]), np.float32)
+    program = engine.compile(path)
+    rates: dict[tuple[int, str], list[float]] = {}
+    with ExitStack() as sessions:
+        runs: dict[tuple[int, str], Run] = {}
+        for cores in args.cores:
+            with on(cpus[:cores]):  # onnxruntime's threads inherit it; ours pin themselves
+                ours = sessions.enter_context(engine.Session(program, cpus=cpus[:cores]))
+                theirs = onnxruntime_session(path, cores)
+            runs[cores, "colonnade"] = partial(lambda s: s.run({"x": x})["y"], ours)
+            runs[cores, "onnxruntime"] = partial(lambda s: s.run(["y"], {"x": x})[0], theirs)
+            check_agreement(runs[cores, "colonnade"](), runs[cores, "onnxruntime"]())
+        for _ in range(args.rounds):
+            for key, run in runs.items():
+                with on(cpus[: key[0]]):
+                    rate = batch * calls_a_second(run, args.seconds)
+                rates.setdefault(key, []).append(rate)
+    medians = {key: statistics.median(values) for key, values in rates.items()}
+    return [
+        Figure(
+            sparsity,
+            batch,
+            cores,
+            medians[cores, "colonnade"],
+            medians[cores, "onnxruntime"],
+            medians[cores, "colonnade"] / medians[args.cores[0], "colonnade"],
+            args.rounds,
+        )
+        for cores in args.cores
+    ]
+
+
+@contextmanager
+def on(cpus: list[int]) -> Iterator[None]:
+    """This thread on these CPUs, and threads made meanwhile."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
     try:
-        with engine.Session(engine.compile(path), cpus=cpus) as ours:
-            theirs = onnxruntime_session(path, len(cpus))
-            figures = []
-            for batch in args.batch:
-                x = np.random.default_rng(1).standard_normal((batch, SIZES[0]), np.float32)
-                runs: dict[str, Run] = {
-                    "colonnade": partial(lambda x: ours.run({"x": x})["y"], x),
-                    "onnxruntime": partial(lambda x: theirs.run(["y"], {"x": x})[0], x),
-                }
-                check_agreement(*(run() for run in runs.values()))
-                rates = {name: [0.0] * args.rounds for name in runs}
-                for number in range(args.rounds):
-                    for name, run in runs.items():
-                        rates[name][number] = batch * calls_a_second(run, args.seconds)
-                medians = {name: statistics.median(r) for name, r in rates.items()}
-                figures.append(Figure(sparsity, batch, len(cpus), **medians, rounds=args.rounds))
-            return figures
+        yield
     finally:
-        os.sched_setaffinity(0, allowed)
+        os.sched_setaffinity(0, before)
 
 
 def onnxruntime_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
@@ -125,24 +148,15 @@ def calls_a_second(run: Run, seconds: float) -> float:
     return calls / (time.perf_counter() - start)
 
 
-def print_table(figures: list[Figure], *, header: bool, last: list[int]) -> None:
+def print_table(figures: list[Figure], *, header: bool) -> None:
     if header:
-        print("sparsity  batch  cores  colonnade rows/s  onnxruntime rows/s  ratio")
-    for f in figures[-len(last) :]:
+        print("sparsity  batch  cores  colonnade rows/s  onnxruntime rows/s  ratio  scaling")
+    for f in figures:
         print(
             f"{f.sparsity:8.2f} {f.batch:6d} {f.cores:6d} {f.colonnade:17,.0f} "
-            f"{f.onnxruntime:19,.0f} {f.ratio:6.2f}",
+            f"{f.onnxruntime:19,.0f} {f.ratio:6.2f} {f.scaling:8.2f}",
             flush=True,
         )
-
-
-def print_scaling(figures: list[Figure]) -> None:
-    """Two cores over one, for each setting."""
-    rows = {(f.sparsity, f.batch, f.cores): f.colonnade for f in figures}
-    for (sparsity, batch, cores), one in rows.items():
-        if cores == 1:
-            two = rows[sparsity, batch, 2]
-            print(f"two cores over one, sparsity {sparsity:.2f}, batch {batch}: {two / one:.2f}")
 
 
 if __name__ == "__main__":
