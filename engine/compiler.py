@@ -1,0 +1,135 @@
+"""Graph -> Program: the passes, from top to bottom.
+
+Nothing here imports numba: a driver compiles, prices and fingerprints a program in a fraction of
+a second, and each scorer compiles the same one again on its own NUMA node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engine import columns
+from engine.dispatch import Choice, choose
+from engine.errors import UnsupportedError
+from engine.graph import Graph
+from engine.kernels.table import POINTS
+from engine.ops.work import Linear, Refusal
+from engine.program import Column, Fallback, Program
+from engine.reader import load
+from engine.reference import refuses
+from engine.rewrites import Event, rewrite
+from engine.settings import Settings, from_switches
+from engine.sparsity import measure
+
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """Everything the passes found out: the program, and why it is as it is."""
+
+    settings: Settings
+    asked: Mapping[str, str]
+    """Kernels that were asked for, by node."""
+    source: Graph
+    graph: Graph
+    events: tuple[Event, ...] = ()
+    lowered: tuple[columns.Lowered, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    program: Program | None = None
+
+
+def _rewrite(c: Compilation) -> Compilation:
+    graph, events = rewrite(c.graph, frozenset(c.settings.rewrites_off))
+    return replace(c, graph=graph, events=events)
+
+
+def _lower(c: Compilation) -> Compilation:
+    return replace(c, lowered=columns.lower_all(c.graph))
+
+
+def _check(c: Compilation) -> Compilation:
+    """What cannot run at all is refused here, before the first row."""
+    problems = []
+    dtypes = {n: v.dtype for n, v in c.graph.values.items()}
+    dtypes |= {n: a.dtype for n, a in c.graph.initializers.items()}
+    for item in c.lowered:
+        if isinstance(item.work, Refusal):
+            reason = refuses(item.node, c.graph.opsets, dtypes)
+            if reason:
+                problems.append(reason)
+    if problems:
+        raise UnsupportedError(f"{c.graph.name}: cannot run: " + "\n  ".join(problems))
+    return c
+
+
+def _segment(c: Compilation) -> Compilation:
+    chosen: dict[str, Choice] = {}
+
+    def kernel_for(node: str, work: Linear) -> str:
+        sparsity = measure(work.weights)
+        sparse = c.settings.sparse
+        chosen[node] = choose(node, sparsity, POINTS, sparse=sparse, asked=c.asked.get(node))
+        return chosen[node].kernel
+
+    segments = columns.segments(c.graph, c.lowered, kernel_for)
+    program = _program(c, segments, {node: choice.kernel for node, choice in chosen.items()})
+    return replace(c, choices=tuple(chosen.values()), program=program)
+
+
+def _program(
+    c: Compilation, segments: list[Column | Fallback], kernels: Mapping[str, str]
+) -> Program:
+    """The program with only those constants and values that segments still need."""
+    graph = c.graph
+    fallbacks = [s for s in segments if isinstance(s, Fallback)]
+    read = {n for s in fallbacks for node in s.nodes for n in node.reads}
+    named = read | {v.name for v in graph.outputs}
+    written = {n for s in fallbacks for node in s.nodes for n in node.writes}
+    return Program(
+        name=graph.name,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        segments=tuple(segments),
+        constants={n: a for n, a in graph.initializers.items() if n in named},
+        values={n: v for n, v in graph.values.items() if n in named | written},
+        opsets=dict(graph.opsets),
+        choices=dict(kernels),
+        switches=c.settings.as_switches(),
+    )
+
+
+PASSES: tuple[tuple[str, Callable[[Compilation], Compilation]], ...] = (
+    ("rewrite", _rewrite),  # first: what is folded away need not be lowered
+    ("lower", _lower),  # which nodes have kernels, and why the others have none
+    ("check", _check),  # refuses what nothing can run, while no row is read yet
+    ("segment", _segment),  # columns and fallbacks; chooses kernels, packs weights, lays arenas
+)
+
+
+def compilation(
+    model: str | Path | Graph, choices: Mapping[str, str] | None = None, **switches: Any
+) -> Compilation:
+    """Runs PASSES and keeps what each found out, for `explain`."""
+    graph = model if isinstance(model, Graph) else load(model)
+    state = Compilation(from_switches(switches), choices or {}, graph, graph)
+    for _, run in PASSES:
+        state = run(state)
+    return state
+
+
+def compile(  # the name users expect, on purpose that of the builtin
+    model: str | Path | Graph, *, choices: Mapping[str, str] | None = None, **switches: Any
+) -> Program:
+    """The program of a model file or graph.
+
+    `choices` are those of an earlier program of the same model: they make the bytes of the output
+    the same on another processor or release. `switches` are fields of engine.settings.Settings.
+
+    Raises ModelError for a file that is not a sound model, UnsupportedError naming the nodes that
+    nothing here can run.
+    """
+    program = compilation(model, choices, **switches).program
+    assert program is not None
+    return program

@@ -1,0 +1,268 @@
+"""Element-wise functions on vectors, by the names in engine/ops/unary.py.
+
+Each takes (x, a, b): a vector and the two parameters as float32 scalars. NaN gives NaN and
+infinity its limit. Errors are against float64 over the whole range, measured by
+tests/engine/test_functions.py; polynomials are the functions' own Taylor series on intervals short
+enough for float32, unless a source is named.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from engine.kernels.vector import (
+    absolute,
+    at_least,
+    at_most,
+    copysign,
+    fma,
+    if_less,
+    like,
+    nearest,
+    power_of_two,
+    split_exponent,
+    sqrt,
+)
+
+F = np.float32
+_LOG2_E = F(1.44269504088896)
+# ln 2 in two parts, the first short enough that a whole number times it is exact.
+_LN2_HIGH, _LN2_LOW = F(0.693359375), F(-2.12194440054690e-4)
+_LN2 = F(0.693147180559945)
+_EXP_LOWEST, _EXP_HIGHEST = F(-104.0), F(88.72284)  # beyond: zero, infinity
+_SQRT_HALF, _TWO_OVER_SQRT_PI = F(0.707106781186548), F(1.12837916709551)
+_SQRT_TWO_OVER_PI = F(0.797884560802865)
+_INFINITY = F(np.inf)
+_NAN = F(np.nan)
+
+inline = njit(error_model="numpy", nogil=True)
+"""Compiled into whatever kernel calls it; LLVM inlines it there."""
+
+
+@inline
+def exp(x):
+    """Relative error below 2e-7; results under 1e-38 are denormal, then zero."""
+    clamped = at_most(at_least(x, like(x, _EXP_LOWEST)), like(x, _EXP_HIGHEST))
+    n = nearest(clamped * _LOG2_E)
+    r = fma(n, like(x, -_LN2_HIGH), clamped)
+    r = fma(n, like(x, -_LN2_LOW), r)
+    p = like(x, F(1 / 5040))
+    p = fma(p, r, like(x, F(1 / 720)))
+    p = fma(p, r, like(x, F(1 / 120)))
+    p = fma(p, r, like(x, F(1 / 24)))
+    p = fma(p, r, like(x, F(1 / 6)))
+    p = fma(p, r, like(x, F(0.5)))
+    p = fma(p, r, like(x, F(1)))
+    p = fma(p, r, like(x, F(1)))
+    # 2 ** n in two factors: n reaches 128 and -150, one factor would leave the exponent's range
+    half = nearest(n * F(0.5))
+    y = p * power_of_two(half) * power_of_two(n - half)
+    y = if_less(like(x, _EXP_HIGHEST), x, like(x, _INFINITY), y)
+    return if_less(x, like(x, _EXP_LOWEST), like(x, F(0)), y)
+
+
+@inline
+def log(x):
+    """Natural logarithm; relative error below 3e-7. Denormals count as the smallest normal."""
+    m, e = split_exponent(at_least(x, like(x, F(1.17549435e-38))))
+    # to sqrt(1/2)..sqrt(2), where the series in t = (m - 1) / (m + 1) is short
+    small = like(x, _SQRT_HALF)
+    e = if_less(m, small, e - F(1), e)
+    m = if_less(m, small, m + m, m)
+    t = (m - F(1)) / (m + F(1))
+    s = t * t
+    p = like(x, F(2 / 9))
+    p = fma(p, s, like(x, F(2 / 7)))
+    p = fma(p, s, like(x, F(2 / 5)))
+    p = fma(p, s, like(x, F(2 / 3)))
+    y = fma(p * s, t, t + t)
+    y = fma(e, like(x, _LN2_LOW), y)
+    y = fma(e, like(x, _LN2_HIGH), y)
+    y = if_less(like(x, F(3.4028235e38)), x, x, y)  # infinity stays
+    y = if_less(x, like(x, F(1e-45)), like(x, -_INFINITY), y)
+    y = if_less(x, like(x, F(0)), like(x, _NAN), y)
+    return if_less(absolute(x), like(x, _INFINITY), y, x + y)  # NaN in, NaN out
+
+
+@inline
+def log1p_exp(x):
+    """log(1 + e) for e = exp(x), x <= 0: a series where e is small, so that no digit is lost."""
+    e = exp(x)
+    series = e * fma(e, fma(e, like(x, F(1 / 3)), like(x, F(-0.5))), like(x, F(1)))
+    return if_less(e, like(x, F(0.01)), series, log(e + F(1)))
+
+
+@inline
+def expm1(x):
+    """exp(x) - 1 for x <= 0, by its series near zero."""
+    p = like(x, F(1 / 5040))
+    p = fma(p, x, like(x, F(1 / 720)))
+    p = fma(p, x, like(x, F(1 / 120)))
+    p = fma(p, x, like(x, F(1 / 24)))
+    p = fma(p, x, like(x, F(1 / 6)))
+    p = fma(p, x, like(x, F(0.5)))
+    near = fma(p * x, x, x)
+    return if_less(like(x, F(-0.5)), x, near, exp(x) - F(1))
+
+
+@inline
+def sigmoid(x, a, b):
+    # exp(-|x|) never overflows, so both tails keep their digits
+    e = exp(like(x, F(0)) - absolute(x))
+    return if_less(x, like(x, F(0)), e, like(x, F(1))) / (e + F(1))
+
+
+@inline
+def silu(x, a, b):
+    return x * sigmoid(x, a, b)
+
+
+@inline
+def tanh(x, a, b):
+    s = x * x
+    p = like(x, F(62 / 2835))
+    p = fma(p, s, like(x, F(-17 / 315)))
+    p = fma(p, s, like(x, F(2 / 15)))
+    p = fma(p, s, like(x, F(-1 / 3)))
+    near = fma(p * s, x, x)
+    magnitude = absolute(x)
+    e = exp(magnitude * F(-2))
+    far = copysign((F(1) - e) / (e + F(1)), x)
+    return if_less(magnitude, like(x, F(0.3)), near, far)
+
+
+@inline
+def erf(x, a, b):
+    """Absolute error below 3e-7: Taylor below one half, above it Abramowitz and Stegun 7.1.26."""
+    s = x * x
+    p = like(x, F(-1 / 1320))
+    p = fma(p, s, like(x, F(1 / 216)))
+    p = fma(p, s, like(x, F(-1 / 42)))
+    p = fma(p, s, like(x, F(1 / 10)))
+    p = fma(p, s, like(x, F(-1 / 3)))
+    near = fma(p * s, x, x) * _TWO_OVER_SQRT_PI
+    magnitude = absolute(x)
+    t = F(1) / fma(magnitude, like(x, F(0.3275911)), like(x, F(1)))
+    q = like(x, F(1.061405429))
+    q = fma(q, t, like(x, F(-1.453152027)))
+    q = fma(q, t, like(x, F(1.421413741)))
+    q = fma(q, t, like(x, F(-0.284496736)))
+    q = fma(q, t, like(x, F(0.254829592)))
+    # beyond 10 the term is zero in float32, and infinity times zero would be NaN
+    short = at_most(magnitude, like(x, F(10)))
+    far = copysign(F(1) - q * t * exp(short * short * F(-1)), x)
+    far = if_less(magnitude, like(x, _INFINITY), far, copysign(like(x, F(1)), x) + (x - x) * F(0))
+    infinite = if_less(like(x, F(3.4028235e38)), magnitude, copysign(like(x, F(1)), x), far)
+    return if_less(magnitude, like(x, F(0.5)), near, infinite)
+
+
+@inline
+def gelu(x, a, b):
+    half = F(0.5) * x
+    y = half * (erf(x * _SQRT_HALF, a, b) + F(1))
+    # minus infinity times zero: the limit is zero
+    return if_less(x, like(x, F(-20)), like(x, F(0)), y)
+
+
+@inline
+def gelu_tanh(x, a, b):
+    inner = _SQRT_TWO_OVER_PI * fma(x * x * x, like(x, F(0.044715)), x)
+    y = F(0.5) * x * (tanh(inner, a, b) + F(1))
+    return if_less(x, like(x, F(-20)), like(x, F(0)), y)
+
+
+@inline
+def relu(x, a, b):
+    return at_least(x, like(x, F(0)))
+
+
+@inline
+def leaky_relu(x, a, b):
+    return if_less(x, like(x, F(0)), x * a, x)
+
+
+@inline
+def clip(x, a, b):
+    return at_most(at_least(x, like(x, a)), like(x, b))
+
+
+@inline
+def hard_sigmoid(x, a, b):
+    return at_least(at_most(fma(x, like(x, a), like(x, b)), like(x, F(1))), like(x, F(0)))
+
+
+@inline
+def hard_swish(x, a, b):
+    return x * hard_sigmoid(x, F(1 / 6), F(0.5))
+
+
+@inline
+def elu(x, a, b):
+    return if_less(x, like(x, F(0)), expm1(at_most(x, like(x, F(0)))) * a, x)
+
+
+@inline
+def softplus(x, a, b):
+    return log1p_exp(like(x, F(0)) - absolute(x)) + at_least(x, like(x, F(0)))
+
+
+@inline
+def exp_(x, a, b):
+    return exp(x)
+
+
+@inline
+def log_(x, a, b):
+    return log(x)
+
+
+@inline
+def sqrt_(x, a, b):
+    return sqrt(x)
+
+
+@inline
+def negative(x, a, b):
+    return x * F(-1)
+
+
+@inline
+def absolute_(x, a, b):
+    return absolute(x)
+
+
+@inline
+def reciprocal(x, a, b):
+    return F(1) / x
+
+
+@inline
+def square(x, a, b):
+    return x * x
+
+
+VECTOR_FUNCTIONS = {
+    "Abs": absolute_,
+    "Clip": clip,
+    "Elu": elu,
+    "Erf": erf,
+    "Exp": exp_,
+    "Gelu": gelu,
+    "GeluTanh": gelu_tanh,
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": hard_swish,
+    "LeakyRelu": leaky_relu,
+    "Log": log_,
+    "Neg": negative,
+    "Reciprocal": reciprocal,
+    "Relu": relu,
+    "Sigmoid": sigmoid,
+    "Silu": silu,
+    "Softplus": softplus,
+    "Sqrt": sqrt_,
+    "Square": square,
+    "Tanh": tanh,
+}

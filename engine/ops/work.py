@@ -1,0 +1,76 @@
+"""What a node asks of the kernels: the step between operators and steps of a program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.graph import Graph, Node, Value
+from engine.program import Operand
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y = activations(W @ x + bias), `repeats` times over consecutive features of x and y."""
+
+    x: str
+    y: str
+    weights: Array
+    """W[M, K] float32."""
+    bias: Array
+    """float32[M]."""
+    activations: tuple[tuple[str, float, float], ...]
+    repeats: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """One call of a kernel that leaves no choice."""
+
+    kernel: str
+    operands: tuple[Operand, ...]
+    reads: tuple[str, ...]
+    write: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """y is x under another name: a reshape that keeps rows, a cast that is already done."""
+
+    x: str
+    y: str
+
+
+Work = Linear | Map | Alias
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a node has no kernel."""
+
+    reason: str
+
+
+def flowing(graph: Graph, node: Node, name: str) -> Value | Refusal:
+    """The value `name`, if a panel can hold it: rows first, features known."""
+    value = graph.values.get(name)
+    if value is None or value.shape is None:
+        return Refusal(f"the shape of {name} is not known before the model runs")
+    if not value.has_rows:
+        return Refusal(f"{name} has no rows dimension: {value}")
+    if value.features is None:
+        return Refusal(f"{name} has free dimensions besides the rows: {value}")
+    return value
+
+
+def float_panel(graph: Graph, node: Node, name: str) -> Value | Refusal:
+    """The value `name`, if a panel can hold it as float32."""
+    value = flowing(graph, node, name)
+    if isinstance(value, Value) and value.dtype != np.float32:
+        return Refusal(f"{name} is {value.dtype.name}; kernels compute in float32")
+    return value

@@ -1,0 +1,117 @@
+"""W[M, K] -> the streams a kernel reads, laid out as its docstring says.
+
+Packing is plain numpy, because it happens once: 1.5 million non-zeros take 60 ms. Its twin in
+tests/naive.py does the same by loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+BLOCK_INPUTS = 384
+"""Inputs of a block at most: 384 x 16 points x 4 bytes = 24 KB of a 32 KB L1, the rest is for
+weights and outputs. 256 to 512 differ by 2 %, whole rows cost 10-25 % (2048x2048, Zen 3)."""
+BLOCK_NONZEROS = 24
+"""Non-zeros a row has in a block on average, at least: a slice costs 50 cycles besides its steps
+of 5, so very sparse rows want longer blocks."""
+OFFSET_REACH = 1 << 16
+"""Bytes of the panel that a 16-bit offset covers: the longest block there can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Weights as a kernel wants them."""
+
+    streams: tuple[Array, ...]
+    """In the order of the kernel's words."""
+    numbers: tuple[int, ...]
+    """The words after the streams."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(s.nbytes for s in self.streams)
+
+
+def round_up(number: int, unit: int) -> int:
+    return -(-number // unit) * unit
+
+
+def block_inputs(inputs: int, density: float, points: int) -> int:
+    """Inputs of a block: all blocks alike, within L1, rows not too short, offsets in reach."""
+    wanted = max(BLOCK_INPUTS, int(BLOCK_NONZEROS / max(density, 1e-9)))
+    longest = min(wanted, OFFSET_REACH // (4 * points))
+    blocks = max(1, -(-inputs // longest))
+    return max(1, -(-inputs // blocks))
+
+
+def pack_sell4(weights: Array, points: int) -> Packed:
+    """Slices of four rows sorted by length, see kernels/spmm.py."""
+    outputs, inputs = weights.shape
+    density = np.count_nonzero(weights) / max(1, weights.size)
+    width = block_inputs(inputs, density, points)
+    slices = -(-outputs // 4)
+    starts = range(0, max(inputs, 1), width)
+    blocks = [_pack_block(weights[:, k : k + width], slices, points) for k in starts]
+    heads, offsets, values, extras = (np.concatenate(s) for s in zip(*blocks, strict=True))
+    numbers = (len(blocks), slices, width * points * 4)
+    return Packed((heads, offsets, values, extras), numbers)
+
+
+def _pack_block(weights: Array, slices: int, points: int) -> tuple[Array, Array, Array, Array]:
+    """One block W[M, its inputs]: head int32[slices, 8], offset u16[steps, 4], value, extras."""
+    size = 4 * points
+    rows, columns = np.nonzero(weights)
+    lengths = np.zeros(4 * slices, np.int64)
+    lengths[: len(weights)] = np.bincount(rows, minlength=len(weights))
+    order = np.argsort(lengths, kind="stable")
+    steps = lengths[order].reshape(slices, 4).min(axis=1)
+    head = np.zeros((slices, 8), np.int32)
+    head[:, :4] = order.reshape(slices, 4) * size
+    head[:, 4] = steps
+    head[:, 5] = lengths[order].reshape(slices, 4).sum(axis=1) - 4 * steps
+
+    rank = np.empty(4 * slices, np.int64)
+    rank[order] = np.arange(4 * slices)
+    row_start = np.concatenate(([0], np.cumsum(lengths)))
+    position = np.arange(len(rows)) - row_start[rows]  # of a non-zero in its row
+    slice_of, lane = rank[rows] // 4, rank[rows] % 4
+    in_step = position < steps[slice_of]
+    first_step = np.concatenate(([0], np.cumsum(steps)))
+    found = weights[rows, columns]
+
+    target = 4 * (first_step[slice_of] + position)[in_step] + lane[in_step]
+    offsets = np.zeros(4 * int(steps.sum()), np.uint16)
+    values = np.zeros(len(offsets), np.float32)
+    offsets[target] = (columns * size)[in_step]
+    values[target] = found[in_step]
+
+    late = np.flatnonzero(~in_step)
+    late = late[np.argsort(slice_of[late], kind="stable")]  # slice by slice, as they are read
+    extras = np.zeros((len(late), 4), np.int32)
+    extras[:, 0] = rows[late] * size
+    extras[:, 1] = columns[late] * size
+    extras[:, 2] = found[late].astype(np.float32).view(np.int32)
+    return head.ravel(), offsets, values, extras.ravel()
+
+
+def pack_dense4(weights: Array, points: int) -> Packed:
+    """Four rows interleaved, block by block of inputs, see kernels/gemm.py."""
+    outputs, inputs = weights.shape
+    padded = np.zeros((round_up(outputs, 4), inputs), np.float32)
+    padded[:outputs] = weights
+    width = block_inputs(inputs, 1.0, points)
+    blocks = [
+        padded[:, k : k + width].reshape(len(padded) // 4, 4, -1).transpose(0, 2, 1).ravel()
+        for k in range(0, max(inputs, 1), width)
+    ]
+    return Packed((np.concatenate(blocks),), (inputs, len(padded), width))
+
+
+PACKINGS: dict[str, Callable[[Array, int], Packed]] = {"sell4": pack_sell4, "dense4": pack_dense4}
+"""By `Kernel.structure`: (W[M, K], points) -> streams."""

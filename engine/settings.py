@@ -1,0 +1,40 @@
+"""The few switches of the engine. Each turns one cleverness off, so that its gain can be measured
+and a wrong result bisected."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from engine.errors import EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `engine.compile` takes as keywords."""
+
+    columns: bool = True
+    """Depth first over columns; off: layer after layer over the whole batch."""
+    sparse: bool = True
+    """Kernels that skip zeros; off: every weight is multiplied."""
+    rewrites_off: tuple[str, ...] = ()
+    """Names of rewrites not to apply (`colonnade explain` lists them)."""
+
+    def as_switches(self) -> dict[str, Any]:
+        """The same as plain JSON-able values."""
+        return {**asdict(self), "rewrites_off": list(self.rewrites_off)}
+
+
+def from_switches(switches: Mapping[str, Any]) -> Settings:
+    """Settings of keywords; an unknown one is refused with the nearest name."""
+    known = [f.name for f in fields(Settings)]
+    for name in switches:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise EngineError(f"compile: expected a switch of {known}, got {name!r}{hint}")
+    values = dict(switches)
+    values["rewrites_off"] = tuple(values.get("rewrites_off", ()))
+    return Settings(**values)
