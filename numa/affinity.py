@@ -64,8 +64,9 @@ def _pin(tid: int, cpus: frozenset[int]) -> None:
     except ProcessLookupError:
         return
     except (OSError, ValueError, OverflowError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
         raise NumaError(
-            f"thread {tid or 'self'}: expected CPUs {cpulist(cpus)}, got {error}; "
+            f"thread {tid or 'self'}: expected CPUs {cpulist(cpus)}, got {said}; "
             "pick CPUs that are online and allowed"
         ) from error
     if held != cpus:

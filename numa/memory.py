@@ -35,7 +35,7 @@ NAMELESS = "(deleted)"
 """What numa_maps appends to a file without a name: a process's own shared or huge pages."""
 
 REASONS = {
-    errno.EPERM: "not permitted, as in containers whose seccomp filter lacks CAP_SYS_NICE",
+    errno.EPERM: "not permitted, as in containers whose seccomp filter asks for CAP_SYS_NICE",
     errno.ENOSYS: "this kernel has no NUMA support",
     errno.EINVAL: "the node has no memory, is offline, or the cpuset forbids it",
 }
@@ -49,12 +49,12 @@ def bind(node: int) -> str:
     spills: when the node is full the kernel ends the process, so price what it will hold.
     """
     if not 0 <= node < MAX_NODES:
-        return f"node {node}: expected 0 to {MAX_NODES - 1}"
+        return f"set_mempolicy to node {node}: expected a node from 0 to {MAX_NODES - 1}"
     mask = NodeMask()
     mask[node // WORD_BITS] = 1 << node % WORD_BITS
     # The kernel reads one bit less than it is told, hence + 1.
     code = _call(0, BIND, ctypes.addressof(mask), MAX_NODES + 1)
-    return "" if code == 0 else f"binding memory to node {node}: {_reason(code)}"
+    return "" if code == 0 else f"set_mempolicy to node {node}: {_reason(code)}"
 
 
 def policy() -> str:
@@ -113,4 +113,4 @@ def _call(which: int, *arguments: int) -> int:
 
 def _reason(code: int) -> str:
     name = errno.errorcode.get(code, str(code))
-    return f"{REASONS.get(code, os.strerror(code))} ({name})"
+    return f"{name}, {REASONS.get(code, os.strerror(code))}"

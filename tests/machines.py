@@ -153,7 +153,7 @@ def _nodes(machine: Machine) -> dict[str, str]:
     near = {pair for a, b in machine.near for pair in ((a, b), (b, a))}
     online = cpus_present(machine) - parse_cpulist(machine.offline)
     count = range(len(machine.nodes))
-    files = {}
+    files: dict[str, str] = {}
     for n, cpus in enumerate(machine.nodes):
         base = f"sys/devices/system/node/node{n}"
         distances = [10 if m == n else 12 if (m, n) in near else 21 for m in count]

@@ -86,8 +86,13 @@ def test_threads_that_appear_and_vanish_meanwhile() -> None:
 
 
 def test_a_cpu_that_is_not_there() -> None:
-    with pytest.raises(NumaError, match=r"thread self: expected CPUs 60000, got .*; pick CPUs"):
+    with pytest.raises(
+        NumaError, match="thread self: expected CPUs 60000, got Invalid argument; pick CPUs"
+    ):
         pin_thread(60000)
+    for number in (-1, 10**30):
+        with pytest.raises(NumaError, match=f"expected CPUs {number}, got"):
+            pin_thread(number)
 
 
 def test_part_of_the_cpus_not_there() -> None:

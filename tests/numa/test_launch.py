@@ -106,7 +106,7 @@ def test_cpus_that_cannot_be_had() -> None:
 def test_a_node_that_is_not_there_leaves_first_touch_and_says_so() -> None:
     done = launched(str(CPU), "999", "--", "sh", "-c", "echo $COLONNADE_NUMA_BIND")
     assert done.returncode == 0
-    assert done.stdout.startswith("binding memory to node 999: ")
+    assert done.stdout.startswith("set_mempolicy to node 999: ")
 
 
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:

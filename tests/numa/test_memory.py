@@ -1,6 +1,5 @@
 """Memory policy by system call, and where pages lie: real on any Linux, telling with two nodes."""
 
-import ctypes
 import json
 import os
 import subprocess
@@ -88,15 +87,15 @@ def test_bound_memory_lies_on_its_node(node: int) -> None:
 def test_a_node_that_is_not_there() -> None:
     missing = max(NODES) + 50
     assert bind(missing) == (
-        f"binding memory to node {missing}: the node has no memory, is offline, or the cpuset "
-        "forbids it (EINVAL)"
+        f"set_mempolicy to node {missing}: EINVAL, the node has no memory, is offline, or the "
+        "cpuset forbids it"
     )
     assert policy() == "default"
 
 
 @pytest.mark.parametrize("node", [-1, 1024, 10**9])
 def test_a_number_that_no_node_has(node: int) -> None:
-    assert bind(node) == f"node {node}: expected 0 to 1023"
+    assert bind(node) == f"set_mempolicy to node {node}: expected a node from 0 to 1023"
 
 
 @needs_policy
@@ -138,10 +137,10 @@ assert libc.prctl(22, 2, ctypes.addressof(program), 0, 0) == 0, ctypes.get_errno
 def test_a_refusal_is_a_reason() -> None:
     reason, said = run(SECCOMP + "print(memory.bind(0)); print(memory.policy())").splitlines()
     assert reason == (
-        "binding memory to node 0: not permitted, as in containers whose seccomp filter lacks "
-        "CAP_SYS_NICE (EPERM)"
+        "set_mempolicy to node 0: EPERM, not permitted, as in containers whose seccomp filter "
+        "asks for CAP_SYS_NICE"
     )
-    assert said.startswith("unknown: not permitted")
+    assert said.startswith("unknown: EPERM, not permitted")
 
 
 @needs_policy
@@ -151,19 +150,13 @@ def test_the_launcher_carries_a_refusal_on() -> None:
         f"os.execv(sys.executable, [sys.executable, '-m', 'numa.launch', '{cpu}', '0', '--', "
         "sys.executable, '-c', 'import os; print(os.environ[\"COLONNADE_NUMA_BIND\"])'])"
     )
-    assert run(script).endswith("(EPERM)")
+    assert run(script).startswith("set_mempolicy to node 0: EPERM, ")
 
 
 def test_a_machine_whose_numbers_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("numa.memory.SYSCALLS", {})
-    assert bind(0) == "binding memory to node 0: this kernel has no NUMA support (ENOSYS)"
-    assert policy() == "unknown: this kernel has no NUMA support (ENOSYS)"
-
-
-def test_a_mask_is_whole_words() -> None:
-    from numa.memory import NodeMask
-
-    assert ctypes.sizeof(NodeMask) == 128
+    assert bind(0) == "set_mempolicy to node 0: ENOSYS, this kernel has no NUMA support"
+    assert policy() == "unknown: ENOSYS, this kernel has no NUMA support"
 
 
 def run(script: str, *arguments: str) -> str:

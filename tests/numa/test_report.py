@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ gate.set()
 """
 
 
-def witness(place: Place, *words: str, prefix: list[str]) -> tuple[dict[str, object], str]:
+def witness(place: Place, *words: str, prefix: list[str]) -> tuple[dict[str, Any], str]:
     arguments = [str(place.node), ",".join(map(str, place.cpus)), *words]
     done = subprocess.run(
         [*prefix, sys.executable, "-c", WITNESS, *arguments],
@@ -55,9 +56,9 @@ def test_says_in_one_line_what_people_want_to_know() -> None:
     assert str(GOOD) == (
         "engine on node 0, cpus 0-1: 12 of 12 threads in place, 98% of 312 MiB local, memory bound"
     )
-    assert str(replace(GOOD, threads_off_place=2, note="not permitted (EPERM)")) == (
+    assert str(replace(GOOD, threads_off_place=2, note="EPERM, not permitted")) == (
         "engine on node 0, cpus 0-1: 10 of 12 threads in place, 98% of 312 MiB local, "
-        "memory not bound (not permitted (EPERM))"
+        "memory not bound: EPERM, not permitted"
     )
     assert "in place, memory's whereabouts unknown, memory bound" in str(
         replace(GOOD, pages={}, share_local=None)
@@ -89,7 +90,7 @@ def test_a_launched_engine_is_as_planned(place: Place) -> None:
     if facts["share_local"] is not None:
         assert facts["share_local"] >= 0.9
     if policy().startswith("unknown"):
-        assert "memory not bound (binding memory to node" in line
+        assert "memory not bound: set_mempolicy to node" in line
     else:
         assert facts["as_planned"], line
         assert line.endswith("memory bound")
@@ -116,12 +117,12 @@ def test_memory_on_another_node_is_seen() -> None:
     assert facts["policy"] == f"bind {there}"
     assert facts["share_local"] < 0.1
     assert not facts["as_planned"]
-    assert f"memory not bound (policy is bind {there}" in line
+    assert f"memory not bound: policy is bind {there};" in line
 
 
 def test_without_the_launcher_the_report_says_so() -> None:
     place = Place(0, TOPOLOGY.nodes[0].id, tuple(sorted(os.sched_getaffinity(0))))
     facts, line = witness(place, prefix=[])
     assert facts["threads_off_place"] == 0
-    assert "memory not bound (policy is" in line
-    assert "start through numa.launch)" in line
+    assert "memory not bound: policy is" in line
+    assert line.endswith("; start through numa.launch")

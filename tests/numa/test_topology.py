@@ -33,7 +33,8 @@ CORES = {
 
 @pytest.fixture(params=MACHINES, ids=lambda machine: machine.name)
 def machine(request: pytest.FixtureRequest) -> Machine:
-    return request.param
+    chosen: Machine = request.param
+    return chosen
 
 
 def discover(name: str, root: Path) -> Topology:
