@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from engine.graph import Graph, Node, Value
 from engine.reader.files import read_model
 from engine.reader.functions import inline
 from engine.reader.nodes import domain_of, in_running_order, node_of, unique_names
+from engine.reader.rebatch import free_targets, is_single, refuses
 from engine.reader.shapes import Skeleton, dtype_of, infer
 from engine.reader.tensors import array_of, dense_of
+from engine.reference import proto_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,12 +36,13 @@ def graph_of(model: onnx.ModelProto, folder: Path | None = None, where: str = "m
     source = model.graph
     constants = _constants(source, folder, where)
     names = unique_names(source.node)
-    nodes = [node_of(p, n, folder) for p, n in zip(source.node, names, strict=True)]
     protos = dict(zip(names, source.node, strict=True))
+    nodes = [node_of(p, n, folder) for n, p in protos.items()]
     nodes = _take_constants(nodes, constants, where)
     inputs = [v for v in source.input if v.name not in constants]
-    known = {v.name for v in inputs} | constants.keys()
-    nodes = in_running_order(nodes, known, where)
+    for info in inputs:
+        _expect_tensor(info, "input", where)
+    nodes = in_running_order(nodes, {v.name for v in inputs} | constants.keys(), where)
     _check(nodes, protos, opsets, where)
     skeleton = Skeleton(
         nodes=[protos[n.name] for n in nodes],
@@ -49,20 +53,42 @@ def graph_of(model: onnx.ModelProto, folder: Path | None = None, where: str = "m
         opsets=opsets,
         ir_version=model.ir_version,
     )
-    for info in inputs:
-        _expect_tensor(info, "input", where)
-    values = infer(skeleton)
-    values |= {n: Value(n, a.dtype, a.shape) for n, a in constants.items()}
-    known |= {o for n in nodes for o in n.writes}
+    graph = _graph(source.name or "main", nodes, skeleton, where)
+    return _freed(graph, skeleton, where) if is_single(graph) else graph
+
+
+def _graph(
+    name: str, nodes: Sequence[Node], skeleton: Skeleton, where: str, free_ones: bool = False
+) -> Graph:
+    """The graph with inferred types."""
+    values = infer(skeleton, free_ones)
+    known = {o for n in nodes for o in n.writes} | {v.name for v in skeleton.inputs}
+    types = values | {n: Value(n, a.dtype, a.shape) for n, a in skeleton.constants.items()}
+    known |= skeleton.constants.keys()
     return Graph(
-        name=source.name or "main",
-        inputs=tuple(values[v.name] for v in inputs),
-        outputs=tuple(_output(v, known, values, where) for v in source.output),
+        name=name,
+        inputs=tuple(values[v.name] for v in skeleton.inputs),
+        outputs=tuple(_output(v, known, types, where) for v in skeleton.outputs),
         nodes=tuple(nodes),
-        values={n: v for n, v in values.items() if n not in constants},
-        initializers=constants,
-        opsets=opsets,
+        values={n: v for n, v in values.items() if n not in skeleton.constants and n in known},
+        initializers=skeleton.constants,
+        opsets=skeleton.opsets,
     )
+
+
+def _freed(graph: Graph, skeleton: Skeleton, where: str) -> Graph:
+    """The graph with its batch of one made free, or as it is with a note why not."""
+    nodes, constants = free_targets(graph)
+    wider = replace(
+        skeleton,
+        nodes=[proto_of(n, graph.opsets) for n in nodes],
+        constants={**skeleton.constants, **constants},
+    )
+    freed = _graph(graph.name, nodes, wider, where, free_ones=True)
+    reason = refuses(freed, graph.values)
+    if reason:
+        return replace(graph, notes=(f"made for one row at a time, and left so: {reason}",))
+    return replace(freed, notes=("made for one row at a time; the leading 1 is free now",))
 
 
 def _opsets(model: onnx.ModelProto, where: str) -> dict[str, int]:

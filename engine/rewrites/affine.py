@@ -194,7 +194,7 @@ def _folded(removes: tuple[Node, ...], view: View, weights: Array, bias: Array) 
 
 
 def _own(linear: Node, what: str, view: View) -> str:
-    """The name for a constant of this node alone: the one a rewrite gave it before, or a new one."""
+    """The name for a constant of this node alone: its own from an earlier fold, or a new one."""
     name = f"{linear.name}.{what}"
     return name if name in linear.inputs and not view.shared(name) else view.fresh(name)
 
