@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.binding import Binding
@@ -105,3 +106,9 @@ def _file_differences(
     if len(lines) > _SHOWN:
         return [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} more inputs"]
     return lines
+
+
+def model_sha256(path: str) -> str:
+    """Hash of the model file; external data is covered by the program's fingerprint."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,6 +7,7 @@ host or time is in it. Its footer says whose it is, so that the folder alone can
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.durable import HashedFile, disk_error
-from pipeline.errors import OutputError
+from pipeline.errors import BindingError, OutputError
 from pipeline.failpoints import reach
 from pipeline.shards import Lease, Shard
 
@@ -158,7 +159,11 @@ class PartWriter:
         self._rejects += rejects
 
     def close(self, *, seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Part:
-        """Closes, syncs, reads the footer back and checks its rows. `seconds`: read, run, write."""
+        """Closes, syncs, reads the footer back and checks its rows.
+
+        `seconds` spent on reading, running and writing so far; closing is added to the last.
+        """
+        began = time.perf_counter()
         with self._naming_the_output():
             self._flush()
             self._writer.close()
@@ -185,7 +190,7 @@ class PartWriter:
             rejects_checksum=rejects_checksum,
             read_seconds=seconds[0],
             run_seconds=seconds[1],
-            write_seconds=seconds[2],
+            write_seconds=seconds[2] + time.perf_counter() - began,
         )
 
     def abort(self) -> None:
@@ -242,14 +247,14 @@ class PartWriter:
             raise disk_error(self.output, e) from e
 
 
-def open_writer(sink: HashedFile, schema: pa.Schema, format: str) -> Any:
+def open_writer(sink: HashedFile | pa.NativeFile, schema: pa.Schema, format: str) -> Any:
     """A Parquet or Arrow writer with our settings.
 
     Parquet is zstd level 1. Dictionaries and statistics only for flat fields that are not
     floating: for outputs of a model they cost 30 % of the encoding and shrink nothing.
     Arrow files are not compressed: their point is to be memory-mapped.
     """
-    stream = pa.PythonFile(sink, mode="w")
+    stream = pa.PythonFile(sink, mode="w") if isinstance(sink, HashedFile) else sink
     if format == "arrow":
         return pa.ipc.new_file(stream, schema)
     worth = [f.name for f in schema if f.type.num_fields == 0 and not pa.types.is_floating(f.type)]
@@ -270,3 +275,16 @@ def _plain_schema(schema: pa.Schema) -> pa.Schema:
     return pa.schema(
         f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema
     )
+
+
+def check_writable(schema: pa.Schema, format: str) -> None:
+    """Raises BindingError naming the first field that the format cannot hold."""
+    for field in schema:
+        try:
+            stream = pa.BufferOutputStream()
+            open_writer(stream, pa.schema([field]), format).close()
+        except (pa.ArrowException, NotImplementedError) as e:
+            raise BindingError(
+                f"field {field.name!r}: {format} cannot hold {field.type}: {e}; "
+                "leave it out with --keep"
+            ) from e

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
+import psutil
+
+from numa.notation import size
 from numa.placement import Place
 from numa.topology import Topology
 from pipeline.binding import Binding
 from pipeline.dataset import Dataset
-from pipeline.shards import Shard
+from pipeline.errors import MemoryPlanError
+from pipeline.parts import GROUP_NBYTES, check_writable
+from pipeline.reader import BUFFER_NBYTES, EVEN_ROWS
+from pipeline.scorer import QUEUED
+from pipeline.shards import Shard, plan_shards
+
+MAX_BATCH_ROWS = 4096
+BATCH_NBYTES = 16 << 20
+"""Feeds and outputs of one run. Threads meet at the end of a batch only: larger batches waste
+less there, smaller ones hold less memory and overlap better with reading."""
+
+INTERPRETER_NBYTES = 320 << 20
+"""Resident size of a scorer before its session: python, numpy, pyarrow, numba, kernels."""
+
+DRIVER_NBYTES = 320 << 20
+"""Resident size of the driver without model and shards: python, pyarrow, onnx, rich."""
+
+IN_HAND = 2
+"""Batches of a kind that are in no queue: one being made, one being used."""
+
+DECODING = 3
+"""Batches' worth of memory that decoding one takes beside the batch: pages and growing buffers
+(measured 2.4 for fixed_size_list<float>[1024], pyarrow 26)."""
+
+SHARD_NBYTES = 2048
+"""A shard on the driver: its plan, its lease, its entry in journal and manifest."""
 
 
 class PricedProgram(Protocol):
@@ -28,13 +57,13 @@ class MemoryPrice:
 
     engines: int
     interpreter: int
-    """Python, pyarrow, numba and the compiled kernels, an engine."""
+    """An engine: python, pyarrow, numba and the compiled kernels."""
     weights: int
-    """An engine: its own copy on its own NUMA node."""
+    """An engine: the model as it is read and compiled."""
     session: int
-    """An engine: arenas of all threads."""
+    """An engine: weights as kernels stream them, arenas of all threads."""
     reading: int
-    """An engine: row groups decoded and queued."""
+    """An engine: batches decoded, converted and queued."""
     outputs: int
     """An engine: outputs computed and queued."""
     writing: int
@@ -44,10 +73,8 @@ class MemoryPrice:
 
     @property
     def engine(self) -> int:
-        return (
-            self.interpreter + self.weights + self.session
-            + self.reading + self.outputs + self.writing
-        )  # fmt: skip
+        held = self.reading + self.outputs + self.writing
+        return self.interpreter + self.weights + self.session + held
 
     @property
     def total(self) -> int:
@@ -55,7 +82,28 @@ class MemoryPrice:
 
     def check(self, limit_nbytes: int, where: str = "this machine") -> None:
         """Raises MemoryPlanError, with the numbers and what to change, if it does not fit."""
-        raise NotImplementedError
+        if self.total <= limit_nbytes:
+            return
+        raise MemoryPlanError(
+            f"{where}: expected a plan within {size(limit_nbytes)} of memory, got "
+            f"{size(self.total)} ({self}); {self._advice(limit_nbytes)}"
+        )
+
+    def _advice(self, limit_nbytes: int) -> str:
+        fixed = self.interpreter + self.weights + self.session
+        fitting = (limit_nbytes - self.driver) // self.engine
+        advice = [f"--engines {fitting}"] if fitting >= 1 else []
+        if self.engine > fixed + fixed // 4:
+            advice.append("a smaller --batch-rows")
+        return f"do {' or '.join(advice)}" if advice else "this model needs a larger machine"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.engines} x {size(self.engine)} (interpreter {size(self.interpreter)}, model "
+            f"{size(self.weights)}, session {size(self.session)}, reading {size(self.reading)}, "
+            f"outputs {size(self.outputs)}, writing {size(self.writing)})"
+            + (f" + driver {size(self.driver)}" if self.driver else "")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +112,7 @@ class Plan:
 
     model: str
     program: str
+    """Fingerprint."""
     dataset: Dataset
     shards: tuple[Shard, ...]
     binding: Binding
@@ -75,15 +124,38 @@ class Plan:
     format: str
     on_error: str
 
+    def __str__(self) -> str:
+        largest = max((s.rows for s in self.shards), default=0)
+        groups = sum(len(f.row_groups) for f in self.dataset.files)
+        binding = str(self.binding).removeprefix("binding:\n")
+        return "\n".join(
+            [
+                "plan",
+                f"  model   {self.model}, program {self.program:.12}",
+                f"  input   {_count(len(self.dataset.files), 'file')}, "
+                f"{_count(groups, 'row group')}, {_count(self.dataset.rows, 'row')}, "
+                f"{size(self.dataset.nbytes)}",
+                *(f"  {line}" for line in binding.splitlines()),
+                f"  shards  {len(self.shards)}, of at most {_count(largest, 'row')}, "
+                f"in batches of at most {self.batch_rows}",
+                *(f"  {place}" for place in self.places),
+                f"  output  {self.output}, {self.format}, on error {self.on_error}",
+                f"  memory  at most {size(self.memory.total)} of "
+                f"{size(self.memory_limit_nbytes)}: {self.memory}",
+            ]
+        )
+
 
 def memory_limit(topology: Topology) -> int:
     """The smaller of the machine's or cgroup's limit and what is available now, in bytes."""
-    raise NotImplementedError
+    return min(topology.memory_limit_nbytes, int(psutil.virtual_memory().available))
 
 
 def default_batch_rows(binding: Binding) -> int:
     """Rows a run: from the binding alone, so that all machines and executors agree."""
-    raise NotImplementedError
+    row = sum(b.row_nbytes for b in (*binding.fields, *binding.outputs))
+    fitting = BATCH_NBYTES // max(1, row) // EVEN_ROWS * EVEN_ROWS
+    return max(EVEN_ROWS, min(MAX_BATCH_ROWS, fitting))
 
 
 def price(
@@ -97,7 +169,28 @@ def price(
     driver: bool = True,
 ) -> MemoryPrice:
     """Bounds for `engines` engines of `threads` threads on one machine."""
-    raise NotImplementedError
+    shards = plan_shards(dataset)
+    feeds = sum(f.row_nbytes for f in binding.fields)
+    outputs = sum(o.row_nbytes for o in binding.outputs)
+    read = _row_nbytes(dataset, binding.columns)
+    kept = _row_nbytes(dataset, binding.keep)
+    written = max((s.rows for s in shards), default=0) * (kept + outputs)
+    rows = min(batch_rows, max((s.rows for s in shards), default=0))
+    batches = QUEUED + IN_HAND
+    # What is read is held by the feeds that look into it, or beside those that were converted.
+    decoding = rows * read * DECODING + len(binding.columns) * 2 * BUFFER_NBYTES
+    reading = rows * (read + feeds) * batches + decoding + _mapped_nbytes(dataset, binding)
+    return MemoryPrice(
+        engines=engines,
+        interpreter=INTERPRETER_NBYTES,
+        weights=2 * program.weights_nbytes,
+        session=program.session_nbytes(threads, rows),
+        reading=reading,
+        outputs=rows * (outputs + kept) * batches,
+        writing=2 * min(written, GROUP_NBYTES + rows * (kept + outputs)),
+        driver=(DRIVER_NBYTES + 3 * program.weights_nbytes + SHARD_NBYTES * len(shards))
+        * int(driver),
+    )
 
 
 def make_plan(
@@ -105,7 +198,53 @@ def make_plan(
     program: PricedProgram,
     binding: Binding,
     places: tuple[Place, ...],
-    **options: Any,
+    *,
+    model: str,
+    output: str,
+    format: str,
+    on_error: str,
+    memory_limit_nbytes: int,
+    batch_rows: int | None = None,
 ) -> Plan:
-    """Shards, batch and price; does not check the price (`plan.memory.check(limit)` does)."""
-    raise NotImplementedError
+    """Shards, batches and price of a job whose places all lie on one machine.
+
+    Does not check the price, so that a plan that does not fit can be shown:
+    `plan.memory.check(limit)` does. Raises BindingError for kept fields that cannot be written.
+    """
+    check_writable(binding.output_schema(dataset.schema), format)
+    rows = batch_rows or default_batch_rows(binding)
+    threads = max(len(place.cpus) for place in places)
+    return Plan(
+        model=model,
+        program=program.fingerprint,
+        dataset=dataset,
+        shards=plan_shards(dataset),
+        binding=binding,
+        places=places,
+        batch_rows=rows,
+        memory=price(
+            dataset, program, binding, engines=len(places), threads=threads, batch_rows=rows
+        ),
+        memory_limit_nbytes=memory_limit_nbytes,
+        output=str(Path(output)),
+        format=format,
+        on_error=on_error,
+    )
+
+
+def _row_nbytes(dataset: Dataset, names: tuple[str, ...]) -> int:
+    """Decoded bytes of a row of these fields, in the row group where that is most."""
+    indices = [dataset.schema.get_field_index(name) for name in names]
+    groups = (g for f in dataset.files for g in f.row_groups if g.rows)
+    return max((-(-sum(g.field_nbytes[i] for i in indices) // g.rows) for g in groups), default=0)
+
+
+def _mapped_nbytes(dataset: Dataset, binding: Binding) -> int:
+    """Arrow record batches are mapped or decompressed whole: the largest, and one in hand."""
+    indices = [dataset.schema.get_field_index(name) for name in binding.columns]
+    groups = (g for f in dataset.files if f.format == "arrow" for g in f.row_groups)
+    return IN_HAND * max((sum(g.field_nbytes[i] for i in indices) for g in groups), default=0)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -1,50 +1,84 @@
-"""A scorer: one process, one session, one NUMA node; leases in, parts out."""
+"""A scorer: one process, one session, one NUMA node; leases in, parts out.
+
+    submit -> [leases] -> read thread -> [2] -> run thread -> [2] -> write thread -> emit
+
+Reading, running and writing overlap, also across shards: while the last batch of one shard is
+encoded, the next shard is decoded and run. The queues hold QUEUED batches each and no more: that
+is what the plan prices.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from queue import Queue, SimpleQueue
 
-from pipeline.binding import Binding
-from pipeline.events import Event
+import engine
+from engine.errors import EngineError
+from pipeline.errors import InputError, OutputError, RowError
+from pipeline.events import (
+    Event,
+    PartWritten,
+    RowsScored,
+    ScorerDied,
+    ScorerReady,
+    ShardFailed,
+)
+from pipeline.failpoints import reach
+from pipeline.fingerprint import model_sha256
+from pipeline.parts import PartWriter, Reject
+from pipeline.reader import ShardReader
+from pipeline.scorer_spec import ScorerSpec
+from pipeline.scoring import Prepared, Scored, encode, prepare, score
 from pipeline.shards import Lease
-from pipeline.wire import from_plain, to_plain
+
+__all__ = ["Scorer", "ScorerSpec"]
+
+QUEUED = 2
+"""Batches waiting before the run thread, and as many after it."""
+
+PROGRESS_SECONDS = 0.2
+"""RowsScored is emitted no more often."""
+
+KINDS: tuple[tuple[type[Exception], str], ...] = (
+    (RowError, "rows"),
+    (InputError, "input"),
+    (OutputError, "output"),
+    (EngineError, "engine"),
+    (Exception, "internal"),
+)
+"""What kind of ShardFailed an exception becomes: the first row that fits."""
+
+
+class _Work:
+    """One lease on its way through the threads."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.problem: Exception | None = None
+        """The first; once set, every thread passes over what is left of the shard."""
+        self.reader: ShardReader | None = None
+        self.writer: PartWriter | None = None
+        self.rows = 0
+        self.seconds = {"read": 0.0, "run": 0.0, "write": 0.0}
+
+    def timed(self, stage: str, began: float) -> None:
+        self.seconds[stage] += time.perf_counter() - began
 
 
 @dataclass(frozen=True, slots=True)
-class ScorerSpec:
-    """All a scorer needs to know, JSON-able: `to_json()`, `ScorerSpec.from_json(plain)`."""
+class _Item:
+    """A batch of a lease, or (None) the end of the lease."""
 
-    scorer: int
-    """Number of the scorer, echoed in its events."""
-    model: str
-    """Absolute path."""
-    model_sha256: str
-    program: str
-    """Fingerprint of the program; a scorer that compiles another one refuses to work."""
-    choices: Mapping[str, str]
-    switches: Mapping[str, Any]
-    """Keyword arguments of engine.compile besides choices."""
-    binding: Binding
-    batch_rows: int
-    cpus: tuple[int, ...]
-    node: int
-    output: str
-    """Absolute path of the output folder, reachable from the scorer's machine."""
-    format: str
-    """"parquet" or "arrow", of the parts."""
-    fingerprint: str
-    """Digest of the run's fingerprint; stands in every part."""
-    on_error: str
-    """"fail", "skip" or "null"."""
-
-    def to_json(self) -> dict[str, Any]:
-        return dict(to_plain(self))
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> ScorerSpec:
-        return from_plain(cls, dict(plain))
+    work: _Work
+    batch: Prepared | Scored | None
+    first_row: int = 0
+    """Number in the file of the batch's first row."""
 
 
 class Scorer:
@@ -58,12 +92,217 @@ class Scorer:
     """
 
     def __init__(self, spec: ScorerSpec, emit: Callable[[Event], None]) -> None:
-        raise NotImplementedError
+        self.spec = spec
+        self._emit_event = emit
+        self._emit_lock = threading.Lock()
+        self._dead = False
+        self._deaf: Exception | None = None
+        self._leases: SimpleQueue[Lease | None] = SimpleQueue()
+        self._to_run: Queue[_Item | None] = Queue(QUEUED)
+        self._to_write: Queue[_Item | None] = Queue(QUEUED)
+        self._reported = 0.0
+        self._threads = [
+            threading.Thread(target=loop, name=f"scorer-{name}", daemon=True)
+            for name, loop in (
+                ("read", self._read_loop),
+                ("run", self._run_loop),
+                ("write", self._write_loop),
+            )
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, lease: Lease) -> None:
         """Queues the lease; never blocks. Two in flight are enough to keep all threads busy."""
-        raise NotImplementedError
+        self._leases.put(lease)
 
     def close(self, *, abandon: bool = False) -> None:
-        """Waits for submitted leases; `abandon` drops them (no event) and removes their temps."""
-        raise NotImplementedError
+        """Waits for submitted leases; `abandon` drops them (no event) and removes their temps.
+
+        Raises what `emit` raised, if it did: the scorer stopped there.
+        """
+        if abandon:
+            self._dead = True
+        self._leases.put(None)
+        for thread in self._threads:
+            thread.join()
+        if self._deaf is not None:
+            raise self._deaf
+
+    def _read_loop(self) -> None:
+        while (lease := self._leases.get()) is not None:
+            work = _Work(lease)
+            try:
+                self._read(work)
+            except Exception as e:
+                work.problem = work.problem or e
+            self._to_run.put(_Item(work, None))
+        self._to_run.put(None)
+
+    def _read(self, work: _Work) -> None:
+        """Decodes the shard and makes feeds, batch by batch, as far as the queue lets it."""
+        spec, shard = self.spec, work.lease.shard
+        reach("before_read")
+        began = time.perf_counter()
+        row = shard.first_row
+        with ShardReader(shard, spec.binding.columns, spec.batch_rows) as reader:
+            work.reader = reader
+            for batch in reader:
+                if self._over(work):
+                    return
+                try:
+                    item = _Item(work, prepare(batch, spec.binding, spec.on_error), row)
+                except RowError as e:
+                    raise RowError(row + e.row, e.field, e.reason) from e
+                row += batch.num_rows
+                work.timed("read", began)
+                self._to_run.put(item)
+                began = time.perf_counter()
+        work.timed("read", began)
+        reach("after_read")
+
+    def _run_loop(self) -> None:
+        """Never ends before its inbox does: whoever feeds it must not be left waiting."""
+        session = None
+        try:
+            session = self._open_session()
+        except Exception as e:
+            self._emit(ScorerDied(self.spec.scorer, f"{type(e).__name__}: {e}"))
+        while (item := self._to_run.get()) is not None:
+            if session is not None and isinstance(item.batch, Prepared):
+                item = self._scored(session, item)
+            if item is not None:
+                self._to_write.put(item)
+        self._to_write.put(None)
+        if session is not None:
+            session.close()
+
+    def _scored(self, session: engine.Session, item: _Item) -> _Item | None:
+        """The item with its outputs; None when its lease is over."""
+        work = item.work
+        if self._over(work) or not isinstance(item.batch, Prepared):
+            return None
+        began = time.perf_counter()
+        try:
+            reach("before_run")
+            scored = score(session.run, item.batch, self.spec.on_error)
+            reach("after_run")
+        except Exception as e:
+            work.problem = work.problem or e
+            return None
+        work.timed("run", began)
+        work.rows += scored.kept.num_rows
+        if time.monotonic() - self._reported >= PROGRESS_SECONDS:
+            self._reported = time.monotonic()
+            lease = work.lease
+            self._emit(RowsScored(self.spec.scorer, lease.shard.index, lease.attempt, work.rows))
+        return _Item(work, scored, item.first_row)
+
+    def _write_loop(self) -> None:
+        while (item := self._to_write.get()) is not None:
+            work = item.work
+            try:
+                if isinstance(item.batch, Scored) and not self._over(work):
+                    self._write(work, item.batch, item.first_row)
+                elif item.batch is None:
+                    self._end(work)
+            except Exception as e:
+                work.problem = work.problem or e
+                if item.batch is None:
+                    self._fail(work)
+
+    def _write(self, work: _Work, scored: Scored, first_row: int) -> None:
+        began = time.perf_counter()
+        writer = self._writer(work)
+        writer.write(encode(scored, self.spec.binding, self.spec.on_error))
+        writer.reject(Reject(first_row + b.row, b.field, b.reason) for b in scored.bad)
+        work.timed("write", began)
+
+    def _writer(self, work: _Work) -> PartWriter:
+        """The lease's writer, opened with its first batch, or at its end if it has no rows."""
+        if work.writer is None:
+            assert work.reader is not None, "a batch was read, so the shard was opened"
+            work.writer = PartWriter(
+                Path(self.spec.output),
+                work.lease,
+                self.spec.binding.output_schema(work.reader.schema),
+                format=self.spec.format,
+                fingerprint=self.spec.fingerprint,
+            )
+        return work.writer
+
+    def _end(self, work: _Work) -> None:
+        """The lease's last item: its one event."""
+        if self._over(work):
+            self._fail(work)
+            return
+        writer = self._writer(work)
+        seconds = (work.seconds["read"], work.seconds["run"], work.seconds["write"])
+        part = writer.close(seconds=seconds)
+        work.writer = None
+        self._emit(PartWritten(self.spec.scorer, part))
+
+    def _fail(self, work: _Work) -> None:
+        if work.writer is not None:
+            work.writer.abort()
+            work.writer = None
+        if work.problem is None:
+            return  # abandoned
+        kind = next(kind for cls, kind in KINDS if isinstance(work.problem, cls))
+        message = _message(work)
+        self._emit(ShardFailed(self.spec.scorer, work.lease, kind, message))
+
+    def _over(self, work: _Work) -> bool:
+        return self._dead or work.problem is not None
+
+    def _open_session(self) -> engine.Session:
+        """Compiles the planned program and makes it ready. Emits ScorerReady."""
+        spec = self.spec
+        began = time.perf_counter()
+        if (found := model_sha256(spec.model)) != spec.model_sha256:
+            raise EngineError(
+                f"{spec.model}: expected the model that was planned (sha256 "
+                f"{spec.model_sha256:.12}), got {found:.12}; it changed, or is another file here"
+            )
+        program = engine.compile(spec.model, choices=spec.choices, **spec.switches)
+        if program.fingerprint != spec.program:
+            raise EngineError(
+                f"{spec.model}: expected program {spec.program:.12}, compiled "
+                f"{program.fingerprint:.12}; is another version of colonnade installed here?"
+            )
+        compiled = time.perf_counter()
+        session = engine.Session(program, cpus=spec.cpus)
+        report = {
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "cpus": list(spec.cpus),
+            "node": spec.node,
+            "compile_seconds": round(compiled - began, 3),
+            "session_seconds": round(time.perf_counter() - compiled, 3),
+        }
+        self._emit(ScorerReady(spec.scorer, program.fingerprint, report))
+        return session
+
+    def _emit(self, event: Event) -> None:
+        """One at a time, nothing after death; who cannot be told is as good as dead."""
+        with self._emit_lock:
+            if self._dead:
+                return
+            self._dead = isinstance(event, ScorerDied)
+            try:
+                self._emit_event(event)
+            except Exception as e:
+                self._dead = True
+                self._deaf = e
+
+
+def _message(work: _Work) -> str:
+    """Names file, row and field where they are to blame, the shard otherwise."""
+    problem, shard = work.problem, work.lease.shard
+    if isinstance(problem, RowError):
+        return f"{shard.path}: {problem}"
+    if isinstance(problem, InputError | OutputError):
+        return str(problem)
+    if isinstance(problem, EngineError):
+        return f"{shard}: {problem}"
+    return f"{shard}: {type(problem).__name__}: {problem}"

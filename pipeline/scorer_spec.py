@@ -1,0 +1,45 @@
+"""What a scorer is told before its first lease."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.binding import Binding
+from pipeline.wire import from_plain, to_plain
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerSpec:
+    """All a scorer needs to know, JSON-able: `to_json()`, `ScorerSpec.from_json(plain)`."""
+
+    scorer: int
+    """Number of the scorer, echoed in its events."""
+    model: str
+    """Absolute path."""
+    model_sha256: str
+    program: str
+    """Fingerprint of the program; a scorer that compiles another one refuses to work."""
+    choices: Mapping[str, str]
+    switches: Mapping[str, Any]
+    """Keyword arguments of engine.compile besides choices."""
+    binding: Binding
+    batch_rows: int
+    cpus: tuple[int, ...]
+    node: int
+    output: str
+    """Absolute path of the output folder, reachable from the scorer's machine."""
+    format: str
+    """"parquet" or "arrow", of the parts."""
+    fingerprint: str
+    """Digest of the run's fingerprint; stands in every part."""
+    on_error: str
+    """"fail", "skip" or "null"."""
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(to_plain(self))
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> ScorerSpec:
+        return from_plain(cls, dict(plain))
