@@ -9,7 +9,6 @@ a scorer is pipeline.scorer; how it gets there is the executor's; who commits is
 from __future__ import annotations
 
 import errno
-import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,11 +25,12 @@ from jobs.lending import Ending, Lending, Limits
 from jobs.tally import Summary, Tally
 from pipeline.binding import bind
 from pipeline.dataset import Dataset
+from pipeline.errors import OutputError
 from pipeline.events import JobEnded, JobStarted
-from pipeline.fingerprint import fingerprint
+from pipeline.fingerprint import fingerprint, model_sha256
 from pipeline.manifest import RunFolder, RunRecord, read_run
 from pipeline.plan import make_plan, price
-from pipeline.scorer import ScorerSpec
+from pipeline.scorer_spec import ScorerSpec
 
 if TYPE_CHECKING:
     from jobs.executors import Executor, Seat
@@ -88,7 +88,7 @@ class Driver:
                 return None
             try:
                 return self._score(prepared, executor, stack)
-            except OSError as error:
+            except (OSError, OutputError) as error:
                 raise _disk_trouble(error, self._output) from error
 
     def _will_score(self) -> bool:
@@ -100,7 +100,9 @@ class Driver:
         spec = self.spec
         dataset = Dataset.discover(spec.input)
         dataset.refuse_output(self._output)
-        sha256 = _sha256(Path(spec.model))
+        model = Path(spec.model)
+        # A missing model is for the engine to explain.
+        sha256 = model_sha256(spec.model) if model.is_file() else ""
         stored = None if spec.restart else read_run(self._output)
         # Kernels add in different orders: a resume must use the ones it began with.
         same_model = stored is not None and stored.fingerprint.model_sha256 == sha256
@@ -110,11 +112,12 @@ class Driver:
             dataset.schema, program.inputs, program.outputs, spec.bindings, spec.keep,
             on_error=spec.on_error,
         )  # fmt: skip
+        limits = {seat.machine: seat.memory_limit_nbytes for seat in seats}
         plan = make_plan(
             dataset, program, binding, tuple(seat.place for seat in seats),
             model=spec.model, batch_rows=spec.batch_rows, output=spec.output,
             format=spec.format, on_error=spec.on_error,
-            memory_limit_nbytes=min(seat.memory_limit_nbytes for seat in seats),
+            memory_limit_nbytes=sum(limits.values()),
         )  # fmt: skip
         self._program = program
         run = RunRecord(
@@ -163,6 +166,8 @@ class Driver:
             ending = self._lend(executor, len(plan.places), table, folder, rejects)
         if ending.exit_code == DONE:
             folder.finish()
+        else:
+            executor.close()  # while the folder is still ours: nobody writes after the lock is gone
         return self._end(folder, ending)
 
     def _lend(
@@ -242,20 +247,12 @@ def _whereabouts(tally: Tally) -> dict[int, str]:
     }
 
 
-def _sha256(model: Path) -> str:
-    """Of the model file; "" where it cannot be read, which engine.compile explains better."""
-    try:
-        with model.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
-
-
-def _disk_trouble(error: OSError, output: Path) -> Exception:
+def _disk_trouble(error: OSError | OutputError, output: Path) -> Exception:
     """A full or failing disk as an InfrastructureError; anything else stays what it is."""
-    if error.errno not in _FULL:
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if not isinstance(cause, OSError) or cause.errno not in _FULL:
         return error
     return InfrastructureError(
-        f"{error.filename or output}: expected to write, got: {error.strerror}; "
+        f"{cause.filename or output}: expected to write, got: {cause.strerror}; "
         "make room, then run the same command to go on"
     )

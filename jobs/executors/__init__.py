@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jobs.spec import JobSpec
     from numa.placement import Place
     from pipeline.events import Event
-    from pipeline.scorer import ScorerSpec
+    from pipeline.scorer_spec import ScorerSpec
     from pipeline.shards import Lease
 
 

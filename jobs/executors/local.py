@@ -28,7 +28,7 @@ from pipeline.plan import memory_limit
 if TYPE_CHECKING:
     from jobs.spec import JobSpec
     from pipeline.events import Event
-    from pipeline.scorer import ScorerSpec
+    from pipeline.scorer_spec import ScorerSpec
     from pipeline.shards import Lease
 
 _LAST_WORDS = 30

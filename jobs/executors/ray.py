@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import socket
 import sys
@@ -40,7 +41,7 @@ from pipeline.plan import memory_limit
 if TYPE_CHECKING:
     from jobs.spec import JobSpec
     from pipeline.events import Event
-    from pipeline.scorer import ScorerSpec
+    from pipeline.scorer_spec import ScorerSpec
     from pipeline.shards import Lease
 
 _OBJECT_STORE_NBYTES = 80 << 20
@@ -51,6 +52,8 @@ _POLL_SECONDS = 5.0
 
 _PROBE_SECONDS = 60.0
 """For a task on a machine that is up; a worker starts in about two seconds."""
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 _CONCURRENCY = 4
 """Calls an actor answers at once: one waits for events, one takes a lease."""
@@ -258,10 +261,13 @@ def _probe_all() -> list[_Machine]:
     ]
     try:
         found: list[_Machine] = ray.get(requests, timeout=_PROBE_SECONDS)
-    except RayError as error:
+    except (RayError, ImportError) as error:
+        advice = "look at Ray's logs there"
+        if isinstance(error, ImportError):  # Ray's error takes on the class of its cause
+            advice = "install colonnade there, in the Python that runs Ray"
         raise InfrastructureError(
-            f"ray: expected to import jobs, numa and pipeline on every machine, got: "
-            f"{_first_lines(error)}; install colonnade there, in the Python that runs Ray"
+            f"ray: expected every machine to tell its topology, got: {_first_lines(error)}; "
+            + advice
         ) from error
     return sorted(found, key=lambda m: (m.host, m.boot, m.raylet))
 
@@ -281,4 +287,6 @@ def _by_machine(found: Iterable[_Machine]) -> list[list[_Machine]]:
 
 
 def _first_lines(error: BaseException, count: int = 8) -> str:
-    return "\n".join(str(error).strip().splitlines()[:count])
+    """Ray's messages are long and coloured; the cause stands in the last lines of a traceback."""
+    lines = _COLOUR.sub("", str(error)).strip().splitlines()
+    return "\n".join(lines if len(lines) <= count else [lines[0], "...", *lines[2 - count :]])

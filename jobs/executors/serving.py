@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.events import Event
-    from pipeline.scorer import ScorerSpec
+    from pipeline.scorer_spec import ScorerSpec
     from pipeline.shards import Lease
 
 _HEAVY = ("pipeline.scorer", "engine.session", "engine.compiler")
@@ -48,7 +48,7 @@ def encode(message: ScorerSpec | Lease) -> bytes:
 
 
 def decode(line: bytes) -> ScorerSpec | Lease:
-    from pipeline.scorer import ScorerSpec
+    from pipeline.scorer_spec import ScorerSpec
     from pipeline.shards import Lease
     from pipeline.wire import from_plain
 

@@ -1,0 +1,235 @@
+"""Whole runs of the command with the local executor: results, resume, kills, signals, disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import small_job
+from small_job import ROWS, SHARDS, Source, colonnade, words
+
+from pipeline.failpoints import DRIVER_NAMES, SCORER_NAMES
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return small_job.write(tmp_path_factory.mktemp("source"))
+
+
+def wait_for(condition: object, seconds: float = 20.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_run_then_run_again(source: Source, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    first = colonnade(*words(source, output))
+    assert first.code == 0, first.stderr
+    small_job.check_exactly_once(source, output)
+    assert sorted(first.lent) == list(range(SHARDS))
+    ended = first.events("JobEnded")[0]
+    assert (ended["rows_in"], ended["rows_out"], ended["exit_code"]) == (ROWS, ROWS, 0)
+    ready = first.events("ScorerReady")[0]["report"]
+    assert ready["threads_off_place"] == 0, "every thread of the scorer is on its place"
+
+    again = colonnade(*words(source, output))
+    assert again.code == 0 and not again.lent, "nothing to do, nothing done"
+    assert "nothing to do" in again.stderr
+
+    other = colonnade(*words(source, output, "--keep", "id"))
+    assert other.code == 1 and "keep" in other.stderr, "another run's folder is refused"
+    small_job.check_exactly_once(source, output)
+
+
+def test_two_engines_write_the_same_bytes(source: Source, tmp_path: Path) -> None:
+    if os.cpu_count() == 1:
+        pytest.skip("two engines need two cores")
+    outputs = [tmp_path / "one", tmp_path / "two"]
+    for output, engines in zip(outputs, ("1", "2"), strict=True):
+        run = colonnade(*words(source, output, "--engines", engines, "--batch-rows", engines + "7"))
+        assert run.code == 0, run.stderr
+    for part in sorted(outputs[0].glob("part-*")):
+        assert part.read_bytes() == (outputs[1] / part.name).read_bytes()
+
+
+def test_dry_run_writes_nothing(source: Source, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run = colonnade(*words(source, output, "--dry-run", "--progress", "none"))
+    assert run.code == 0, run.stderr
+    assert "memory" in run.stdout and not output.exists()
+
+
+def test_arrow_parts_and_json_summary(source: Source, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run = colonnade(*words(source, output, "--format", "arrow", "--json", "--progress", "log"))
+    assert run.code == 0, run.stderr
+    summary = json.loads(run.stdout)
+    assert summary["rows_in"] == ROWS and summary["parts"] == SHARDS
+    assert len(list(output.glob("part-*.arrow"))) == SHARDS
+    assert f"100%  {ROWS} of {ROWS} rows, {SHARDS} of {SHARDS} shards" in run.stderr
+
+
+@pytest.mark.parametrize("name", SCORER_NAMES)
+def test_scorer_killed_in_mid_shard(source: Source, tmp_path: Path, name: str) -> None:
+    """One scorer is killed at its third shard; the job itself goes on and is done."""
+    output = tmp_path / "out"
+    marker = tmp_path / "killed"
+    environment = {"COLONNADE_FAILPOINT": f"{name}:3", "COLONNADE_FAILPOINT_ONCE": str(marker)}
+    run = colonnade(*words(source, output), env=environment)
+    assert run.code == 0, run.stderr
+    assert marker.exists(), "the failpoint was reached"
+    assert "SIGKILL" in run.events("ScorerDied")[0]["reason"]
+    small_job.check_exactly_once(source, output)
+    twice = [index for index in range(SHARDS) if run.lent.count(index) > 1]
+    assert 1 <= len(twice) <= 2, "only what was in flight is lent again"
+
+
+@pytest.mark.parametrize("name", DRIVER_NAMES)
+def test_driver_killed_then_resumed(source: Source, tmp_path: Path, name: str) -> None:
+    """kill -9 at a step of the commit protocol, twice in a row, then a run to the end."""
+    output = tmp_path / "out"
+    last = name.endswith("manifest")
+    for nth in ("1",) if last else ("3", "2"):
+        before = small_job.finals(output)
+        run = colonnade(*words(source, output), env={"COLONNADE_FAILPOINT": f"{name}:{nth}"})
+        assert run.code == -signal.SIGKILL, run.stderr
+        assert not before & set(run.lent), "a committed shard was computed again"
+        for pid in {event["report"]["pid"] for event in run.events("ScorerReady")}:
+            wait_for(lambda pid=pid: not psutil.pid_exists(pid), 3)
+        assert not (output / "_SUCCESS").exists()
+    before = small_job.finals(output)
+    assert before, "something had been committed"
+    run = colonnade(*words(source, output))
+    assert run.code == 0, run.stderr
+    assert not before & set(run.lent), "a committed shard was computed again"
+    assert len(before) + len(run.lent) == SHARDS
+    small_job.check_exactly_once(source, output)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_then_resume(source: Source, tmp_path: Path, number: signal.Signals) -> None:
+    """The scorer freezes at its fourth shard, so that the signal comes in mid-job for sure."""
+    output = tmp_path / "out"
+    environment = {"COLONNADE_FAILPOINT": "before_run:4=stop"}
+    with small_job.popen(*words(source, output), env=environment) as process:
+        wait_for(lambda: len(small_job.journal(output)) == 3)
+        sent = time.monotonic()
+        process.send_signal(number)
+        run = small_job.finish(process)
+        assert time.monotonic() - sent < 3
+    assert run.code == 128 + number
+    assert f"colonnade run --model {source.model}" in run.stderr, "the command to go on"
+    assert not (output / "_SUCCESS").exists() and len(small_job.journal(output)) == 3
+    again = colonnade(*words(source, output))
+    assert again.code == 0 and len(again.lent) == SHARDS - 3
+    small_job.check_exactly_once(source, output)
+
+
+def test_frozen_scorer_is_replaced(source: Source, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    environment = {
+        "COLONNADE_FAILPOINT": "before_run:4=stop",
+        "COLONNADE_FAILPOINT_ONCE": str(tmp_path / "frozen"),
+    }
+    run = colonnade(*words(source, output, "--stall-seconds", "8"), env=environment)
+    assert run.code == 0, run.stderr
+    assert "said nothing for 8 s" in run.events("ScorerDied")[0]["reason"]
+    small_job.check_exactly_once(source, output)
+
+
+def test_scorer_that_always_dies_is_given_up(source: Source, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run = colonnade(
+        *words(source, output, "--max-restarts", "1"), env={"COLONNADE_FAILPOINT": "before_run"}
+    )
+    assert run.code == 4, run.stderr
+    assert "given up after 2 starts" in run.stderr and "to go on, run" in run.stderr
+    assert not small_job.finals(output)
+    assert colonnade(*words(source, output)).code == 0
+    small_job.check_exactly_once(source, output)
+
+
+def test_second_driver_is_refused(source: Source, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    environment = {"COLONNADE_FAILPOINT": "before_run:2=stop"}
+    with small_job.popen(*words(source, output), env=environment) as process:
+        wait_for(lambda: len(small_job.journal(output)) == 1)
+        second = colonnade(*words(source, output))
+        process.terminate()
+        small_job.finish(process)
+    assert second.code == 1 and "only driver" in second.stderr and not second.lent
+    assert colonnade(*words(source, output)).code == 0
+    small_job.check_exactly_once(source, output)
+
+
+def test_full_disk_then_room(source: Source, tmp_path: Path) -> None:
+    """A tmpfs too small for the parts: nothing half-written is published, a resume finishes."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    output = mount / "out"
+    try:
+        run = colonnade(*words(source, output))
+        assert run.code == 4, (run.code, run.stderr)
+        assert "No space left" in run.stderr and not (output / "_SUCCESS").exists()
+        before = small_job.finals(output)
+        assert len(before) < SHARDS
+        subprocess.run(["mount", "-o", "remount,size=16m", str(mount)], check=True)
+        again = colonnade(*words(source, output))
+        assert again.code == 0, again.stderr
+        assert not before & set(again.lent)
+        small_job.check_exactly_once(source, output)
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def test_file_size_limit(source: Source, tmp_path: Path) -> None:
+    """EFBIG instead of ENOSPC, for machines where no tmpfs can be mounted."""
+    output = tmp_path / "out"
+    process = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *words(source, output)],
+        cwd=small_job.ROOT, capture_output=True, text=True, timeout=small_job.TIMEOUT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)),
+    )  # fmt: skip
+    assert process.returncode in (1, 4), process.stderr
+    assert "File too large" in process.stderr
+    assert not small_job.finals(output) and not (output / "_SUCCESS").exists()
+
+
+def test_heavy_imports_stay_out(source: Source, tmp_path: Path) -> None:
+    """No ray for the local executor and the small commands; nothing heavy for --help."""
+    output = tmp_path / "out"
+    commands: dict[str, list[str]] = {
+        "ray pyarrow numpy numba onnx rich psutil": ["--help"],
+        "ray numba": words(source, output),
+        "ray": ["explain", str(source.model)],
+        "ray numba pyarrow": ["topology"],
+        "ray onnx": ["verify", str(output)],
+    }
+    for banned, arguments in commands.items():
+        code = (
+            "import sys\nfrom jobs.cli import main\n"
+            "try: main(sys.argv[1:])\n"
+            "except SystemExit as end: assert not end.code, end.code\n"
+            f"found = [m for m in {banned.split()!r} if m in sys.modules]\n"
+            "assert not found, found\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=small_job.ROOT, capture_output=True, text=True, timeout=small_job.TIMEOUT,
+        )  # fmt: skip
+        assert done.returncode == 0, (arguments, done.stderr)
