@@ -153,7 +153,7 @@ def memory_limit(topology: Topology) -> int:
 
 def default_batch_rows(binding: Binding) -> int:
     """Rows a run: from the binding alone, so that all machines and executors agree."""
-    row = sum(b.row_nbytes for b in (*binding.fields, *binding.outputs))
+    row = sum(f.row_nbytes for f in binding.fields) + sum(o.row_nbytes for o in binding.outputs)
     fitting = BATCH_NBYTES // max(1, row) // EVEN_ROWS * EVEN_ROWS
     return max(EVEN_ROWS, min(MAX_BATCH_ROWS, fitting))
 

@@ -38,9 +38,9 @@ def even_rows(rows: int, batch_rows: int) -> int:
 class ShardReader:
     """An open shard: `schema` of the chosen columns, in their order, and iteration once.
 
-    Batches have at most `batch_rows` rows and are as even as multiples of EVEN_ROWS allow; record
-    batches of Arrow files are cut or joined to that. Raises InputError when the file is not the one that was planned, checked at
-    both ends, or cannot be decoded.
+    Batches have at most `batch_rows` rows and are as even as multiples of EVEN_ROWS allow;
+    record batches of Arrow files are cut or joined to that. Raises InputError when the file is
+    not the one that was planned, checked at both ends, or cannot be decoded.
     """
 
     def __init__(self, shard: Shard, columns: Sequence[str], batch_rows: int) -> None:
