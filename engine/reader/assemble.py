@@ -12,7 +12,7 @@ import onnx
 
 from engine.errors import ModelError
 from engine.graph import Graph, Node, Value
-from engine.reader.files import read_model
+from engine.reader.files import expect_text, read_model
 from engine.reader.functions import inline
 from engine.reader.nodes import domain_of, in_running_order, node_of, unique_names
 from engine.reader.rebatch import free_targets, is_single, refuses
@@ -31,6 +31,7 @@ def load(path: str | Path) -> Graph:
 
 def graph_of(model: onnx.ModelProto, folder: Path | None = None, where: str = "model") -> Graph:
     """The graph of a parsed model; without `folder` external data is refused."""
+    expect_text(model, where)
     model = inline(model, where)
     opsets = _opsets(model, where)
     source = model.graph

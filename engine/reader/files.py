@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from engine.errors import ModelError
 
@@ -39,6 +39,21 @@ def read_model(path: Path) -> onnx.ModelProto:
     if not model.opset_import:
         raise _not_onnx(path, content, "it names no operator set (opset_import); truncated?")
     return model
+
+
+def expect_text(message: Message, where: str) -> None:
+    """Protobuf gives bytes where a name is no UTF-8; everything after relies on names as text."""
+    for field, value in message.ListFields():
+        if field.message_type is not None and field.message_type.name != "TensorProto":
+            for inner in value if field.is_repeated else (value,):
+                expect_text(inner, where)
+        elif field.type == field.TYPE_STRING:
+            broken = [v for v in (value if field.is_repeated else (value,)) if isinstance(v, bytes)]
+            if broken:
+                raise ModelError(
+                    f"{where}: expected UTF-8 text in {field.full_name}, got {broken[0]!r}; "
+                    "the file is damaged, export the model again"
+                )
 
 
 def _content(path: Path) -> bytes:

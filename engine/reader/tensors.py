@@ -146,7 +146,9 @@ def _external(
     raw = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
     if TensorProto.DataType.Name(tensor.data_type) in _BITS:
         packed = TensorProto(data_type=tensor.data_type, dims=dims, raw_data=raw.tobytes())
-        return numpy_helper.to_array(packed).reshape(dims)
+        unpacked: Array = numpy_helper.to_array(packed).reshape(dims)
+        unpacked.flags.writeable = False
+        return unpacked
     return raw.view(dtype).reshape(dims)
 
 
