@@ -21,6 +21,7 @@ from engine.program import Column, Fallback, Program
 from engine.reader import load
 from engine.reference import refuses
 from engine.rewrites import Event, rewrite
+from engine.rows import mixes_rows
 from engine.settings import Settings, from_switches
 from engine.sparsity import measure
 
@@ -56,11 +57,14 @@ def _check(c: Compilation) -> Compilation:
     dtypes |= {n: a.dtype for n, a in c.graph.initializers.items()}
     for item in c.lowered:
         if isinstance(item.work, Refusal):
-            reason = refuses(item.node, c.graph.opsets, dtypes)
-            if reason:
-                problems.append(reason)
+            mixed = mixes_rows(item.node, c.graph)
+            if mixed:
+                problems.append(f"{item.node.name} ({item.node.label}) mixes rows: {mixed}")
+            impossible = refuses(item.node, c.graph.opsets, dtypes)
+            if impossible:
+                problems.append(impossible)
     if problems:
-        raise UnsupportedError(f"{c.graph.name}: cannot run: " + "\n  ".join(problems))
+        raise UnsupportedError("\n  ".join([f"{c.graph.name}: cannot run:", *problems]))
     return c
 
 

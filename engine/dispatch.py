@@ -19,6 +19,8 @@ STEP_CYCLES = 5.3
 """A step of four non-zeros by 16 points: 8 multiply-adds from L1 take 4.8, from L2 more."""
 SLICE_CYCLES = 50.0
 """Besides its steps, a slice of a block: head, outputs in and out, a mispredicted exit."""
+EXTRA_CYCLES = 8.0
+"""A non-zero taken alone: outputs that fill no slice of four are all extras."""
 DENSE_CYCLES = 4.4
 """Four outputs of one input by 16 points: 8 multiply-adds, bound by the arithmetic."""
 
@@ -50,7 +52,9 @@ class Choice:
 def _sell4(kernel: Kernel, s: Sparsity, points: int) -> Candidate:
     width = block_inputs(s.inputs, s.density, points)
     slices = -(-s.outputs // 4) * -(-s.inputs // max(1, width))
-    cycles = s.nonzeros / 4 * STEP_CYCLES + slices * SLICE_CYCLES
+    extras = s.nonzeros * (s.outputs % 4) / max(1, s.outputs)
+    cycles = (s.nonzeros - extras) / 4 * STEP_CYCLES + extras * EXTRA_CYCLES
+    cycles += slices * SLICE_CYCLES
     return Candidate(kernel.name, cycles, f"{s.nonzeros} non-zeros in {slices} slices")
 
 

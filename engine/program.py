@@ -184,7 +184,8 @@ def _row_nbytes(value: Value | None) -> int:
 
 
 def _size(nbytes: int) -> str:
-    return f"{nbytes / 2**20:.2f} MiB of weights"
+    size = f"{nbytes / 2**20:.2f} MiB" if nbytes >= 2**20 else f"{nbytes / 1024:.1f} KiB"
+    return f"{size} of weights"
 
 
 def _offsets(arena: Arena) -> list[str]:

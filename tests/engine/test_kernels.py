@@ -1,0 +1,189 @@
+"""Every row of KERNELS against its slow twin: shapes, zeros, tails, NaN and infinity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_calls import call, panel
+
+from engine.kernels.table import BINARY_NAMES, IMPORTS, KERNELS, POINTS, Kernel, kernels_of
+from engine.ops.unary import UNARY
+from engine.packing import PACKINGS, round_up
+
+Array = np.ndarray[Any, Any]
+named = pytest.mark.parametrize
+RARE = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 3e38, -3e38, 1e-40], np.float32)
+
+
+def ids(kernel: Kernel) -> str:
+    return kernel.name
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Array, Array, Array, tuple[float, float], int]:
+    """W[M, K], bias[M], x[live, K], bounds, live: any zeros, empty rows, skewed rows."""
+    outputs = draw(st.integers(1, 70))
+    inputs = draw(st.sampled_from([1, 3, 8, 60, 383, 384, 385, 800, 1100]))
+    live = draw(st.integers(1, POINTS))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    density = draw(st.sampled_from([0.0, 0.02, 0.1, 0.5, 1.0]))
+    keep = rng.random((outputs, inputs)) < density * rng.random((outputs, 1)) * 2
+    weights = (rng.standard_normal((outputs, inputs)) * keep).astype(np.float32)
+    bias = rng.standard_normal(outputs).astype(np.float32)
+    x = rng.standard_normal((live, inputs)).astype(np.float32)
+    bounds = draw(st.sampled_from([(-np.inf, np.inf), (0.0, np.inf), (-0.5, 0.5)]))
+    return weights, bias, x, bounds, live
+
+
+def run_linear(
+    kernel: Kernel, weights: Array, bias: Array, x: Array, bounds: tuple[float, float], live: int
+) -> Array:
+    outputs, inputs = weights.shape
+    packed = PACKINGS[kernel.structure](weights, POINTS)
+    padded = np.zeros(round_up(outputs, 4), np.float32)
+    padded[:outputs] = bias
+    source, target = panel(inputs, x), panel(outputs)
+    words = (*packed.streams, *packed.numbers, padded, np.array(bounds, np.float32))
+    call(kernel.name, (source, target, *words), live=live)
+    return target[:outputs, :live].T
+
+
+@named("kernel", kernels_of("linear"), ids=ids)
+@settings(max_examples=60, deadline=None)
+@given(problem=problems())
+def test_linear_is_the_product(kernel: Kernel, problem: Any) -> None:
+    weights, bias, x, bounds, live = problem
+    expected = naive.linear(weights, bias, x.T, *bounds).T
+    got = run_linear(kernel, weights, bias, x, bounds, live)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@named("kernel", kernels_of("linear"), ids=ids)
+@settings(max_examples=30, deadline=None)
+@given(problem=problems(), place=st.integers(0, 2**16), rare=st.sampled_from(list(RARE[:3])))
+def test_nan_and_infinity_pass_through(
+    kernel: Kernel, problem: Any, place: int, rare: np.float32
+) -> None:
+    weights, bias, x, bounds, live = problem
+    x.reshape(-1)[place % x.size] = rare
+    twin = naive.linear if kernel.structure == "sell4" else naive.dense_linear
+    expected = twin(weights, bias, x.T, *bounds).T
+    got = run_linear(kernel, weights, bias, x, bounds, live)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@named("kernel", kernels_of("linear"), ids=ids)
+def test_a_point_does_not_depend_on_its_neighbours(kernel: Kernel) -> None:
+    """The same row gives the same bytes in any lane, in full and in half-empty columns."""
+    rng = np.random.default_rng(5)
+    weights = (rng.standard_normal((37, 500)) * (rng.random((37, 500)) < 0.1)).astype(np.float32)
+    bias, x = rng.standard_normal(37).astype(np.float32), rng.standard_normal((16, 500))
+    x = x.astype(np.float32)
+    bounds = (-np.inf, np.inf)
+    whole = run_linear(kernel, weights, bias, x, bounds, 16)
+    for live in (1, 5, 8, 9):
+        some = run_linear(kernel, weights, bias, x[3 : 3 + live], bounds, live)
+        assert some.tobytes() == whole[3 : 3 + live].tobytes()
+
+
+PARAMETERS = {"Clip": (-0.7, 1.3), "LeakyRelu": (0.1, 0.0), "HardSigmoid": (0.2, 0.5)}
+
+
+@named("kernel", kernels_of("unary"), ids=ids)
+def test_unary_is_its_numpy_meaning(kernel: Kernel) -> None:
+    name = str(kernel.arguments[1])
+    a, b = PARAMETERS.get(name, (1.0, 0.0))
+    rng = np.random.default_rng(1)
+    spread = rng.standard_normal(16 * 400) * np.repeat([1e-3, 0.3, 2.0, 30.0], 1600)
+    x = np.concatenate([spread, np.resize(RARE, 16)]).astype(np.float32).reshape(-1, 16)
+    if name in ("Log", "Sqrt"):
+        x[:300] = np.abs(x[:300])
+    source, target = panel(len(x)), panel(len(x))
+    source[: len(x)] = x
+    call(kernel.name, (source, target, len(x), np.array((a, b), np.float32)))
+    expected = UNARY[name].numpy(x.astype(np.float64), a, b)
+    if name in ("Exp", "Reciprocal", "Square"):  # what float64 still holds and float32 does not
+        with np.errstate(over="ignore"):
+            expected = expected.astype(np.float32)
+    np.testing.assert_array_equal(np.isnan(target[: len(x)]), np.isnan(expected))
+    np.testing.assert_allclose(target[: len(x)], expected, rtol=3e-6, atol=4e-7)
+
+
+@named("kernel", (*kernels_of("binary"), *kernels_of("constant")), ids=ids)
+@named("features", [1, 7, 64])
+def test_arithmetic(kernel: Kernel, features: int) -> None:
+    rng = np.random.default_rng(features)
+    x = rng.standard_normal((POINTS, features)).astype(np.float32)
+    y = rng.standard_normal((POINTS, features)).astype(np.float32)
+    x[0, 0], y[1, 0] = np.nan, np.inf
+    name = str(kernel.arguments[1])
+    assert name in BINARY_NAMES
+    meaning = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}[name]
+    out = panel(features)
+    if kernel.family == "binary":
+        call(kernel.name, (panel(features, x), panel(features, y), out, features))
+        expected = meaning(x, y)
+    else:
+        constant = rng.standard_normal(features).astype(np.float32)
+        call(kernel.name, (panel(features, x), out, features, constant, 4))
+        first = kernel.arguments[2]
+        expected = meaning(constant, x) if first else meaning(x, constant)
+    np.testing.assert_allclose(out[:features].T, expected, rtol=1e-6)
+
+
+@named("features", [1, 20])
+def test_one_constant_for_all_features(features: int) -> None:
+    x = np.arange(POINTS * features, dtype=np.float32).reshape(POINTS, features)
+    out = panel(features)
+    half = np.array([0.5], np.float32)
+    call(f"mul_constant_f32_x{POINTS}", (panel(features, x), out, features, half, 0))
+    np.testing.assert_array_equal(out[:features].T, x * np.float32(0.5))
+
+
+@named("kernel", kernels_of("softmax"), ids=ids)
+@named("dims", [(1, 10, 1), (3, 4, 5), (1, 1, 6), (7, 2, 1)])
+def test_softmax_over_the_middle(kernel: Kernel, dims: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(3)
+    x = (rng.standard_normal((POINTS, *dims)) * 20).astype(np.float32)
+    x[2, 0, 0, 0], x[3, 0, 0, 0], x[4, 0, 0, 0] = np.nan, -np.inf, np.inf
+    features = int(np.prod(dims))
+    out = panel(features)
+    call(kernel.name, (panel(features, x.reshape(POINTS, -1)), out, *dims))
+    expected = naive.softmax(x, axis=2).reshape(POINTS, -1)
+    if kernel.name.startswith("log"):
+        with np.errstate(divide="ignore"):
+            expected = np.log(expected)
+    got = out[:features].T
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+    if kernel.name.startswith("log"):  # the log of what underflowed in the twin says nothing
+        sure = expected > -80
+        np.testing.assert_allclose(got[sure], expected[sure], rtol=1e-5, atol=1e-5)
+    else:
+        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-7)
+
+
+@named("element", list(IMPORTS))
+@named(("features", "live"), [(1, 16), (8, 16), (21, 16), (21, 5), (64, 1), (3, 8)])
+def test_import_and_export_transpose(element: str, features: int, live: int) -> None:
+    rng = np.random.default_rng(features)
+    rows = live + 32
+    x = (rng.random((rows, features)) * 3 * (1 if element == "bool" else 60)).astype(element)
+    held, back = panel(features), np.full((rows, features), -1, np.float32)
+    call(f"import_{element}_x{POINTS}", (held, 0, features), row=32, live=live, borders=[x])
+    expected = x[32:].astype(np.float32)
+    np.testing.assert_array_equal(held[:features, :live].T, expected)
+    assert not held[:features, live:].any(), "lanes without a row must be zero"
+    call(f"export_f32_x{POINTS}", (held, 0, features), row=32, live=live, borders=[back])
+    np.testing.assert_array_equal(back[32:], expected)
+    assert (back[:32] == -1).all(), "rows of other columns were written"
+
+
+def test_every_row_has_a_test_above() -> None:
+    tested = {"linear", "unary", "binary", "constant", "softmax", "import", "export"}
+    assert {k.family for k in KERNELS.values()} == tested

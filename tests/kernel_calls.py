@@ -1,0 +1,47 @@
+"""Calls one compiled kernel on numpy arrays, as the session would on an arena."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.kernels.building import address, compiled
+from engine.kernels.table import POINTS
+
+Array = np.ndarray[Any, Any]
+
+
+def aligned(shape: tuple[int, ...]) -> Array:
+    """float32 array on a cache line, full of a value that no test expects."""
+    count = int(np.prod(shape))
+    raw = np.zeros(count * 4 + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    array = raw[start : start + count * 4].view(np.float32).reshape(shape)
+    array[...] = -12345.0
+    return array
+
+
+def panel(features: int, x: Array | None = None) -> Array:
+    """panel[features + 3, POINTS], with x[rows, features] transposed into it."""
+    made = aligned((features + 3, POINTS))
+    if x is not None:
+        made[:features, : len(x)] = x.T
+    return made
+
+
+def call(
+    name: str,
+    operands: Sequence[Array | int],
+    *,
+    live: int = POINTS,
+    row: int = 0,
+    borders: Sequence[Array] = (),
+) -> None:
+    """Runs the kernel once; arrays become addresses (the arena starts at address 0)."""
+    words = [address(name)]
+    words += [o if isinstance(o, int) else int(o.ctypes.data) for o in operands]
+    step = np.array(words, np.int64)
+    table = np.array([b.ctypes.data for b in borders] or [0], np.int64)
+    compiled(name).ctypes(step.ctypes.data, 0, row, live, table.ctypes.data)

@@ -1,0 +1,68 @@
+"""Slow, obvious twins of what the engine does cleverly. Nothing here is shared with the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+def linear(weights: Array, bias: Array, x: Array, low: float, high: float) -> Array:
+    """y[M, T] = clamp(W[M, K] @ x[K, T] + bias), touching non-zero weights only, in float64."""
+    outputs, points = len(weights), x.shape[1]
+    y = np.zeros((outputs, points))
+    with np.errstate(all="ignore"):
+        for m in range(outputs):
+            y[m] = bias[m]
+            for k in np.flatnonzero(weights[m] != 0):
+                y[m] += float(weights[m, k]) * x[k].astype(np.float64)
+    return clamp(y, low, high)
+
+
+def dense_linear(weights: Array, bias: Array, x: Array, low: float, high: float) -> Array:
+    """The same with every weight multiplied: zero times infinity is NaN."""
+    with np.errstate(all="ignore"):
+        wide = weights.astype(np.float64)[:, :, None] * x.astype(np.float64)[None]
+        return clamp(wide.sum(axis=1) + bias[:, None], low, high)
+
+
+def clamp(y: Array, low: float, high: float) -> Array:
+    """Bounds that let NaN through."""
+    y = np.where(y < low, low, y)
+    return np.where(y > high, high, y)
+
+
+def softmax(x: Array, axis: int) -> Array:
+    """exp(x) / sum(exp(x)) in float64, shifted so that nothing overflows."""
+    with np.errstate(all="ignore"):
+        e = np.exp(x.astype(np.float64) - x.max(axis=axis, keepdims=True))
+        return np.asarray(e / e.sum(axis=axis, keepdims=True))
+
+
+def unpack_sell4(
+    streams: tuple[Array, ...], numbers: tuple[int, ...], outputs: int, inputs: int, points: int
+) -> Array:
+    """W[M, K] back from SELL4 streams, entry by entry."""
+    head, offsets, values, extras = streams
+    blocks, slices, block_nbytes = numbers
+    size = 4 * points
+    weights = np.zeros((outputs, inputs), np.float32)
+    step = extra = 0
+    for block in range(blocks):
+        start = block * block_nbytes // size
+        for s in range(slices):
+            entry = head[(block * slices + s) * 8 :][:8]
+            for _ in range(entry[4]):
+                for lane in range(4):
+                    k = start + int(offsets[4 * step + lane]) // size
+                    weights[entry[lane] // size, k] += values[4 * step + lane]
+                step += 1
+            for _ in range(entry[5]):
+                row, column, bits = extras[4 * extra : 4 * extra + 3]
+                weights[row // size, start + column // size] += np.int32(bits).view(np.float32)
+                extra += 1
+    assert 4 * step == len(offsets) == len(values)
+    assert 4 * extra == len(extras)
+    return weights
