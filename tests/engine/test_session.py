@@ -32,7 +32,6 @@ ACTIVATIONS: dict[str, dict[str, Any]] = {
     "HardSigmoid": {},
     "HardSwish": {},
     "Softplus": {},
-    "Exp": {},
     "Abs": {},
     "Neg": {},
     "Softmax": {},
