@@ -203,7 +203,7 @@ class _ColumnBuilder:
         x = self.root[work.x]
         self._own(work.y, outputs * work.repeats)
         clamp, after = _clamp(work.activations)
-        words = _linear_words(kernel, work, clamp)
+        words = linear_words(kernel, work, clamp)
         detail = f"{np.count_nonzero(work.weights)} of {outputs}x{inputs}"
         if clamp != _NO_CLAMP:
             detail += f", clamp {clamp[0]:g}..{clamp[1]:g}"
@@ -258,7 +258,7 @@ def _clamp(
     return (low, high), rest
 
 
-def _linear_words(
+def linear_words(
     kernel: str, work: Linear, clamp: tuple[float, float]
 ) -> tuple[np.ndarray | int, ...]:
     """Packed weights, then numbers, bias and clamp: words 3 and on of a linear kernel."""
