@@ -24,13 +24,14 @@ def pin_all_threads(cpus: Iterable[int], pid: int | str = "self") -> int:
     """Keep every thread of a process on `cpus`; how many there were.
 
     Threads may appear meanwhile with the old mask of the thread that started them, so this goes
-    round until a pass finds nothing to do; from then on all new threads inherit `cpus`.
+    round until nothing is left to do; from then on all new threads inherit `cpus`.
     """
-    wanted = frozenset(cpus)
+    wanted, clean_passes = frozenset(cpus), 0
     for _ in range(MAX_PASSES):
         before = thread_cpus(pid)
         astray = [tid for tid, mask in before.items() if mask != wanted]
-        if not astray:
+        clean_passes = 0 if astray else clean_passes + 1
+        if clean_passes == 2:  # the kernel's list can skip a thread when the one before it ends
             return len(before)
         for tid in astray:
             _pin(tid, wanted)

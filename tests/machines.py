@@ -60,6 +60,7 @@ MACHINES = (
         smt=tuple(f"{c},{c + 8}" for c in range(8)),
         offline="3,8-10",
     ),
+    Machine("uneven nodes", nodes=("0-1", "2-7")),
     Machine(
         "cpuset forbids half",
         nodes=("0-3", "4-7"),

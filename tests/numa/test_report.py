@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from numa import launch
-from numa.memory import policy
+from numa.memory import pages, policy
 from numa.placement import Place, places
-from numa.report import PlacementReport
+from numa.report import PlacementReport, report
 from numa.topology import Topology
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +118,14 @@ def test_memory_on_another_node_is_seen() -> None:
     assert facts["share_local"] < 0.1
     assert not facts["as_planned"]
     assert f"memory not bound: policy is bind {there};" in line
+
+
+@pytest.mark.skipif(not pages(), reason="this kernel shows no numa_maps")
+def test_a_node_that_holds_nothing_has_no_share() -> None:
+    found = report(Place(0, 99, tuple(os.sched_getaffinity(0))))
+    assert found.share_local == 0
+    assert found.pages == pytest.approx(pages(files=False), rel=0.1)
+    assert not found.as_planned
 
 
 def test_without_the_launcher_the_report_says_so() -> None:

@@ -23,6 +23,7 @@ CORES = {
     "memory-only node": ["0 1", "2 3", ""],
     "node without memory": ["0 1", "2 3", "4 5"],
     "offline CPUs": ["0 1 2 11", "4,12 5,13 6,14 7,15"],
+    "uneven nodes": ["0 1", "2 3 4 5 6 7"],
     "cpuset forbids half": ["0 1", "4 5"],
     "cpuset forbids a node": ["", "4 5 6 7"],
     "cpuset forbids a node's memory": ["0 1 2 3", "4 5 6 7"],
