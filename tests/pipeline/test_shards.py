@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.dataset import Dataset
+from pipeline.footers import DataFile, RowGroup
+from pipeline.shards import MIN_SHARDS, TARGET_NBYTES, plan_shards
+
+row_groups = st.lists(
+    st.builds(lambda rows, width: RowGroup(rows, (rows * width,)),
+              st.integers(0, 10**6), st.integers(1, 4096)),
+    max_size=20,
+)  # fmt: skip
+
+
+def dataset(files: list[list[RowGroup]]) -> Dataset:
+    made = tuple(
+        DataFile(f"/in/{i:03d}.parquet", "parquet", 100 + i, 5, tuple(groups))
+        for i, groups in enumerate(files)
+    )
+    return Dataset(made, pa.schema({"x": pa.int64()}), ())
+
+
+@given(st.lists(row_groups, min_size=1, max_size=8))
+def test_every_row_group_is_in_exactly_one_shard_in_order(files: list[list[RowGroup]]) -> None:
+    shards = plan_shards(dataset(files))
+    assert [s.index for s in shards] == list(range(len(shards)))
+    for i, groups in enumerate(files):
+        own = [s for s in shards if s.path == f"/in/{i:03d}.parquet"]
+        assert [g for s in own for g in s.row_groups] == list(range(len(groups)))
+        assert own, "a file without rows has a shard too"
+        row = 0
+        for shard in own:
+            assert shard.first_row == row
+            assert shard.rows == sum(groups[g].rows for g in shard.row_groups)
+            assert shard.nbytes == sum(groups[g].nbytes for g in shard.row_groups)
+            row += shard.rows
+
+
+@given(st.lists(row_groups, min_size=1, max_size=8))
+def test_only_a_single_row_group_goes_far_over_the_target(files: list[list[RowGroup]]) -> None:
+    total = sum(g.nbytes for groups in files for g in groups)
+    target = max(1, min(TARGET_NBYTES, total // MIN_SHARDS))
+    for shard in plan_shards(dataset(files)):
+        assert len(shard.row_groups) <= 1 or shard.nbytes <= 2 * target
+
+
+def test_small_datasets_are_cut_into_about_64_shards() -> None:
+    groups = [RowGroup(1000, (4_000_000,)) for _ in range(500)]
+    shards = plan_shards(dataset([groups[:250], groups[250:]]))
+    assert MIN_SHARDS <= len(shards) <= 1.3 * MIN_SHARDS
+
+
+def test_large_datasets_are_cut_into_shards_of_about_64_mb() -> None:
+    groups = [RowGroup(1000, (8 << 20,)) for _ in range(2000)]
+    shards = plan_shards(dataset([groups]))
+    assert {s.nbytes for s in shards} == {TARGET_NBYTES}
+
+
+def test_a_file_without_row_groups_yields_an_empty_shard() -> None:
+    (shard,) = plan_shards(dataset([[]]))
+    assert (shard.row_groups, shard.rows, shard.first_row) == ((), 0, 0)
+    assert str(shard) == "shard 0: /in/000.parquet rows 0:0"
