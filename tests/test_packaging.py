@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from test_staircase import HOMES
+from test_staircase import HOMES, STAIRCASE
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -71,3 +71,21 @@ def test_the_readme_names_every_option_of_run() -> None:
     options = set(re.findall(r"--[a-z][a-z-]+", done.stdout)) - {"--help"}
     missing = sorted(o for o in options if o not in readme)
     assert len(options) > 10 and not missing, f"README.md does not name {missing}"
+
+
+@pytest.mark.parametrize("room", STAIRCASE)
+def test_the_architecture_names_every_module_and_none_that_is_gone(room: str) -> None:
+    """Names at the top of a room; what a package below holds is that package's own to say."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    drawing = re.search(rf"^{room}/ .*?(?=^\S)", text, flags=re.MULTILINE | re.DOTALL)
+    assert drawing
+    lines = drawing.group().splitlines()
+    named = {n for line in lines for n in re.findall(r"[a-z_]+(?:\.py\b|/(?=\s))", line)}
+    here = {
+        entry.name + ("/" if entry.is_dir() else "")
+        for entry in (ROOT / room).iterdir()
+        if entry.suffix == ".py" or (entry / "__init__.py").exists()
+    }
+    within = {path.name for path in (ROOT / room).rglob("*.py")}
+    assert not here - named - {"__init__.py", "errors.py"}, "name these in ARCHITECTURE.md"
+    assert not named - here - within - {f"{room}/"}, "these are gone"
