@@ -1,12 +1,13 @@
 """Session: a program made ready on some processors, and run on batch after batch.
 
 It owns one pinned thread for each processor, an arena for each thread, and aligned copies of the
-weights, first touched by a thread of its own NUMA node. A batch is one call into machine code for
+weights, written by its own first thread. A batch is one call into machine code for
 each thread and segment.
 """
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,6 @@ from numa.affinity import pin_thread
 
 Array = np.ndarray[Any, Any]
 LINE = 64
-HUGE = 2 << 20
 STEP_WORDS = 16
 """int64 of a step: the kernel's address and its operands."""
 
@@ -110,11 +110,7 @@ class _ReadyColumn:
         self._words = np.zeros((len(segment.steps), STEP_WORDS), np.int64)
         self._arenas: list[Array] = [aligned(0)] * len(workers)
         self._run = run_columns()
-        for index, step in enumerate(segment.steps):
-            words = [address(step.kernel), *(self._word(o) for o in step.operands)]
-            self._words[index, : len(words)] = words
-        if depth_first:
-            workers.run(self._touch)
+        workers.run(self._prepare)
 
     def _word(self, operand: Panel | Array | int) -> int:
         if isinstance(operand, Panel):
@@ -125,10 +121,16 @@ class _ReadyColumn:
             return int(self._copies[id(operand)].ctypes.data)
         return operand
 
-    def _touch(self, index: int) -> None:
-        """A thread's own arena, written first by that thread, so that it lies on its node."""
-        self._arenas[index] = aligned(max(LINE, self.segment.arena.nbytes))
-        self._arenas[index][:] = 0
+    def _prepare(self, index: int) -> None:
+        """The first thread copies the weights, each makes its arena: whoever writes a page first
+        decides on which NUMA node it lies."""
+        if index == 0:
+            for number, step in enumerate(self.segment.steps):
+                words = [address(step.kernel), *(self._word(o) for o in step.operands)]
+                self._words[number, : len(words)] = words
+        if self.depth_first:
+            self._arenas[index] = aligned(max(LINE, self.segment.arena.nbytes))
+            self._arenas[index][:] = 0
 
     def __call__(self, known: dict[str, Array], rows: int) -> None:
         """Adds the segment's exports to `known`."""
@@ -215,8 +217,6 @@ class Session:
     """
 
     def __init__(self, program: Program, cpus: Sequence[int] | None = None) -> None:
-        import os
-
         self.program = program
         self.cpus = tuple(sorted(os.sched_getaffinity(0)) if cpus is None else cpus)
         if not self.cpus:
