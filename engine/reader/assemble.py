@@ -23,6 +23,9 @@ from engine.reference import proto_of
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+_WITH_SUBGRAPHS = ("If", "Loop", "Scan", "SequenceMap")
+
+
 def load(path: str | Path) -> Graph:
     """Read a model file; its external data is mapped, and must lie below the file's folder."""
     path = Path(path)
@@ -153,8 +156,16 @@ def _check(
                 f"{where}: {node.name} ({node.label}): expected the model to import its operator "
                 f"set, got only {sorted(opsets)}; export the model again"
             )
-        if not onnx.defs.has(node.op, opsets[node.domain], node.domain) or node.captures:
-            continue  # unknown operators are the reference's to refuse, with what is possible
+        if not node.writes:
+            raise ModelError(
+                f"{where}: {node.name} ({node.label}): expected at least one output, got none; "
+                "export the model again"
+            )
+        # the checker does not know what a subgraph may take from outside, and unknown operators
+        # are the reference's to refuse, with what is possible
+        unknown = not onnx.defs.has(node.op, opsets[node.domain], node.domain)
+        if unknown or (node.captures and node.op in _WITH_SUBGRAPHS):
+            continue
         try:
             onnx.checker.check_node(protos[node.name], context)
         except onnx.checker.ValidationError as error:

@@ -43,12 +43,18 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 def expect_text(message: Message, where: str) -> None:
     """Protobuf gives bytes where a name is no UTF-8; everything after relies on names as text."""
-    for field, value in message.ListFields():
-        if field.message_type is not None and field.message_type.name != "TensorProto":
-            for inner in value if field.is_repeated else (value,):
+    if isinstance(message, onnx.TensorProto):  # not its data, which may be large
+        found = [(message.DESCRIPTOR.fields_by_name["name"], message.name)]
+        found.append((message.DESCRIPTOR.fields_by_name["external_data"], message.external_data))
+    else:
+        found = message.ListFields()
+    for field, value in found:
+        several = value if field.is_repeated else (value,)
+        if field.message_type is not None:
+            for inner in several:
                 expect_text(inner, where)
         elif field.type == field.TYPE_STRING:
-            broken = [v for v in (value if field.is_repeated else (value,)) if isinstance(v, bytes)]
+            broken = [v for v in several if isinstance(v, bytes)]
             if broken:
                 raise ModelError(
                     f"{where}: expected UTF-8 text in {field.full_name}, got {broken[0]!r}; "

@@ -199,6 +199,7 @@ def test_nodes_are_sorted_and_named() -> None:
         ([node("Neg", "x", "other")], "output 'y': expected an input, a constant or a node"),
         ([node("Concat", "x x", "y")], r"Concat_0 \(Concat\): expected a node that fits opset 17"),
         ([node("Relu", "x x x", "y")], r"Relu_0 \(Relu\): expected a node that fits"),
+        ([node("Relu", "x", ""), node("Neg", "x", "y")], r"Relu_0 \(Relu\): expected"),
         ([node("Constant", "", "c"), node("Add", "x c", "y")], "Constant_0 .*one value"),
     ],
 )
