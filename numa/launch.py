@@ -10,8 +10,8 @@ The command finds in its environment what became of it:
     COLONNADE_NUMA_CPUS, COLONNADE_NUMA_NODE    its place
     COLONNADE_NUMA_BIND                         "" if memory is bound, else why not
 
-Costs an interpreter's start (scripts and tests import nothing heavy here: no dataclasses, no
-pathlib). Ends with status 2 for a wrong call, 1 for CPUs that cannot be had, 127 or 126 for a
+Costs one more start of the interpreter, so nothing slow is imported here: no dataclasses, no
+pathlib, no typing (a test keeps it so). Ends with status 2 for a wrong call, 1 for CPUs that cannot be had, 127 or 126 for a
 command that is not found or cannot be run, as a shell does.
 """
 
@@ -26,7 +26,7 @@ from numa.errors import NumaError
 from numa.memory import bind
 from numa.notation import cpulist, parse_cpulist
 
-TYPE_CHECKING = False  # typing itself takes 5 ms to import
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would cost a start
 if TYPE_CHECKING:
     from numa.placement import Place
 

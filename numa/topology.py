@@ -31,8 +31,8 @@ CACHE_KINDS = ("Data", "Instruction", "Unified")
 """The kernel's words."""
 
 DEFAULT_CACHE_NBYTES = {1: 32 << 10, 2: 512 << 10, 3: 1 << 20}
-"""A core's share by level where /sys says nothing: the least that server processors have had
-since 2017, so that a working set planned for it fits."""
+"""A core's share by level where /sys says nothing: on the low side for server processors, since
+a working set that is planned too small costs less than one that does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
