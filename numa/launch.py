@@ -11,8 +11,8 @@ The command finds in its environment what became of it:
     COLONNADE_NUMA_BIND                         "" if memory is bound, else why not
 
 Costs one more start of the interpreter, so nothing slow is imported here: no dataclasses, no
-pathlib, no typing (a test keeps it so). Ends with status 2 for a wrong call, 1 for CPUs that cannot be had, 127 or 126 for a
-command that is not found or cannot be run, as a shell does.
+pathlib, no typing (a test keeps it so). Ends with status 2 for a wrong call, 1 for CPUs that
+cannot be had, 127 or 126 for a command that is not found or cannot be run, as a shell does.
 """
 
 from __future__ import annotations
