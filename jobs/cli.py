@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from engine.errors import EngineError
-from jobs.errors import INFRASTRUCTURE, USER, JobError
+from jobs.errors import INFRASTRUCTURE, USER, Interrupted, JobError
 from jobs.spec import NUMBERS, OPTIONS, JobSpec, resolve
 from numa.errors import NumaError
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
+    from jobs.executors import Executor, Seat
+    from jobs.interrupts import Interrupts
     from jobs.tally import Summary
     from pipeline.plan import Plan
 
@@ -97,22 +99,40 @@ def run(config: Path | None, **given: Any) -> None:
 
 
 def _run(spec: JobSpec) -> int:
-    from jobs.driver import Driver
-    from jobs.errors import Interrupted
+    from contextlib import closing
+
+    from jobs import executors
     from jobs.interrupts import Interrupts
+
+    with Interrupts() as interrupts, closing(executors.make(spec)) as executor:
+        try:
+            seats = executor.seats(spec.engines, spec.threads, warm=_will_score(spec))
+            interrupts.arm()  # Ray takes SIGTERM for itself
+            return _drive(spec, executor, seats, interrupts)
+        except Interrupted as error:
+            _advise(spec)
+            return error.exit_code
+
+
+def _will_score(spec: JobSpec) -> bool:
+    """Whether it is worth starting scorers before anything has been checked."""
+    done = Path(spec.output, "_SUCCESS").exists() and not spec.restart
+    return not spec.dry_run and not done and Path(spec.model).is_file()
+
+
+def _drive(
+    spec: JobSpec, executor: Executor, seats: tuple[Seat, ...], interrupts: Interrupts
+) -> int:
+    # Heavy: half a second of imports, while the scorers have theirs on other cores.
+    from jobs.driver import Driver
     from jobs.progress import make
 
     progress = make(spec.progress)
-    with Interrupts() as interrupts:
-        driver = Driver(spec, progress.show, interrupts, started=_STARTED)
-        try:
-            summary = driver.run(lambda plan: _show_plan(plan, spec))
-        except Interrupted as error:
-            progress.close()
-            _advise(spec)
-            return error.exit_code
-        finally:
-            progress.close()
+    driver = Driver(spec, executor, progress.show, interrupts, started=_STARTED)
+    try:
+        summary = driver.run(seats, lambda plan: _show_plan(plan, spec))
+    finally:
+        progress.close()
     if summary is None:
         return 0
     _show_summary(summary, spec)

@@ -1,7 +1,7 @@
 """The driver: one job from its spec to _SUCCESS, the same for every executor.
 
-In order: find the places and start empty scorers on them; meanwhile read the footers, compile
-the model, bind fields to inputs, price the plan; then open the output folder (or resume what is
+In order: read the footers, compile the model, bind fields to inputs, price the plan, while
+empty scorers start on the executor's seats; then open the output folder (or resume what is
 there), give the scorers their spec, lend shards until nothing is left, and finish. What runs on
 a scorer is pipeline.scorer; how it gets there is the executor's; who commits is decided here.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +17,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import engine
-import jobs.executors
 from jobs.errors import DONE, InfrastructureError
 from jobs.leases import LeaseTable
 from jobs.lending import Ending, Lending, Limits
@@ -58,6 +56,7 @@ class Driver:
     def __init__(
         self,
         spec: JobSpec,
+        executor: Executor,
         tell: Callable[[Event, Tally], None],
         interrupts: Interrupts,
         *,
@@ -65,36 +64,23 @@ class Driver:
     ) -> None:
         self.spec = spec
         self.tally = Tally()
+        self._executor = executor
         self._tell_outside = tell
         self._interrupts = interrupts
         self._started = monotonic() if started is None else started
         self._output = Path(spec.output)
 
-    def run(self, show_plan: Callable[[Plan], None]) -> Summary | None:
-        """The whole job; None after a dry run. Raises before the start, never after a commit
-        without the folder's lock being given up and every scorer ended.
-        """
-        with ExitStack() as stack:
-            executor = jobs.executors.make(self.spec)
-            stack.callback(executor.close)
-            seats = executor.seats(self.spec.engines, self.spec.threads)
-            self._interrupts.arm()
-            if self._will_score():
-                executor.prepare()
-            prepared = self._prepare(seats)
-            show_plan(prepared.plan)
-            self._check_memory(prepared.plan, seats)
-            if self.spec.dry_run:
-                return None
-            try:
-                return self._score(prepared, executor, stack)
-            except (OSError, OutputError) as error:
-                raise _disk_trouble(error, self._output) from error
-
-    def _will_score(self) -> bool:
-        """Whether it is worth starting scorers before anything has been checked."""
-        done = (self._output / "_SUCCESS").exists() and not self.spec.restart
-        return not self.spec.dry_run and not done and Path(self.spec.model).is_file()
+    def run(self, seats: tuple[Seat, ...], show_plan: Callable[[Plan], None]) -> Summary | None:
+        """The whole job on the executor's seats; None after a dry run."""
+        prepared = self._prepare(seats)
+        show_plan(prepared.plan)
+        self._check_memory(prepared.plan, seats)
+        if self.spec.dry_run:
+            return None
+        try:
+            return self._score(prepared)
+        except (OSError, OutputError) as error:
+            raise _disk_trouble(error, self._output) from error
 
     def _prepare(self, seats: tuple[Seat, ...]) -> Prepared:
         spec = self.spec
@@ -140,47 +126,46 @@ class Driver:
             )  # fmt: skip
             bound.check(here[0].memory_limit_nbytes, machine)
 
-    def _score(self, prepared: Prepared, executor: Executor, stack: ExitStack) -> Summary:
-        spec, plan = self.spec, prepared.plan
-        folder = stack.enter_context(
-            RunFolder.open(self._output, prepared.run, plan.shards, restart=spec.restart)
-        )
-        earlier = folder.committed.values()
-        rejects = sum(entry.rejects for entry in earlier)
-        self._tell(
-            JobStarted(
-                output=spec.output,
-                shards=len(plan.shards),
-                rows=plan.dataset.rows,
-                engines=len(plan.places),
-                committed_shards=len(earlier),
-                committed_rows=sum(entry.rows_in for entry in earlier),
+    def _score(self, prepared: Prepared) -> Summary:
+        spec, shards = self.spec, prepared.plan.shards
+        with RunFolder.open(self._output, prepared.run, shards, restart=spec.restart) as folder:
+            earlier = folder.committed.values()
+            self._tell(
+                JobStarted(
+                    output=spec.output,
+                    shards=len(shards),
+                    rows=prepared.plan.dataset.rows,
+                    engines=len(prepared.specs),
+                    committed_shards=len(earlier),
+                    committed_rows=sum(entry.rows_in for entry in earlier),
+                )
             )
-        )
-        if folder.complete:
-            return self._end(folder, Ending(DONE, "nothing to do: the job was done before"))
-        table = LeaseTable(s for s in plan.shards if s.index not in folder.committed)
-        ending = Ending(DONE, "")
-        if not table.finished:
-            executor.start(prepared.specs)
-            ending = self._lend(executor, len(plan.places), table, folder, rejects)
-        if ending.exit_code == DONE:
-            folder.finish()
-        else:
-            executor.close()  # while the folder is still ours: nobody writes after the lock is gone
-        return self._end(folder, ending)
+            if folder.complete:
+                return self._end(folder, Ending(DONE, "nothing to do: the job was done before"))
+            ending = self._lend(prepared, folder)
+            if ending.exit_code == DONE:
+                folder.finish()
+            else:  # while the folder is still ours: nobody writes after the lock is gone
+                self._executor.close()
+            return self._end(folder, ending)
 
-    def _lend(
-        self, executor: Executor, scorers: int, table: LeaseTable, folder: RunFolder, rejects: int
-    ) -> Ending:
+    def _lend(self, prepared: Prepared, folder: RunFolder) -> Ending:
+        """The loop, over the shards that are not committed yet."""
         spec = self.spec
+        left = [s for s in prepared.plan.shards if s.index not in folder.committed]
+        if not left:  # killed between the last commit and _SUCCESS
+            return Ending(DONE, "")
+        self._executor.start(prepared.specs)
         limits = Limits(
             stall_seconds=spec.stall_seconds,
             max_restarts=spec.max_restarts,
             max_errors=spec.max_errors,
             stop_on_bad_input=spec.on_error == "fail",
         )
-        lending = Lending(executor, scorers, table, folder, limits, self._tell, rejects=rejects)
+        lending = Lending(
+            self._executor, len(prepared.specs), LeaseTable(left), folder, limits, self._tell,
+            rejects=sum(entry.rejects for entry in folder.committed.values()),
+        )  # fmt: skip
 
         def notice(number: int) -> None:
             lending.signal = number

@@ -180,22 +180,21 @@ def describe(event: Event) -> str:
 
 def print_summary(summary: Summary) -> None:
     """The table at the end of a job, on stdout; plain text where that is not a terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(soft_wrap=not sys.stdout.isatty())
-    if not console.is_terminal:
+    if not sys.stdout.isatty():
         width = max(len(label) for label, _ in summary.figures)
         for label, value in summary.figures:
             print(f"{label:<{width}}  {value}")
         return
+    from rich.console import Console  # rich: only where it is seen
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for label, value in summary.figures:
         table.add_row(label, Text(value))
-    console.print(table)
+    Console().print(table)
 
 
 def _shards(tally: Tally) -> str:

@@ -64,11 +64,8 @@ class ScriptedExecutor:
     def clock(self) -> float:
         return self.now
 
-    def seats(self, engines: int | None, threads: int | None) -> tuple[()]:
+    def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[()]:
         return ()
-
-    def prepare(self) -> None:
-        pass
 
     def start(self, specs: Sequence[object]) -> None:
         pass

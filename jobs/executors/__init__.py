@@ -37,12 +37,12 @@ class Executor(Protocol):
     are the driver's.
     """
 
-    def seats(self, engines: int | None, threads: int | None) -> tuple[Seat, ...]:
-        """Find the machines and the places on them; starts no scorer yet."""
-        ...
+    def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
+        """Find the machines and the places on them.
 
-    def prepare(self) -> None:
-        """Begin to start a scorer on each seat, without its spec: imports overlap the planning."""
+        `warm`: also begin to start a scorer on each, without its spec, so that its imports
+        overlap the planning.
+        """
         ...
 
     def start(self, specs: Sequence[ScorerSpec]) -> None:

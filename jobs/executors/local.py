@@ -22,8 +22,6 @@ from jobs.executors.serving import encode
 from numa import launch
 from numa.placement import Place, places
 from numa.topology import Topology
-from pipeline.events import ScorerDied, from_json
-from pipeline.plan import memory_limit
 
 if TYPE_CHECKING:
     from jobs.spec import JobSpec
@@ -46,25 +44,24 @@ class LocalExecutor:
     def __init__(self, spec: JobSpec) -> None:
         self._selector = selectors.DefaultSelector()
         self._processes: dict[int, _Process] = {}
-        self._seats: dict[int, Seat] = {}
+        self._places: dict[int, Place] = {}
         self._specs: dict[int, ScorerSpec] = {}
 
-    def seats(self, engines: int | None, threads: int | None) -> tuple[Seat, ...]:
+    def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
         topology = Topology.discover()
-        limit = memory_limit(topology)
-        machine = socket.gethostname()
-        chosen = places(topology, engines=engines, threads=threads)
-        seats = tuple(Seat(i, machine, place, limit) for i, place in enumerate(chosen))
-        self._seats = {seat.scorer: seat for seat in seats}
-        return seats
+        for number, place in enumerate(places(topology, engines=engines, threads=threads)):
+            self._places[number] = place
+            if warm:
+                self._spawn(number)
+        # Heavy (pyarrow): by now the scorers are starting on other cores.
+        from pipeline.plan import memory_limit
 
-    def prepare(self) -> None:
-        for number in self._seats:
-            self._spawn(number)
+        machine, limit = socket.gethostname(), memory_limit(topology)
+        return tuple(Seat(n, machine, place, limit) for n, place in self._places.items())
 
     def start(self, specs: Sequence[ScorerSpec]) -> None:
-        self._specs = dict(zip(self._seats, specs, strict=True))
-        for number in self._seats:
+        self._specs = dict(zip(self._places, specs, strict=True))
+        for number in self._places:
             if number not in self._processes:
                 self._spawn(number)
             self._processes[number].send(self._specs[number])
@@ -101,13 +98,15 @@ class LocalExecutor:
             self.kill(number)
 
     def _spawn(self, number: int) -> None:
-        process = _Process(self._seats[number].place)
+        process = _Process(self._places[number])
         self._processes[number] = process
         for pipe in (process.replies, process.errors):
             self._selector.register(pipe, selectors.EVENT_READ, (number, pipe))
 
     def _read(self, number: int, pipe: IO[bytes]) -> list[Event]:
         """What one readable pipe gives: events, or the death of its scorer."""
+        from pipeline.events import ScorerDied, from_json  # heavy: not before scorers start
+
         process = self._processes.get(number)
         if process is None:  # ended by an earlier key of the same select
             return []
@@ -119,7 +118,7 @@ class LocalExecutor:
                 self._selector.unregister(pipe)
             return []
         if piece:
-            return process.receive(piece)
+            return [from_json(line) for line in process.receive(piece)]
         del self._processes[number]
         return [ScorerDied(number, process.end(self._selector, _GRACE_SECONDS))]
 
@@ -156,10 +155,10 @@ class _Process:
         except OSError:
             pass
 
-    def receive(self, piece: bytes) -> list[Event]:
-        """Events completed by a piece of the stream; the rest is kept for the next piece."""
+    def receive(self, piece: bytes) -> list[str]:
+        """Lines completed by a piece of the stream; the rest is kept for the next piece."""
         *lines, self._partial = (self._partial + piece).split(b"\n")
-        return [from_json(line.decode()) for line in lines]
+        return [line.decode() for line in lines]
 
     def hear(self, piece: bytes) -> None:
         *lines, self._line = (self._line + piece).split(b"\n")

@@ -90,7 +90,7 @@ class RayExecutor:
         self._specs: dict[int, ScorerSpec] = {}
         self._actors: dict[int, _Actor] = {}
 
-    def seats(self, engines: int | None, threads: int | None) -> tuple[Seat, ...]:
+    def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
         self._connect()
         seats: list[Seat] = []
         for group in _by_machine(_probe_all()):
@@ -102,11 +102,9 @@ class RayExecutor:
                 number = len(seats)
                 self._homes[number] = (machine, place)
                 seats.append(Seat(number, machine.host, place, machine.memory_limit_nbytes))
+                if warm:
+                    self._spawn(number)
         return tuple(seats)
-
-    def prepare(self) -> None:
-        for number in self._homes:
-            self._spawn(number)
 
     def start(self, specs: Sequence[ScorerSpec]) -> None:
         self._specs = dict(zip(self._homes, specs, strict=True))
