@@ -47,7 +47,7 @@ def _words(text: str) -> list[str]:
 
 # fmt: off
 _ON_SHAPES = {
-    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Gather", "Identity", "Max", "Min",
+    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Gather", "Identity",
     "Mul", "ReduceProd", "Reshape", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
 }
 # fmt: on

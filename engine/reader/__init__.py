@@ -1,8 +1,9 @@
 """ONNX in: `load(path)` and `graph_of(model)` give a Graph, or say why they cannot.
 
 This package and engine/reference.py are all that knows protobuf. Files in order of use: files.py
-(bytes -> ModelProto), tensors.py (constants, mapped when they lie outside), nodes.py, functions.py
-(inlined), shapes.py (what has rows), assemble.py (all of it together).
+(bytes -> ModelProto), functions.py (inlined), tensors.py (constants, mapped when they lie outside),
+nodes.py, shapes.py and shape_numbers.py (types, and which dimension counts rows), rebatch.py (a
+batch of one is freed), assemble.py (all of it together).
 """
 
 from engine.reader.assemble import graph_of, load

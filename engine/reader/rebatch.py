@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from engine.graph import ROWS, Graph, Node, Shape, Value
-from engine.reader.shapes import Array
+from engine.reader.shape_numbers import Array
 from engine.rows import mixes_rows
 
 

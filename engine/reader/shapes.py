@@ -18,14 +18,14 @@ import onnx
 from onnx import helper, numpy_helper
 
 from engine.graph import ROWS, Dim, Shape, Value
+from engine.reader.shape_numbers import SMALL, Array, shape_numbers
 
 _PROBES = (10_007, 10_009)
 """Two batch sizes; primes, so that a product with a fixed dimension still shows both factors."""
 
-_SMALL = 1024
-"""Constants up to this many elements are shown to shape inference: they may be shapes."""
+_ROUNDS = 16
+"""How often what inference found may give it new numbers to go on with."""
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Symbols = frozenset[str]
 
 
@@ -87,33 +87,55 @@ _Probe = dict[str, tuple[int, list[Dim] | None]]
 
 
 def _probe(skeleton: Skeleton, symbols: Symbols, rows: int, free_ones: bool) -> _Probe:
-    """Element type and shape of every value for one batch size."""
+    """Element type and shape of every value for one batch size.
+
+    onnx follows some arithmetic on shapes by itself. Where a result stays open, the numbers that
+    can be computed now are, and inference has another go with them as constants."""
     inputs = [_sized(v, symbols, rows, free_ones) for v in skeleton.inputs]
-    small = []
-    for name, array in skeleton.constants.items():
-        if array.size <= _SMALL and array.dtype.kind in "iubf":
+    told = [
+        _sized(skeleton.declared[o], symbols, rows, False, every=True)
+        for n in skeleton.nodes
+        if not _known(n, skeleton.opsets)
+        for o in n.output
+        if o in skeleton.declared
+    ]
+    found = _infer_once(skeleton, inputs, told, skeleton.constants)
+    constants = dict(skeleton.constants)
+    for _ in range(_ROUNDS):
+        if all(_is_fixed(shape) for _, shape in found.values()):
+            break
+        shapes = {n: shape for n, (_, shape) in found.items() if _is_fixed(shape)}
+        more = shape_numbers(skeleton.nodes, shapes, constants, skeleton.opsets)
+        if not more:
+            break
+        constants |= more
+        found |= _infer_once(skeleton, inputs, told, constants)
+    return found
+
+
+def _is_fixed(shape: list[Dim] | None) -> bool:
+    return shape is not None and all(isinstance(d, int) for d in shape)
+
+
+def _infer_once(
+    skeleton: Skeleton,
+    inputs: Sequence[onnx.ValueInfoProto],
+    told: Sequence[onnx.ValueInfoProto],
+    constants: Mapping[str, Array],
+) -> _Probe:
+    """One run of onnx's inference; nodes whose results are constants by now are left out."""
+    inputs, small = list(inputs), []
+    for name, array in constants.items():
+        if array.size <= SMALL and array.dtype.kind in "iubf":
             small.append(numpy_helper.from_array(np.asarray(array), name))
         else:
             elem = helper.np_dtype_to_tensor_dtype(array.dtype)
             inputs.append(helper.make_tensor_value_info(name, elem, array.shape))
-    unknown = [o for n in skeleton.nodes if not _known(n, skeleton.opsets) for o in n.output]
-    graph = helper.make_graph(
-        list(skeleton.nodes),
-        "skeleton",
-        inputs,
-        [onnx.ValueInfoProto(name=v.name) for v in skeleton.outputs],
-        small,
-        value_info=[
-            _sized(skeleton.declared[o], symbols, rows, False, every=True)
-            for o in unknown
-            if o in skeleton.declared
-        ],
-    )
-    model = helper.make_model(
-        graph,
-        ir_version=skeleton.ir_version,
-        opset_imports=[helper.make_opsetid(d, v) for d, v in skeleton.opsets.items()],
-    )
+    nodes = [n for n in skeleton.nodes if not any(o in constants for o in n.output)]
+    outputs = [onnx.ValueInfoProto(name=v.name) for v in skeleton.outputs]
+    graph = helper.make_graph(nodes, "skeleton", inputs, outputs, small, value_info=told)
+    imports = [helper.make_opsetid(d, v) for d, v in skeleton.opsets.items()]
+    model = helper.make_model(graph, ir_version=skeleton.ir_version, opset_imports=imports)
     # C++ throws its own kinds; without inference the file's own word is taken. No check_type and
     # no strict_mode: what cannot be inferred is left out, not refused.
     with contextlib.suppress(Exception):

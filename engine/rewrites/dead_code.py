@@ -7,7 +7,7 @@ from engine.rewrites.rewrite import Edit, Rewrite, View
 
 
 def _at(node: Node, view: View) -> Edit | str | None:
-    if any(view.is_output(o) or view.readers(o) for o in node.writes):
+    if any(map(view.used, node.writes)):
         return None
     return Edit((node,), reason="nobody reads its results")
 

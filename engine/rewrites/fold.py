@@ -47,7 +47,7 @@ _GROW = frozenset(
 def _at(node: Node, view: View) -> Edit | str | None:
     arrays = {n: view.constant(n) for n in node.reads}
     inputs = {n: a for n, a in arrays.items() if a is not None}
-    if len(inputs) < len(arrays) or not any(view.readers(o) for o in node.writes):
+    if len(inputs) < len(arrays) or not any(map(view.used, node.writes)):
         return None
     reason = _refuses(node, view, sum(a.nbytes for a in inputs.values()))
     if reason:

@@ -60,7 +60,7 @@ def _passes(node: Node, view: View) -> str | None:
 
 def _dropout(node: Node, view: View) -> str | None:
     """Inference: the mask is not used and training is off."""
-    used = [o for o in node.writes if view.is_output(o) or view.readers(o)]
+    used = [o for o in node.writes if view.used(o)]
     mode = node.inputs[2] if len(node.inputs) > 2 else ""
     constant = view.constant(mode)
     off = not mode or (constant is not None and not np.any(constant))

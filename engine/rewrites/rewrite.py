@@ -95,6 +95,10 @@ class View:
     def readers(self, name: str) -> list[Node]:
         return self._readers.get(name, [])
 
+    def used(self, name: str) -> bool:
+        """Whether a node reads the value, or it is a graph output."""
+        return self.is_output(name) or bool(self.readers(name))
+
     def captured(self, name: str) -> bool:
         """Whether a subgraph reads the value by this name."""
         return any(name in n.captures for n in self.readers(name))
