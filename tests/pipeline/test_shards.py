@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.dataset import Dataset
@@ -23,6 +23,7 @@ def dataset(files: list[list[RowGroup]]) -> Dataset:
     return Dataset(made, pa.schema({"x": pa.int64()}), ())
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(row_groups, min_size=1, max_size=8))
 def test_every_row_group_is_in_exactly_one_shard_in_order(files: list[list[RowGroup]]) -> None:
     shards = plan_shards(dataset(files))
@@ -39,6 +40,7 @@ def test_every_row_group_is_in_exactly_one_shard_in_order(files: list[list[RowGr
             row += shard.rows
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(row_groups, min_size=1, max_size=8))
 def test_only_a_single_row_group_goes_far_over_the_target(files: list[list[RowGroup]]) -> None:
     total = sum(g.nbytes for groups in files for g in groups)

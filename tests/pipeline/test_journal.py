@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.journal import Journal, replay
+from pipeline.records import ManifestEntry
+from pipeline.wire import to_plain
+
+
+def entry(shard: int, nbytes: int = 10) -> ManifestEntry:
+    return ManifestEntry(
+        shard,
+        f"part-{shard:06d}.parquet",
+        "/in/ü.parquet",
+        0,
+        5,
+        5,
+        0,
+        nbytes,
+        "sha256:0",
+        "",
+        0,
+        "",
+    )
+
+
+def line(e: ManifestEntry) -> bytes:
+    return json.dumps(to_plain(e)).encode() + b"\n"
+
+
+@given(st.lists(st.integers(0, 9), max_size=12), st.data())
+def test_a_journal_cut_anywhere_replays_its_whole_lines(
+    shards: list[int], data: st.DataObject
+) -> None:
+    lines = [line(entry(s, i)) for i, s in enumerate(shards)]
+    whole = b"".join(lines)
+    cut = data.draw(st.integers(0, len(whole)))
+    entries, nbytes = replay(whole[:cut])
+    assert nbytes <= cut
+    kept = whole[:nbytes].count(b"\n")
+    assert sum(map(len, lines[:kept])) == nbytes
+    assert kept == len(lines) or nbytes + len(lines[kept]) > cut
+    expected = {s: entry(s, i) for i, s in enumerate(shards[:kept])}
+    assert entries == expected
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 10**4), min_size=1, max_size=6))
+def test_appending_goes_on_after_any_series_of_cuts(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
+    for shard, cut in enumerate(cuts):
+        journal = Journal(path)
+        before = dict(journal.entries)
+        journal.append([entry(shard), entry(shard + 100)])
+        journal.close()
+        assert replay(path.read_bytes())[0] == before | journal.entries
+        path.write_bytes(path.read_bytes()[: max(0, path.stat().st_size - cut)])
+
+
+@given(st.integers(0, 2), st.binary(max_size=20))
+def test_a_damaged_line_costs_only_itself(position: int, garbage: bytes) -> None:
+    lines = [line(entry(s)) for s in range(3)]
+    lines[position] = garbage.replace(b"\n", b"") + b"\n"
+    entries, _ = replay(b"".join(lines))
+    assert set(entries) == {0, 1, 2} - {position}
+
+
+def test_a_failed_append_leaves_no_half_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append([entry(0)])
+    with (
+        mock.patch("os.fsync", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(OSError),
+    ):
+        journal.append([entry(1)])
+    journal.append([entry(2)])
+    journal.close()
+    assert set(replay(journal.path.read_bytes())[0]) == {0, 2}

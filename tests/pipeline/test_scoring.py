@@ -1,0 +1,70 @@
+"""Rows that the model itself cannot run on. The engine here is a function that refuses some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import EngineError, FeedError
+from engine.graph import Value
+from pipeline.binding import Binding, bind
+from pipeline.scoring import encode, prepare, score
+
+SCHEMA = pa.schema([("x", pa.float32()), ("id", pa.int64())])
+
+
+def binding(on_error: str) -> Binding:
+    x, y = (Value(n, np.dtype(np.float32), ("N",)) for n in "xy")
+    return bind(SCHEMA, (x,), (y,), on_error=on_error)
+
+
+def refusing(bad: set[int]) -> Any:
+    def run(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+        if bad & {int(v) for v in feeds["x"]}:
+            raise EngineError("gather: index out of range")
+        return {"y": feeds["x"] * 2}
+
+    return run
+
+
+@given(
+    st.integers(0, 40), st.sets(st.integers(0, 39)), st.sets(st.integers(0, 39)),
+    st.sampled_from(["skip", "null"]),
+)  # fmt: skip
+def test_only_the_refused_rows_are_lost(
+    rows: int, refused: set[int], nulls: set[int], on_error: str
+) -> None:
+    bound = binding(on_error)
+    x = [None if i in nulls else float(i) for i in range(rows)]
+    batch = pa.record_batch({"x": x, "id": range(rows)}, SCHEMA)
+    scored = score(refusing(refused), prepare(batch, bound, on_error), on_error)
+    bad = sorted(i for i in range(rows) if i in refused | nulls)
+    assert [b.row for b in scored.bad] == bad
+    for b in scored.bad:
+        assert (b.field, "is null" in b.reason) == (("x", True) if b.row in nulls else ("", False))
+    out = encode(scored, bound, on_error)
+    out.validate(full=True)
+    kept = [i for i in range(rows) if i not in bad]
+    assert out.column("id").to_pylist() == (kept if on_error == "skip" else list(range(rows)))
+    assert out.column("y").drop_null().to_pylist() == [2.0 * i for i in kept]
+
+
+def test_fail_passes_the_engines_error_on() -> None:
+    batch = pa.record_batch({"x": [1.0, 2.0], "id": [0, 1]}, SCHEMA)
+    with pytest.raises(EngineError, match="gather"):
+        score(refusing({2}), prepare(batch, binding("fail"), "fail"), "fail")
+
+
+def test_wrong_feeds_are_no_fault_of_rows() -> None:
+    def run(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise FeedError("expected z")
+
+    batch = pa.record_batch({"x": [1.0, 2.0], "id": [0, 1]}, SCHEMA)
+    with pytest.raises(FeedError):
+        score(run, prepare(batch, binding("skip"), "skip"), "skip")
