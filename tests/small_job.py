@@ -6,12 +6,13 @@ inputs and 4 outputs, its oracle three lines of numpy.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,19 @@ def words(source: Source, output: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def popen(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def popen(*arguments: str, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process that does not outlive the block, even when a test fails."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", *arguments],
         cwd=ROOT, env={**os.environ, **(env or {})}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @dataclass(frozen=True)
@@ -122,11 +130,7 @@ def colonnade(*arguments: str, env: Mapping[str, str] | None = None) -> Result:
 
 
 def finish(process: subprocess.Popen[str]) -> Result:
-    try:
-        stdout, stderr = process.communicate(timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
+    stdout, stderr = process.communicate(timeout=TIMEOUT)
     return Result(process.returncode, stdout, stderr)
 
 

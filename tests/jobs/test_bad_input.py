@@ -94,7 +94,7 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
     ),
     "field of another shape": (lambda s, f: with_data(s, f, a=table(width=9)), ["x", "8", "9"]),
     "field of another type": (
-        lambda s, f: with_data(s, f, a=table(kind=pa.float64())), ["x", "float32", "double"]
+        lambda s, f: with_data(s, f, a=table(kind=pa.float64())), ["x", "float32", "float64"]
     ),
     "field of text": (
         lambda s, f: with_data(s, f, a=pa.table({"x": ["a", "b"]})), ["x", "string"]

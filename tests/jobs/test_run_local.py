@@ -120,18 +120,23 @@ def test_driver_killed_then_resumed(source: Source, tmp_path: Path, name: str) -
 def test_signal_then_resume(source: Source, tmp_path: Path, number: signal.Signals) -> None:
     """The scorer freezes at its fourth shard, so that the signal comes in mid-job for sure."""
     output = tmp_path / "out"
-    environment = {"COLONNADE_FAILPOINT": "before_run:4=stop"}
+    frozen = tmp_path / "frozen"
+    environment = {
+        "COLONNADE_FAILPOINT": "before_run:4=stop",
+        "COLONNADE_FAILPOINT_ONCE": f"{frozen}",
+    }
     with small_job.popen(*words(source, output), env=environment) as process:
-        wait_for(lambda: len(small_job.journal(output)) == 3)
+        wait_for(frozen.exists)
         sent = time.monotonic()
         process.send_signal(number)
         run = small_job.finish(process)
         assert time.monotonic() - sent < 3
     assert run.code == 128 + number
     assert f"colonnade run --model {source.model}" in run.stderr, "the command to go on"
-    assert not (output / "_SUCCESS").exists() and len(small_job.journal(output)) == 3
+    done = small_job.journal(output)
+    assert not (output / "_SUCCESS").exists() and len(done) <= 3
     again = colonnade(*words(source, output))
-    assert again.code == 0 and len(again.lent) == SHARDS - 3
+    assert again.code == 0 and len(again.lent) == SHARDS - len(done)
     small_job.check_exactly_once(source, output)
 
 
@@ -141,9 +146,9 @@ def test_frozen_scorer_is_replaced(source: Source, tmp_path: Path) -> None:
         "COLONNADE_FAILPOINT": "before_run:4=stop",
         "COLONNADE_FAILPOINT_ONCE": str(tmp_path / "frozen"),
     }
-    run = colonnade(*words(source, output, "--stall-seconds", "8"), env=environment)
+    run = colonnade(*words(source, output, "--stall-seconds", "5"), env=environment)
     assert run.code == 0, run.stderr
-    assert "said nothing for 8 s" in run.events("ScorerDied")[0]["reason"]
+    assert "said nothing for 5 s" in run.events("ScorerDied")[0]["reason"]
     small_job.check_exactly_once(source, output)
 
 
@@ -161,12 +166,14 @@ def test_scorer_that_always_dies_is_given_up(source: Source, tmp_path: Path) -> 
 
 def test_second_driver_is_refused(source: Source, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    environment = {"COLONNADE_FAILPOINT": "before_run:2=stop"}
-    with small_job.popen(*words(source, output), env=environment) as process:
-        wait_for(lambda: len(small_job.journal(output)) == 1)
+    frozen = tmp_path / "frozen"
+    environment = {
+        "COLONNADE_FAILPOINT": "before_run:2=stop",
+        "COLONNADE_FAILPOINT_ONCE": f"{frozen}",
+    }
+    with small_job.popen(*words(source, output), env=environment):
+        wait_for(frozen.exists)
         second = colonnade(*words(source, output))
-        process.terminate()
-        small_job.finish(process)
     assert second.code == 1 and "only driver" in second.stderr and not second.lent
     assert colonnade(*words(source, output)).code == 0
     small_job.check_exactly_once(source, output)
@@ -177,7 +184,7 @@ def test_full_disk_then_room(source: Source, tmp_path: Path) -> None:
     mount = tmp_path / "small"
     mount.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(mount)], capture_output=True
     )
     if made.returncode:
         pytest.skip("mounting a tmpfs is not allowed here")
