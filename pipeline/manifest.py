@@ -90,6 +90,7 @@ class RunFolder:
         with _naming(output):
             refuse_foreign(output)
             (output / OWN).mkdir(parents=True, exist_ok=True)
+            sync_folder(output.absolute().parent)
             folder = cls(output, run, shards, _take_lock(output))
             try:
                 folder._start(restart)

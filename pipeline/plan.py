@@ -24,8 +24,9 @@ BATCH_NBYTES = 16 << 20
 """Feeds and outputs of one run. Threads meet at the end of a batch only: larger batches waste
 less there, smaller ones hold less memory and overlap better with reading."""
 
-INTERPRETER_NBYTES = 320 << 20
-"""Resident size of a scorer before its session: python, numpy, pyarrow, numba, kernels."""
+INTERPRETER_NBYTES = 400 << 20
+"""Resident size of a scorer before its session: python, numpy, pyarrow, onnx, numba, kernels.
+Measured 270 MiB on x86-64; compiling kernels for the first time, and Ray, come on top."""
 
 DRIVER_NBYTES = 320 << 20
 """Resident size of the driver without model and shards: python, pyarrow, onnx, rich."""
@@ -36,6 +37,10 @@ IN_HAND = 2
 DECODING = 3
 """Batches' worth of memory that decoding one takes beside the batch: pages and growing buffers
 (measured 2.4 for fixed_size_list<float>[1024], pyarrow 26)."""
+
+ENCODING = 3
+"""Times the rows gathered for a row group: the rows, Parquet's levels (4 bytes a list element, as
+much as a float32), and what is encoded so far."""
 
 SHARD_NBYTES = 2048
 """A shard on the driver: its plan, its lease, its entry in journal and manifest."""
@@ -187,7 +192,7 @@ def price(
         session=program.session_nbytes(threads, rows),
         reading=reading,
         outputs=rows * (outputs + kept) * batches,
-        writing=2 * min(written, GROUP_NBYTES + rows * (kept + outputs)),
+        writing=ENCODING * min(written, GROUP_NBYTES + rows * (kept + outputs)),
         driver=(DRIVER_NBYTES + 3 * program.weights_nbytes + SHARD_NBYTES * len(shards))
         * int(driver),
     )

@@ -1,8 +1,17 @@
-"""One scorer on a small model, driven by a loop of a few lines: for tests of pipeline.scorer."""
+"""One scorer on a small model, driven by a loop of a few lines: for tests of pipeline.scorer.
+
+    python tests/scorer_jobs.py SPEC.json INPUT
+
+scores the dataset in a process of its own and prints its resident bytes when the session was
+ready, and at its peak.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +19,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import small_job
@@ -17,10 +27,10 @@ import small_job
 import engine
 from pipeline.binding import bind
 from pipeline.dataset import Dataset
-from pipeline.events import Event, PartWritten, ScorerDied, ShardFailed
+from pipeline.events import Event, PartWritten, ScorerDied, ScorerReady, ShardFailed
 from pipeline.fingerprint import model_sha256
 from pipeline.scorer import Scorer, ScorerSpec
-from pipeline.shards import Lease, Shard
+from pipeline.shards import Lease, Shard, plan_shards
 
 K, M = 8, 4
 """Features of the model, in and out."""
@@ -82,3 +92,24 @@ def write_rows(path: Path, rows: Sequence[Any], kind: pa.DataType, group: int = 
     x = pa.array(rows, kind)
     pq.write_table(pa.table({"id": np.arange(len(x)), "x": x}), path, row_group_size=group)
     return Dataset.discover([str(path)])
+
+
+def main() -> None:
+    spec = ScorerSpec.from_json(json.loads(Path(sys.argv[1]).read_text()))
+    resident = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, ScorerReady):
+            resident.append(psutil.Process().memory_info().rss)
+        elif isinstance(event, ShardFailed | ScorerDied):
+            raise AssertionError(event)
+
+    scorer = Scorer(spec, emit)
+    for shard in plan_shards(Dataset.discover([sys.argv[2]])):
+        scorer.submit(Lease(shard, 0))
+    scorer.close()
+    print(resident[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+if __name__ == "__main__":
+    main()
