@@ -11,39 +11,59 @@ it is another one at every call.
 
 from __future__ import annotations
 
+from numba.extending import intrinsic
+
 from engine.kernels.functions import inline
 from engine.kernels.vector import (
-    exchange,
     load,
     load_as_float,
     load_float,
     load_i64,
+    shuffle,
     store,
     store_float,
     zeros,
 )
 
+# The three rounds of an 8x8 transpose, as lanes of two vectors side by side (0..7 and 8..15):
+# interleave singles within a half, then pairs, then exchange halves.
+_EXCHANGES = {
+    "low1": (0, 8, 1, 9, 4, 12, 5, 13),
+    "high1": (2, 10, 3, 11, 6, 14, 7, 15),
+    "low2": (0, 1, 8, 9, 4, 5, 12, 13),
+    "high2": (2, 3, 10, 11, 6, 7, 14, 15),
+    "low4": (0, 1, 2, 3, 8, 9, 10, 11),
+    "high4": (4, 5, 6, 7, 12, 13, 14, 15),
+}
+
+
+@intrinsic(prefer_literal=True)
+def _exchange(typing, which, x, y):
+    """One of _EXCHANGES on two vectors of 8 lanes."""
+    mask = _EXCHANGES[which.literal_value]
+    return x(which, x, y), lambda c, b, s, a: shuffle(b, a[1], a[2], mask)
+
 
 @inline
 def _transpose8(r0, r1, r2, r3, r4, r5, r6, r7):
     """Eight vectors of eight lanes, transposed in 24 shuffles."""
-    a0, a1 = exchange("low1", r0, r1), exchange("high1", r0, r1)
-    a2, a3 = exchange("low1", r2, r3), exchange("high1", r2, r3)
-    a4, a5 = exchange("low1", r4, r5), exchange("high1", r4, r5)
-    a6, a7 = exchange("low1", r6, r7), exchange("high1", r6, r7)
-    b0, b1 = exchange("low2", a0, a2), exchange("high2", a0, a2)
-    b2, b3 = exchange("low2", a1, a3), exchange("high2", a1, a3)
-    b4, b5 = exchange("low2", a4, a6), exchange("high2", a4, a6)
-    b6, b7 = exchange("low2", a5, a7), exchange("high2", a5, a7)
+    a0, a1 = _exchange("low1", r0, r1), _exchange("high1", r0, r1)
+    a2, a3 = _exchange("low1", r2, r3), _exchange("high1", r2, r3)
+    a4, a5 = _exchange("low1", r4, r5), _exchange("high1", r4, r5)
+    a6, a7 = _exchange("low1", r6, r7), _exchange("high1", r6, r7)
+    b0, b1 = _exchange("low2", a0, a2), _exchange("high2", a0, a2)
+    b2, b3 = _exchange("low2", a1, a3), _exchange("high2", a1, a3)
+    b4, b5 = _exchange("low2", a4, a6), _exchange("high2", a4, a6)
+    b6, b7 = _exchange("low2", a5, a7), _exchange("high2", a5, a7)
     return (
-        exchange("low4", b0, b4),
-        exchange("low4", b1, b5),
-        exchange("low4", b2, b6),
-        exchange("low4", b3, b7),
-        exchange("high4", b0, b4),
-        exchange("high4", b1, b5),
-        exchange("high4", b2, b6),
-        exchange("high4", b3, b7),
+        _exchange("low4", b0, b4),
+        _exchange("low4", b1, b5),
+        _exchange("low4", b2, b6),
+        _exchange("low4", b3, b7),
+        _exchange("high4", b0, b4),
+        _exchange("high4", b1, b5),
+        _exchange("high4", b2, b6),
+        _exchange("high4", b3, b7),
     )
 
 

@@ -11,12 +11,36 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from llvmlite import ir
 from numba import njit, types
+from numba.extending import intrinsic
 
 from engine.kernels.building import cached_here
-from engine.kernels.vector import call_kernel, fetch_add, load_i64
+from engine.kernels.vector import I64, at, load_i64
 
 _SIGNATURE = types.void(*[types.int64] * 9)
+
+
+@intrinsic
+def _fetch_add(typing, address, amount):
+    """Adds to the int64 at `address` and gives what it was, in one atomic step."""
+
+    def emit(context, b, signature, args):
+        return b.atomic_rmw("add", at(b, args[0], I64), args[1], "acq_rel")
+
+    return types.int64(types.int64, types.int64), emit
+
+
+@intrinsic
+def _call_kernel(typing, function, step, arena, row, points, borders):
+    """Calls the compiled kernel at the address `function`: see kernels/table.py for the call."""
+
+    def emit(context, b, signature, args):
+        shape = ir.FunctionType(ir.VoidType(), [I64] * 5)
+        b.call(at(b, args[0], shape), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), emit
 
 
 def _run_columns(
@@ -29,14 +53,14 @@ def _run_columns(
     """
     arena, stride = load_i64(arena_and_stride), load_i64(arena_and_stride + 8)
     while True:
-        column = fetch_add(counter, 1)
+        column = _fetch_add(counter, 1)
         if column >= columns:
             return
         row = column * points
         live = min(points, rows - row)
         step = steps
         for _ in range(step_count):
-            call_kernel(load_i64(step), step, arena + column * stride, row, live, borders)
+            _call_kernel(load_i64(step), step, arena + column * stride, row, live, borders)
             step += step_nbytes
 
 

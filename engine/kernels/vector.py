@@ -23,7 +23,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-_F32, _F64, _I64, _I32 = ir.FloatType(), ir.DoubleType(), ir.IntType(64), ir.IntType(32)
+_F32, _F64, I64, _I32 = ir.FloatType(), ir.DoubleType(), ir.IntType(64), ir.IntType(32)
 
 # The register class of a vector in inline assembly, by the first letters of the target triple.
 _REGISTER_CLASS = {"x86_64": "x", "aarch64": "w", "arm64": "w"}
@@ -43,11 +43,13 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, ir.VectorType(_F32, kind.lanes))
 
 
-def _at(builder, address, kind):
+def at(builder, address, kind):
+    """The address as a pointer to `kind`."""
     return builder.inttoptr(address, kind.as_pointer())
 
 
-def _shuffle(builder, one, two, mask):
+def shuffle(builder, one, two, mask):
+    """Lanes of two vectors side by side, by a constant mask."""
     return builder.shuffle_vector(one, two, ir.Constant(ir.VectorType(_I32, len(mask)), list(mask)))
 
 
@@ -63,7 +65,7 @@ def load(typing, shape, address):
     """As many floats at `address` as the vector `shape` has lanes."""
 
     def emit(context, b, signature, args):
-        return b.load(_at(b, args[1], ir.VectorType(_F32, shape.lanes)), align=4)
+        return b.load(at(b, args[1], ir.VectorType(_F32, shape.lanes)), align=4)
 
     return shape(shape, types.int64), emit
 
@@ -73,7 +75,7 @@ def store(typing, address, vector):
     """Writes all lanes of `vector` at `address`."""
 
     def emit(context, b, signature, args):
-        b.store(args[1], _at(b, args[0], ir.VectorType(_F32, vector.lanes)), align=4)
+        b.store(args[1], at(b, args[0], ir.VectorType(_F32, vector.lanes)), align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, vector), emit
@@ -84,9 +86,9 @@ def broadcast(typing, shape, address):
     """The float at `address` in every lane of a vector like `shape`."""
 
     def emit(context, b, signature, args):
-        x = b.load(_at(b, args[1], _F32), align=4)
+        x = b.load(at(b, args[1], _F32), align=4)
         one = b.insert_element(_undefined(shape.lanes), x, ir.Constant(_I32, 0))
-        return _shuffle(b, one, _undefined(shape.lanes), [0] * shape.lanes)
+        return shuffle(b, one, _undefined(shape.lanes), [0] * shape.lanes)
 
     return shape(shape, types.int64), emit
 
@@ -102,8 +104,8 @@ def load_four(typing, address):
     kind = VectorType(8)
 
     def emit(context, b, signature, args):
-        four = b.load(_at(b, args[0], ir.VectorType(_F32, 4)), align=4)
-        eight = _shuffle(b, four, _undefined(4), [0, 1, 2, 3, 0, 1, 2, 3])
+        four = b.load(at(b, args[0], ir.VectorType(_F32, 4)), align=4)
+        eight = shuffle(b, four, _undefined(4), [0, 1, 2, 3, 0, 1, 2, 3])
         machine = binding.get_default_triple().split("-")[0]
         register = _REGISTER_CLASS.get(machine)
         if register is None:  # correct everywhere, slower where it was never tried
@@ -121,7 +123,7 @@ def pick(typing, shape, four, index):
 
     def emit(context, b, signature, args):
         mask = [k + 4 * ((lane // 4) % 2) for lane in range(shape.lanes)]
-        return _shuffle(b, args[1], _undefined(8), mask)
+        return shuffle(b, args[1], _undefined(8), mask)
 
     return shape(shape, four, index), emit
 
@@ -129,7 +131,7 @@ def pick(typing, shape, four, index):
 @intrinsic
 def load_u16(typing, address):
     def emit(context, b, signature, args):
-        return b.zext(b.load(_at(b, args[0], ir.IntType(16)), align=2), _I64)
+        return b.zext(b.load(at(b, args[0], ir.IntType(16)), align=2), I64)
 
     return types.int64(types.int64), emit
 
@@ -137,7 +139,7 @@ def load_u16(typing, address):
 @intrinsic
 def load_i32(typing, address):
     def emit(context, b, signature, args):
-        return b.sext(b.load(_at(b, args[0], _I32), align=4), _I64)
+        return b.sext(b.load(at(b, args[0], _I32), align=4), I64)
 
     return types.int64(types.int64), emit
 
@@ -145,7 +147,7 @@ def load_i32(typing, address):
 @intrinsic
 def load_i64(typing, address):
     def emit(context, b, signature, args):
-        return b.load(_at(b, args[0], _I64), align=8)
+        return b.load(at(b, args[0], I64), align=8)
 
     return types.int64(types.int64), emit
 
@@ -155,7 +157,7 @@ def load_float(typing, address):
     """The float at `address` as a float32 scalar."""
 
     def emit(context, b, signature, args):
-        return b.load(_at(b, args[0], _F32), align=4)
+        return b.load(at(b, args[0], _F32), align=4)
 
     return types.float32(types.int64), emit
 
@@ -163,7 +165,7 @@ def load_float(typing, address):
 @intrinsic
 def store_float(typing, address, value):
     def emit(context, b, signature, args):
-        b.store(args[1], _at(b, args[0], _F32), align=4)
+        b.store(args[1], at(b, args[0], _F32), align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.float32), emit
@@ -175,8 +177,8 @@ def half_word(typing, word, index):
     shift = 16 * index.literal_value
 
     def emit(context, b, signature, args):
-        moved = b.lshr(args[0], ir.Constant(_I64, shift))
-        return b.and_(moved, ir.Constant(_I64, 0xFFFF))
+        moved = b.lshr(args[0], ir.Constant(I64, shift))
+        return b.and_(moved, ir.Constant(I64, 0xFFFF))
 
     return types.int64(types.int64, index), emit
 
@@ -190,8 +192,8 @@ _ELEMENTS = {
     "int16": (ir.IntType(16), "i"),
     "uint32": (_I32, "u"),
     "int32": (_I32, "i"),
-    "uint64": (_I64, "u"),
-    "int64": (_I64, "i"),
+    "uint64": (I64, "u"),
+    "int64": (I64, "i"),
     "bool": (ir.IntType(8), "u"),
 }
 
@@ -202,7 +204,7 @@ def load_as_float(typing, element, address):
     kind, sort = _ELEMENTS[element.literal_value]
 
     def emit(context, b, signature, args):
-        x = b.load(_at(b, args[1], kind), align=1)
+        x = b.load(at(b, args[1], kind), align=1)
         if sort == "f":
             return x if kind == _F32 else b.fptrunc(x, _F32)
         return b.uitofp(x, _F32) if sort == "u" else b.sitofp(x, _F32)
@@ -220,7 +222,7 @@ def like(typing, vector, value):
     def emit(context, b, signature, args):
         x = context.cast(b, args[1], signature.args[1], types.float32)
         one = b.insert_element(_undefined(vector.lanes), x, ir.Constant(_I32, 0))
-        return _shuffle(b, one, _undefined(vector.lanes), [0] * vector.lanes)
+        return shuffle(b, one, _undefined(vector.lanes), [0] * vector.lanes)
 
     return vector(vector, value), emit
 
@@ -356,49 +358,3 @@ for _symbol, _function in (
     (operator.truediv, _div),
 ):
     _operator(_symbol, _function)
-
-
-# ---- transposing ----------------------------------------------------------------------------
-
-# The three rounds of an 8x8 transpose, as lanes of two vectors side by side (0..7 and 8..15):
-# interleave singles within a half, then pairs, then exchange halves.
-_EXCHANGES = {
-    "low1": (0, 8, 1, 9, 4, 12, 5, 13),
-    "high1": (2, 10, 3, 11, 6, 14, 7, 15),
-    "low2": (0, 1, 8, 9, 4, 5, 12, 13),
-    "high2": (2, 3, 10, 11, 6, 7, 14, 15),
-    "low4": (0, 1, 2, 3, 8, 9, 10, 11),
-    "high4": (4, 5, 6, 7, 12, 13, 14, 15),
-}
-
-
-@intrinsic(prefer_literal=True)
-def exchange(typing, which, x, y):
-    """One of _EXCHANGES on two vectors of 8 lanes."""
-    mask = _EXCHANGES[which.literal_value]
-    return x(which, x, y), lambda c, b, s, a: _shuffle(b, a[1], a[2], mask)
-
-
-# ---- control --------------------------------------------------------------------------------
-
-
-@intrinsic
-def fetch_add(typing, address, amount):
-    """Adds to the int64 at `address` and gives what it was, in one atomic step."""
-
-    def emit(context, b, signature, args):
-        return b.atomic_rmw("add", _at(b, args[0], _I64), args[1], "acq_rel")
-
-    return types.int64(types.int64, types.int64), emit
-
-
-@intrinsic
-def call_kernel(typing, function, step, arena, row, points, borders):
-    """Calls the compiled kernel at the address `function`: see kernels/table.py for the call."""
-
-    def emit(context, b, signature, args):
-        shape = ir.FunctionType(ir.VoidType(), [_I64] * 5)
-        b.call(_at(b, args[0], shape), args[1:])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 6), emit
