@@ -9,8 +9,6 @@ is what the plan prices.
 
 from __future__ import annotations
 
-import os
-import platform
 import threading
 import time
 from collections.abc import Callable
@@ -19,23 +17,16 @@ from pathlib import Path
 from queue import Queue, SimpleQueue
 
 import engine
-from engine.errors import EngineError
-from pipeline.errors import InputError, OutputError, RowError
-from pipeline.events import (
-    Event,
-    PartWritten,
-    RowsScored,
-    ScorerDied,
-    ScorerReady,
-    ShardFailed,
-)
+from pipeline.errors import RowError
+from pipeline.events import Event, PartWritten, RowsScored, ScorerDied
 from pipeline.failpoints import reach
-from pipeline.fingerprint import model_sha256
+from pipeline.failures import shard_failed
 from pipeline.parts import PartWriter, Reject
 from pipeline.reader import ShardReader
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.scoring import Prepared, Scored, encode, prepare, score
 from pipeline.shards import Lease
+from pipeline.startup import open_session, use_lean_memory
 
 __all__ = ["Scorer", "ScorerSpec"]
 
@@ -44,15 +35,6 @@ QUEUED = 2
 
 PROGRESS_SECONDS = 0.2
 """RowsScored is emitted no more often."""
-
-KINDS: tuple[tuple[type[Exception], str], ...] = (
-    (RowError, "rows"),
-    (InputError, "input"),
-    (OutputError, "output"),
-    (EngineError, "engine"),
-    (Exception, "internal"),
-)
-"""What kind of ShardFailed an exception becomes: the first row that fits."""
 
 
 class _Work:
@@ -92,6 +74,7 @@ class Scorer:
     """
 
     def __init__(self, spec: ScorerSpec, emit: Callable[[Event], None]) -> None:
+        use_lean_memory()
         self.spec = spec
         self._emit_event = emit
         self._emit_lock = threading.Lock()
@@ -165,7 +148,8 @@ class Scorer:
         """Never ends before its inbox does: whoever feeds it must not be left waiting."""
         session = None
         try:
-            session = self._open_session()
+            session, ready = open_session(self.spec)
+            self._emit(ready)
         except Exception as e:
             self._emit(ScorerDied(self.spec.scorer, f"{type(e).__name__}: {e}"))
         while (item := self._to_run.get()) is not None:
@@ -248,40 +232,10 @@ class Scorer:
             work.writer = None
         if work.problem is None:
             return  # abandoned
-        kind = next(kind for cls, kind in KINDS if isinstance(work.problem, cls))
-        message = _message(work)
-        self._emit(ShardFailed(self.spec.scorer, work.lease, kind, message))
+        self._emit(shard_failed(self.spec.scorer, work.lease, work.problem))
 
     def _over(self, work: _Work) -> bool:
         return self._dead or work.problem is not None
-
-    def _open_session(self) -> engine.Session:
-        """Compiles the planned program and makes it ready. Emits ScorerReady."""
-        spec = self.spec
-        began = time.perf_counter()
-        if (found := model_sha256(spec.model)) != spec.model_sha256:
-            raise EngineError(
-                f"{spec.model}: expected the model that was planned (sha256 "
-                f"{spec.model_sha256:.12}), got {found:.12}; it changed, or is another file here"
-            )
-        program = engine.compile(spec.model, choices=spec.choices, **spec.switches)
-        if program.fingerprint != spec.program:
-            raise EngineError(
-                f"{spec.model}: expected program {spec.program:.12}, compiled "
-                f"{program.fingerprint:.12}; is another version of colonnade installed here?"
-            )
-        compiled = time.perf_counter()
-        session = engine.Session(program, cpus=spec.cpus)
-        report = {
-            "pid": os.getpid(),
-            "host": platform.node(),
-            "cpus": list(spec.cpus),
-            "node": spec.node,
-            "compile_seconds": round(compiled - began, 3),
-            "session_seconds": round(time.perf_counter() - compiled, 3),
-        }
-        self._emit(ScorerReady(spec.scorer, program.fingerprint, report))
-        return session
 
     def _emit(self, event: Event) -> None:
         """One at a time, nothing after death; who cannot be told is as good as dead."""
@@ -294,15 +248,3 @@ class Scorer:
             except Exception as e:
                 self._dead = True
                 self._deaf = e
-
-
-def _message(work: _Work) -> str:
-    """Names file, row and field where they are to blame, the shard otherwise."""
-    problem, shard = work.problem, work.lease.shard
-    if isinstance(problem, RowError):
-        return f"{shard.path}: {problem}"
-    if isinstance(problem, InputError | OutputError):
-        return str(problem)
-    if isinstance(problem, EngineError):
-        return f"{shard}: {problem}"
-    return f"{shard}: {type(problem).__name__}: {problem}"

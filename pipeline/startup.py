@@ -1,0 +1,56 @@
+"""How a scorer starts: memory, the planned program, a session."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+
+import pyarrow as pa
+
+import engine
+from engine.errors import EngineError
+from pipeline.events import ScorerReady
+from pipeline.fingerprint import model_sha256
+from pipeline.scorer_spec import ScorerSpec
+
+
+def use_lean_memory() -> None:
+    """Lets Arrow allocate by jemalloc, for the whole process, where it was built in.
+
+    Measured against mimalloc, the default of pyarrow 26: 50 to 60 MB held on top of a session
+    where mimalloc held 90 to 118, reading 10 % and writing 25 % less CPU.
+    """
+    if "jemalloc" in pa.supported_memory_backends():
+        pa.set_memory_pool(pa.jemalloc_memory_pool())
+
+
+def open_session(spec: ScorerSpec) -> tuple[engine.Session, ScorerReady]:
+    """Compiles the planned program and makes it ready.
+
+    Raises EngineError when model or program are not those that were planned: parts of one run
+    must be of one program.
+    """
+    began = time.perf_counter()
+    if (found := model_sha256(spec.model)) != spec.model_sha256:
+        raise EngineError(
+            f"{spec.model}: expected the model that was planned (sha256 "
+            f"{spec.model_sha256:.12}), got {found:.12}; it changed, or is another file here"
+        )
+    program = engine.compile(spec.model, choices=spec.choices, **spec.switches)
+    if program.fingerprint != spec.program:
+        raise EngineError(
+            f"{spec.model}: expected program {spec.program:.12}, compiled "
+            f"{program.fingerprint:.12}; is another version of colonnade installed here?"
+        )
+    compiled = time.perf_counter()
+    session = engine.Session(program, cpus=spec.cpus)
+    report = {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "cpus": list(spec.cpus),
+        "node": spec.node,
+        "compile_seconds": round(compiled - began, 3),
+        "session_seconds": round(time.perf_counter() - compiled, 3),
+    }
+    return session, ScorerReady(spec.scorer, program.fingerprint, report)
