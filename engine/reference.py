@@ -1,8 +1,9 @@
 """The oracle and the fallback: a graph node by node, through onnx's reference evaluator.
 
 It is slow and obvious. Nodes of the domain `colonnade`, which rewrites introduce, are computed
-in numpy here; BatchNormalization too, because onnx's own evaluator runs operator sets before 14
-in training mode, where the rows of a batch depend on each other.
+in numpy here, and so are two of ONNX whose results onnx's own evaluator (1.23) lets depend on
+the other rows of a batch: BatchNormalization before opset 14, which it runs in training mode, and
+LRN, where it takes the number of rows for that of channels.
 """
 
 from __future__ import annotations
@@ -45,6 +46,20 @@ def batch_normalization(
     return y.astype(x.dtype, copy=False)
 
 
+def local_response_normalization(node: Node, x: Array) -> Array:
+    """x / (bias + alpha / size * sum of squares over `size` channels around)^beta."""
+    size = int(node.attributes["size"])
+    before, after = (size - 1) // 2, size // 2
+    padded = np.pad(np.square(x), [(0, 0), (before, after), *([(0, 0)] * (x.ndim - 2))])
+    around = sum(padded[:, i : i + x.shape[1]] for i in range(size))
+    alpha, beta, bias = (
+        np.float32(node.attributes.get(k, d))
+        for k, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
+    )
+    y: Array = x / (bias + alpha / np.float32(size) * around) ** beta
+    return y.astype(x.dtype, copy=False)
+
+
 def unary(node: Node, x: Array) -> Array:
     """A row of UNARY as a node of its own."""
     row = UNARY[node.op]
@@ -55,6 +70,7 @@ _NUMPY: dict[tuple[str, str], Callable[..., Array]] = {
     **{(NATIVE, name): unary for name in UNARY},
     (NATIVE, "Linear"): linear,
     ("", "BatchNormalization"): batch_normalization,
+    ("", "LRN"): local_response_normalization,
 }
 """Operators computed here, by domain and name; each has one output."""
 

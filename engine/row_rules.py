@@ -42,15 +42,12 @@ def _numbers(node: Node, attribute: str, index: int, graph: Graph) -> list[int] 
 
 
 def broadcast(node: Node, graph: Graph) -> str | None:
-    """Inputs with rows have the result's rank; the others do not reach the first dimension."""
-    result = graph.value(node.outputs[0])
-    if result is None or result.shape is None:
-        return "the shape of its result is not known"
-    rank = len(result.shape)
-    for index, name in enumerate(node.inputs):
+    """Inputs with rows have the highest rank; the others do not reach the first dimension."""
+    # CastLike's second input is a type only, Expand's a shape
+    names = node.inputs[:1] if node.op in ("CastLike", "Expand") else node.inputs
+    rank = max(len(_shape(node, i, graph)) for i in range(len(names)))
+    for index, name in enumerate(names):
         dims = _shape(node, index, graph)
-        if node.op in ("CastLike", "Expand") and index == 1:
-            continue  # a type, a target shape
         if dims[:1] == (ROWS,) and len(dims) != rank:
             return f"the rows of {name} meet a later dimension of its result"
         if dims[:1] != (ROWS,) and len(dims) >= rank and dims and dims[0] != 1:
@@ -261,7 +258,7 @@ def recurrent(node: Node, graph: Graph) -> str | None:
 def reverse_sequence(node: Node, graph: Graph) -> str | None:
     if node.attributes.get("batch_axis", 1) != 0 or node.attributes.get("time_axis", 0) == 0:
         return "it reverses the rows (batch_axis is not 0)"
-    return None if 0 in rows_in(node, graph) else "its input has no rows"
+    return None if rows_in(node, graph) == [0, 1] else "its input and lengths need rows both"
 
 
 def attention(node: Node, graph: Graph) -> str | None:
