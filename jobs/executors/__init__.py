@@ -77,6 +77,10 @@ EXECUTORS = {
 """Name -> home, imported only when chosen: ray costs half a second and is not always wanted."""
 
 
+_SETTINGS = ("COLONNADE_", "ENGINE_")
+"""Prefixes of the environment variables that are ours."""
+
+
 def make(spec: JobSpec) -> Executor:
     """The executor that the spec names; nothing is started yet."""
     module, _, name = EXECUTORS[spec.executor].partition(":")
@@ -85,8 +89,11 @@ def make(spec: JobSpec) -> Executor:
 
 
 def source_environment() -> dict[str, str]:
-    """Environment of a scorer: our packages are importable, and a crash leaves a trace."""
-    environment = {"PYTHONFAULTHANDLER": "1"}
+    """Environment of a scorer: our packages are importable, our settings hold on other machines
+    too, and a crash leaves a trace.
+    """
+    environment = {k: v for k, v in os.environ.items() if k.startswith(_SETTINGS)}
+    environment["PYTHONFAULTHANDLER"] = "1"
     root = Path(__file__).resolve().parents[2]
     if root.name not in ("site-packages", "dist-packages"):  # run from a clone, not installed
         paths = [str(root), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]

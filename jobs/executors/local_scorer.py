@@ -36,7 +36,10 @@ def main() -> None:
     lock = Lock()
 
     warm_up()
-    from pipeline.events import Event, to_json  # heavy: not before stdin is watched
+    # Heavy: not before stdin is watched.
+    from pipeline.events import Event, to_json
+    from pipeline.scorer_spec import ScorerSpec
+    from pipeline.shards import Lease
 
     def emit(event: Event) -> None:
         line = memoryview(to_json(event).encode() + b"\n")
@@ -44,7 +47,8 @@ def main() -> None:
             while line:
                 line = line[os.write(replies, line) :]
 
-    serve(lambda: decode(inbox.get()), emit)
+    spec = decode(ScorerSpec, inbox.get())
+    serve(spec, lambda: decode(Lease, inbox.get()), emit)
 
 
 def _receive(requests: IO[bytes], inbox: SimpleQueue[bytes]) -> None:

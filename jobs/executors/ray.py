@@ -50,6 +50,8 @@ _OBJECT_STORE_NBYTES = 80 << 20
 _POLL_SECONDS = 5.0
 """How long an actor holds a request for events when there are none."""
 
+_CONNECT_SECONDS = 10.0
+
 _PROBE_SECONDS = 60.0
 """For a task on a machine that is up; a worker starts in about two seconds."""
 
@@ -111,12 +113,12 @@ class RayExecutor:
         for number, spec in self._specs.items():
             if number not in self._actors:
                 self._spawn(number)
-            self._actors[number].handle.deliver.remote(spec)
+            self._actors[number].handle.begin.remote(spec)
 
     def lend(self, scorer: int, lease: Lease) -> None:
         actor = self._actors.get(scorer)
         if actor is not None:
-            actor.handle.deliver.remote(lease)
+            actor.handle.lend.remote(lease)
 
     def events(self, timeout: float) -> list[Event]:
         waiting = {actor.request: number for number, actor in self._actors.items()}
@@ -134,7 +136,7 @@ class RayExecutor:
     def restart(self, scorer: int) -> None:
         self.kill(scorer)
         self._spawn(scorer)
-        self._actors[scorer].handle.deliver.remote(self._specs[scorer])
+        self._actors[scorer].handle.begin.remote(self._specs[scorer])
 
     def close(self) -> None:
         if not self._connected:
@@ -145,6 +147,8 @@ class RayExecutor:
         ray.shutdown()  # stops the cluster if we started it, leaves it otherwise
 
     def _connect(self) -> None:
+        if self._address is not None:
+            _check_reachable(self._address)
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         environment = source_environment()
         if self._address is None:
@@ -201,17 +205,21 @@ class RayExecutor:
 
 
 class ScorerActor:
-    """A scorer on the far side: an inbox, an outbox, and pipeline.scorer between them."""
+    """A scorer on the far side: queues in, a queue out, pipeline.scorer between them."""
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._inbox: SimpleQueue[Any] = SimpleQueue()
+        self._spec: SimpleQueue[ScorerSpec] = SimpleQueue()
+        self._leases: SimpleQueue[Lease] = SimpleQueue()
         self._outbox: SimpleQueue[Event] = SimpleQueue()
         Thread(target=self._serve, name="serve", daemon=True).start()
 
-    def deliver(self, message: Any) -> None:
-        """The ScorerSpec first, then leases."""
-        self._inbox.put(message)
+    def begin(self, spec: ScorerSpec) -> None:
+        """May be called before or after the first leases: calls run concurrently, in any order."""
+        self._spec.put(spec)
+
+    def lend(self, lease: Lease) -> None:
+        self._leases.put(lease)
 
     def events(self) -> list[Event]:
         """What has happened since the last call; waits a few seconds for something to happen."""
@@ -226,7 +234,7 @@ class ScorerActor:
     def _serve(self) -> None:
         try:
             warm_up()
-            serve(self._inbox.get, self._outbox.put)
+            serve(self._spec.get(), self._leases.get, self._outbox.put)
         except BaseException as error:
             self._outbox.put(ScorerDied(self._number, f"{type(error).__name__}: {error}"))
 
@@ -275,6 +283,24 @@ def _raylets() -> list[dict[str, Any]]:
     table: Any = ray.nodes  # not typed by Ray
     rows: list[dict[str, Any]] = table()
     return rows
+
+
+def _check_reachable(address: str) -> None:
+    """Ray tries a dead address for minutes and cannot be interrupted meanwhile."""
+    host, _, port = address.rpartition(":")
+    if address.startswith("ray://"):
+        raise InfrastructureError(
+            f"ray: expected host:port or 'auto', got {address}; run colonnade on a machine of "
+            "the cluster (Ray's client protocol passes no placement)"
+        )
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise InfrastructureError(
+            f"ray: expected a cluster at {address}, got: {error}; check --address"
+        ) from error
 
 
 def _by_machine(found: Iterable[_Machine]) -> list[list[_Machine]]:

@@ -9,12 +9,14 @@ import importlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from pipeline.events import Event
     from pipeline.scorer_spec import ScorerSpec
     from pipeline.shards import Lease
+
+T = TypeVar("T", "ScorerSpec", "Lease")
 
 _HEAVY = ("pipeline.scorer", "engine.session", "engine.compiler")
 """What a scorer needs, about a second of imports: done while the driver still reads footers."""
@@ -25,19 +27,13 @@ def warm_up() -> None:
         importlib.import_module(name)
 
 
-def serve(take: Callable[[], ScorerSpec | Lease], emit: Callable[[Event], None]) -> None:
-    """Take a ScorerSpec, then score every lease that follows; never returns."""
-    # Heavy: only in a scorer process.
-    from pipeline.scorer import Scorer
-    from pipeline.shards import Lease
+def serve(spec: ScorerSpec, next_lease: Callable[[], Lease], emit: Callable[[Event], None]) -> None:
+    """Score every lease that comes; never returns."""
+    from pipeline.scorer import Scorer  # heavy: only in a scorer process
 
-    spec = take()
-    assert not isinstance(spec, Lease), "the driver sends the spec first"
     scorer = Scorer(spec, lambda event: emit(_with_placement(event, spec)))
     while True:
-        lease = take()
-        assert isinstance(lease, Lease)
-        scorer.submit(lease)
+        scorer.submit(next_lease())
 
 
 def encode(message: ScorerSpec | Lease) -> bytes:
@@ -47,15 +43,14 @@ def encode(message: ScorerSpec | Lease) -> bytes:
     return json.dumps({type(message).__name__: to_plain(message)}).encode() + b"\n"
 
 
-def decode(line: bytes) -> ScorerSpec | Lease:
-    from pipeline.scorer_spec import ScorerSpec
-    from pipeline.shards import Lease
+def decode(kind: type[T], line: bytes) -> T:
+    """The message of a line. Raises ValueError for one of another kind."""
     from pipeline.wire import from_plain
 
     plain = json.loads(line)
-    if "Lease" in plain:
-        return from_plain(Lease, plain["Lease"])
-    return from_plain(ScorerSpec, plain["ScorerSpec"])
+    if list(plain) != [kind.__name__]:
+        raise ValueError(f"driver: expected a {kind.__name__}, got {line!r:.80}")
+    return from_plain(kind, plain[kind.__name__])
 
 
 def _with_placement(event: Event, spec: ScorerSpec) -> Event:
