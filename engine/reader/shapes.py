@@ -131,7 +131,7 @@ def _infer_once(
         else:
             elem = helper.np_dtype_to_tensor_dtype(array.dtype)
             inputs.append(helper.make_tensor_value_info(name, elem, array.shape))
-    nodes = [n for n in skeleton.nodes if not any(o in constants for o in n.output)]
+    nodes = [_stand_in(n) for n in skeleton.nodes if not any(o in constants for o in n.output)]
     outputs = [onnx.ValueInfoProto(name=v.name) for v in skeleton.outputs]
     graph = helper.make_graph(nodes, "skeleton", inputs, outputs, small, value_info=told)
     imports = [helper.make_opsetid(d, v) for d, v in skeleton.opsets.items()]
@@ -146,6 +146,15 @@ def _infer_once(
         for v in infos
         if v.type.HasField("tensor_type")
     }
+
+
+def _stand_in(node: onnx.NodeProto) -> onnx.NodeProto:
+    """For operators of ai.onnx.ml that onnx infers nothing for: one with a result of that type."""
+    if node.domain == "ai.onnx.ml" and node.op_type in ("Imputer", "Normalizer", "Scaler"):
+        if node.op_type == "Imputer":
+            return helper.make_node("Identity", node.input[:1], node.output)
+        return helper.make_node("Cast", node.input[:1], node.output, to=onnx.TensorProto.FLOAT)
+    return node
 
 
 def _known(node: onnx.NodeProto, opsets: Mapping[str, int]) -> bool:

@@ -176,6 +176,17 @@ CASES: list[tuple[onnx.NodeProto, dict[str, Any], str]] = [
     (node("Gizmo", "x", "y", domain="acme"), X, "not known to keep the rows"),
     (node("ReverseSequence", "x c", "y", batch_axis=0, time_axis=1), {**X, "c": ["batch"]}, ""),
     (node("ReverseSequence", "x c", "y"), {**X, "c": [3]}, "reverses the rows"),
+    (node("Normalizer", "x", "y", domain="ai.onnx.ml"), {"x": ["batch", 4]}, ""),
+    (
+        node("Scaler", "x", "y", domain="ai.onnx.ml", offset=[1.0], scale=[2.0]),
+        {"x": ["batch", 4]},
+        "",
+    ),
+    (
+        node("Imputer", "x", "y", domain="ai.onnx.ml", imputed_value_floats=[0.0]),
+        {"x": ["batch", 4]},
+        "",
+    ),
     (node("Normalizer", "x", "y", domain="ai.onnx.ml"), {"x": ["batch"]}, "a vector for one row"),
 ]
 
