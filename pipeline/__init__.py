@@ -1,5 +1,6 @@
 """Colonnade's pipeline: a dataset in, shards through scorers, parts out, each exactly once.
 
-Reading order: dataset, shards, binding, reader, tensors, parts, scorer on the way of the data;
-fingerprint, manifest, plan, verify for the driver; events and wire for what travels.
+On the way of the data: footers, dataset, shards, layout, binding, reader, tensors, scoring,
+parts, scorer. For the driver: fingerprint, plan, manifest (with records, journal, resume,
+durable), verify. What travels between them: events, scorer_spec and wire.
 """
