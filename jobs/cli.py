@@ -262,6 +262,8 @@ def _attempt(action: Any) -> int:
     except (EngineError, NumaError, PipelineError, JobError) as error:
         click.echo(f"colonnade: {error}", err=True)
         return int(getattr(error, "exit_code", USER))
+    except BrokenPipeError:  # `| head`: click ends the process quietly
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"colonnade: {where}{error.strerror or error}", err=True)

@@ -14,13 +14,9 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shlex
-import socket
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -31,12 +27,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import InfrastructureError
 from jobs.executors import Seat, source_environment
+from jobs.executors.ray_machines import Machine, check_reachable, first_lines, machines
 from jobs.executors.serving import serve, warm_up
 from numa import launch
-from numa.placement import Place, places
-from numa.topology import Topology
+from numa.placement import Place
 from pipeline.events import ScorerDied
-from pipeline.plan import memory_limit
 
 if TYPE_CHECKING:
     from jobs.spec import JobSpec
@@ -50,28 +45,8 @@ _OBJECT_STORE_NBYTES = 80 << 20
 _POLL_SECONDS = 5.0
 """How long an actor holds a request for events when there are none."""
 
-_CONNECT_SECONDS = 10.0
-
-_PROBE_SECONDS = 60.0
-"""For a task on a machine that is up; a worker starts in about two seconds."""
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
 _CONCURRENCY = 4
 """Calls an actor answers at once: one waits for events, one takes a lease."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Machine:
-    """What the probe found on the machine of one raylet."""
-
-    raylet: str
-    """Ray's node id. Several raylets may share a machine; they share its places, too."""
-    host: str
-    boot: str
-    python: str
-    topology: Topology
-    memory_limit_nbytes: int
 
 
 @dataclass(slots=True)
@@ -88,25 +63,20 @@ class RayExecutor:
     def __init__(self, spec: JobSpec) -> None:
         self._address = spec.address
         self._connected = False
-        self._homes: dict[int, tuple[_Machine, Place]] = {}
+        self._homes: dict[int, tuple[Machine, Place]] = {}
         self._specs: dict[int, ScorerSpec] = {}
         self._actors: dict[int, _Actor] = {}
 
     def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
         self._connect()
-        seats: list[Seat] = []
-        for group in _by_machine(_probe_all()):
-            topology = group[0].topology
-            # Raylets that share a machine share its places, so that no core is taken twice.
-            wanted = max(engines or 1, len(group)) if len(group) > 1 else engines
-            for place in places(topology, engines=wanted, threads=threads):
-                machine = group[place.engine % len(group)]
-                number = len(seats)
-                self._homes[number] = (machine, place)
-                seats.append(Seat(number, machine.host, place, machine.memory_limit_nbytes))
-                if warm:
-                    self._spawn(number)
-        return tuple(seats)
+        self._homes = dict(enumerate(machines(engines, threads)))
+        if warm:
+            for number in self._homes:
+                self._spawn(number)
+        return tuple(
+            Seat(number, machine.host, place, machine.memory_limit_nbytes)
+            for number, (machine, place) in self._homes.items()
+        )
 
     def start(self, specs: Sequence[ScorerSpec]) -> None:
         self._specs = dict(zip(self._homes, specs, strict=True))
@@ -148,7 +118,7 @@ class RayExecutor:
 
     def _connect(self) -> None:
         if self._address is not None:
-            _check_reachable(self._address)
+            check_reachable(self._address)
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         environment = source_environment()
         if self._address is None:
@@ -193,10 +163,10 @@ class RayExecutor:
             events: list[Event] = ray.get(request)
         except RayActorError as error:
             del self._actors[number]
-            return [ScorerDied(number, _first_lines(error))]
+            return [ScorerDied(number, first_lines(error))]
         except RayError as error:
             self.kill(number)
-            return [ScorerDied(number, _first_lines(error))]
+            return [ScorerDied(number, first_lines(error))]
         if any(isinstance(event, ScorerDied) for event in events):
             self.kill(number)
         else:
@@ -237,80 +207,3 @@ class ScorerActor:
             serve(self._spec.get(), self._leases.get, self._outbox.put)
         except BaseException as error:
             self._outbox.put(ScorerDied(self._number, f"{type(error).__name__}: {error}"))
-
-
-def probe(raylet: str) -> _Machine:
-    """Runs as a task on the raylet's machine."""
-    topology = Topology.discover()
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return _Machine(
-        raylet,
-        socket.gethostname(),
-        boot.read_text().strip() if boot.exists() else "",
-        sys.executable,
-        topology,
-        memory_limit(topology),
-    )
-
-
-def _probe_all() -> list[_Machine]:
-    """Every living raylet that offers CPUs, in an order that does not depend on Ray's."""
-    alive = [n["NodeID"] for n in _raylets() if n["Alive"] and n["Resources"].get("CPU")]
-    if not alive:
-        raise InfrastructureError("ray: expected machines with CPUs, got none; add machines")
-    task: Any = ray.remote(probe)
-    requests = [
-        task.options(
-            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(raylet, soft=False)
-        ).remote(raylet)
-        for raylet in alive
-    ]
-    try:
-        found: list[_Machine] = ray.get(requests, timeout=_PROBE_SECONDS)
-    except (RayError, ImportError) as error:
-        advice = "look at Ray's logs there"
-        if isinstance(error, ImportError):  # Ray's error takes on the class of its cause
-            advice = "install colonnade there, in the Python that runs Ray"
-        raise InfrastructureError(
-            f"ray: expected every machine to tell its topology, got: {_first_lines(error)}; "
-            + advice
-        ) from error
-    return sorted(found, key=lambda m: (m.host, m.boot, m.raylet))
-
-
-def _raylets() -> list[dict[str, Any]]:
-    """Ray's table of its nodes."""
-    table: Any = ray.nodes  # not typed by Ray
-    rows: list[dict[str, Any]] = table()
-    return rows
-
-
-def _check_reachable(address: str) -> None:
-    """Ray tries a dead address for minutes and cannot be interrupted meanwhile."""
-    host, _, port = address.rpartition(":")
-    if address.startswith("ray://"):
-        raise InfrastructureError(
-            f"ray: expected host:port or 'auto', got {address}; run colonnade on a machine of "
-            "the cluster (Ray's client protocol passes no placement)"
-        )
-    if not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-    except OSError as error:
-        raise InfrastructureError(
-            f"ray: expected a cluster at {address}, got: {error}; check --address"
-        ) from error
-
-
-def _by_machine(found: Iterable[_Machine]) -> list[list[_Machine]]:
-    groups: dict[tuple[str, str], list[_Machine]] = {}
-    for machine in found:
-        groups.setdefault((machine.host, machine.boot), []).append(machine)
-    return list(groups.values())
-
-
-def _first_lines(error: BaseException, count: int = 8) -> str:
-    """Ray's messages are long and coloured; the cause stands in the last lines of a traceback."""
-    lines = _COLOUR.sub("", str(error)).strip().splitlines()
-    return "\n".join(lines if len(lines) <= count else [lines[0], "...", *lines[2 - count :]])
