@@ -65,8 +65,8 @@ def write_model(path: Path, w1: np.ndarray[Any, Any], w2: np.ndarray[Any, Any]) 
             helper.make_node("MatMul", ["r", "w2"], ["y"], name="second"),
         ],
         "small",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", w1.shape[0]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", w2.shape[1]])],
         [numpy_helper.from_array(w1, "w1"), numpy_helper.from_array(w2, "w2")],
     )
     onnx.save(

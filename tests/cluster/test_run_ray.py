@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,8 +22,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """A head without CPUs and one raylet with two, as another machine would be; its address."""
+def machines() -> Iterator[Any]:
+    """ray.cluster_utils.Cluster: a head without CPUs and one raylet with two."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("PYTHONPATH", str(small_job.ROOT))
@@ -31,8 +33,14 @@ def cluster() -> Iterator[str]:
         options = {"num_cpus": 0, "object_store_memory": store, "include_dashboard": False}
         running = Cluster(initialize_head=True, head_node_args=options)
         running.add_node(num_cpus=2, object_store_memory=store)
-        yield str(running.address)
+        yield running
         running.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster(machines: Any) -> str:
+    """Its address."""
+    return str(machines.address)
 
 
 def test_cluster_started_by_the_command(source: Source, tmp_path: Path) -> None:
@@ -71,6 +79,7 @@ def test_actor_killed_in_mid_shard(source: Source, tmp_path: Path, cluster: str,
     small_job.check_exactly_once(source, output)
 
 
+@pytest.mark.slow
 def test_frozen_actor_is_replaced(source: Source, tmp_path: Path, cluster: str) -> None:
     output = tmp_path / "out"
     arguments = words(source, output, *on(cluster, "--stall-seconds", "12"))
@@ -106,3 +115,37 @@ def test_no_cluster_at_the_address(source: Source, tmp_path: Path) -> None:
         run = colonnade(*arguments)
         assert run.code == 4 and address in run.stderr and said in run.stderr, run.stderr
         assert "Traceback" not in run.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_machine_lost(source: Source, tmp_path: Path, machines: Any) -> None:
+    """A raylet dies with a scorer in mid-shard; the other machine does the rest."""
+    if os.cpu_count() == 1:
+        pytest.skip("two scorers need two cores")
+    machines.add_node(num_cpus=1, object_store_memory=80 << 20)
+    output = tmp_path / "out"
+    frozen = tmp_path / "frozen"
+    arguments = words(source, output, *on(str(machines.address), "--engines", "2"))
+    with small_job.popen(*arguments, env=at("before_run:2=stop", frozen)) as process:
+        while not frozen.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        stopped = next(
+            p for p in psutil.process_iter(["status"])
+            if p.info["status"] == psutil.STATUS_STOPPED and p.ppid() != process.pid
+            and any(p.ppid() == raylet_pid(node) for node in machines.list_all_nodes())
+        )  # fmt: skip
+        lost = next(n for n in machines.list_all_nodes() if raylet_pid(n) == stopped.ppid())
+        machines.remove_node(lost, allow_graceful=False)
+        run = small_job.finish(process)
+        if stopped.is_running():  # its raylet is gone, and it cannot see that
+            stopped.kill()
+    assert run.code == 0, run.stderr
+    assert run.events("ScorerDied")
+    small_job.check_exactly_once(source, output)
+
+
+def raylet_pid(node: Any) -> int:
+    """Process id of a cluster_utils node's raylet, 0 for one that has none."""
+    running = node.all_processes.get("raylet")
+    return running[0].process.pid if running else 0
