@@ -14,6 +14,7 @@ from engine.program import Column, Program
 from engine.rewrites import Event
 from engine.sparsity import Sparsity, measure
 from engine.work_share import multiply_adds
+from numa.notation import size
 from numa.topology import Topology
 
 DEFAULT_L2 = 512 * 1024
@@ -53,9 +54,8 @@ class WorkingSet:
     def __str__(self) -> str:
         verdict = "fits in" if self.fits else "does NOT fit in"
         return (
-            f"segment {self.segment}: {self.arena_nbytes / 1024:.0f} KiB of activations a column "
-            f"{verdict} {self.l2_nbytes / 1024:.0f} KiB of L2; "
-            f"{self.streamed_nbytes / 2**20:.2f} MiB of weights stream through"
+            f"segment {self.segment}: {size(self.arena_nbytes)} of activations a column {verdict} "
+            f"{size(self.l2_nbytes)} of L2; {size(self.streamed_nbytes)} of weights stream through"
         )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from engine.arena import Arena
 from engine.graph import Node, Value
 from engine.kernels.table import POINTS
+from numa.notation import size
 
 Array = np.ndarray[Any, Any]
 
@@ -86,8 +87,8 @@ class Column:
         return sum(a.nbytes for a in self.weights)
 
     def __str__(self) -> str:
-        size = self.arena.nbytes / 1024
-        head = f"columns of {POINTS} rows, arena {size:.0f} KiB, {_size(self.weights_nbytes)}"
+        arena, weights = size(self.arena.nbytes), size(self.weights_nbytes)
+        head = f"columns of {POINTS} rows, arena {arena}, {weights} of weights"
         return "\n".join([head, *(f"  {s}" for s in self.steps), *_offsets(self.arena)])
 
 
@@ -181,11 +182,6 @@ def _row_nbytes(value: Value | None) -> int:
     if value is None:
         return 0
     return (value.features or 1) * value.dtype.itemsize
-
-
-def _size(nbytes: int) -> str:
-    size = f"{nbytes / 2**20:.2f} MiB" if nbytes >= 2**20 else f"{nbytes / 1024:.1f} KiB"
-    return f"{size} of weights"
 
 
 def _offsets(arena: Arena) -> list[str]:
