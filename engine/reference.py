@@ -1,15 +1,13 @@
 """The oracle and the fallback: a graph node by node, through onnx's reference evaluator.
 
-It is slow and obvious. Nodes of the domain `colonnade`, which rewrites introduce, are computed
-in numpy here, and so are two of ONNX whose results onnx's own evaluator (1.23) lets depend on
-the other rows of a batch: BatchNormalization before opset 14, which it runs in training mode, and
-LRN, where it takes the number of rows for that of channels.
+It is slow and obvious. Nodes of the domain `colonnade`, which rewrites introduce, and some of
+ONNX's are computed in plain numpy (engine/ops/plain.py says which, and why).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,61 +16,11 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from engine.errors import EngineError, FeedError, UnsupportedError
-from engine.graph import NATIVE, Graph, Node
-from engine.ops.unary import UNARY
+from engine.graph import Graph, Node
+from engine.ops.plain import PLAIN, PRODUCTS, ROW_BY_ROW, training
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = Mapping[str, Array]
-
-
-def linear(node: Node, x: Array, weights: Array, bias: Array | None = None) -> Array:
-    """y[..., M] = activations(x[..., K] @ W[M, K].T + b[M])."""
-    y: Array = np.matmul(x, weights.T)
-    if bias is not None:
-        y = y + bias
-    for op, a, b in node.attributes.get("activations", ()):
-        y = UNARY[op].numpy(y, a, b)
-    return y
-
-
-def batch_normalization(
-    node: Node, x: Array, scale: Array, shift: Array, mean: Array, var: Array
-) -> Array:
-    """Inference form, over axis 1 of x[rows, channels, ...]."""
-    wide = (-1, *(1 for _ in x.shape[2:]))
-    s, t, m, v = (p.reshape(wide) for p in (scale, shift, mean, var))
-    epsilon = np.float32(node.attributes.get("epsilon", 1e-5))
-    y: Array = s * (x - m) / np.sqrt(v + epsilon) + t
-    return y.astype(x.dtype, copy=False)
-
-
-def local_response_normalization(node: Node, x: Array) -> Array:
-    """x / (bias + alpha / size * sum of squares over `size` channels around)^beta."""
-    size = int(node.attributes["size"])
-    before, after = (size - 1) // 2, size // 2
-    padded = np.pad(np.square(x), [(0, 0), (before, after), *([(0, 0)] * (x.ndim - 2))])
-    around = sum(padded[:, i : i + x.shape[1]] for i in range(size))
-    alpha, beta, bias = (
-        np.float32(node.attributes.get(k, d))
-        for k, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
-    )
-    y: Array = x / (bias + alpha / np.float32(size) * around) ** beta
-    return y.astype(x.dtype, copy=False)
-
-
-def unary(node: Node, x: Array) -> Array:
-    """A row of UNARY as a node of its own."""
-    row = UNARY[node.op]
-    return row.numpy(x, *row.parameters(node.attributes))
-
-
-_NUMPY: dict[tuple[str, str], Callable[..., Array]] = {
-    **{(NATIVE, name): unary for name in UNARY},
-    (NATIVE, "Linear"): linear,
-    ("", "BatchNormalization"): batch_normalization,
-    ("", "LRN"): local_response_normalization,
-}
-"""Operators computed here, by domain and name; each has one output."""
 
 
 class NodeRunner:
@@ -83,11 +31,16 @@ class NodeRunner:
         node: Node,
         opsets: Mapping[str, int],
         dtypes: Mapping[str, np.dtype[Any]] | None = None,
+        rows: bool = True,
     ) -> None:
-        """`dtypes` are the element types of what the node reads, where they are known."""
+        """`dtypes` are the element types of what the node reads, where they are known.
+
+        With `rows`, a row gets the same bytes in any batch, where BLAS alone would not."""
         self.node = node
-        self._function = _NUMPY.get((node.domain, node.op))
-        if node.op == "BatchNormalization" and training(node, opsets.get("", 1)):
+        key = (node.domain, node.op)
+        self._function = PLAIN.get(key) if rows or key not in PRODUCTS else None
+        self._row_by_row = rows and key in ROW_BY_ROW
+        if key == ("", "BatchNormalization") and training(node, opsets.get("", 1)):
             self._function = None
         if self._function is None:
             try:
@@ -104,7 +57,7 @@ class NodeRunner:
                 if self._function is not None:
                     found = [inputs[n] if n else None for n in node.inputs]
                     return {node.outputs[0]: self._function(node, *found)}
-                results = self._evaluator.run(None, {n: inputs[n] for n in node.reads})
+                results = self._evaluate({n: inputs[n] for n in node.reads})
         except EngineError:
             raise
         except Exception as error:
@@ -117,6 +70,15 @@ class NodeRunner:
             name: np.asarray(r) if isinstance(r, np.generic) else r  # 0-d results come as scalars
             for name, r in zip(node.writes, results, strict=True)
         }
+
+    def _evaluate(self, inputs: dict[str, Array]) -> list[Array]:
+        """onnx's evaluator, at once or row by row."""
+        first = self.node.inputs[0] if self.node.inputs else ""
+        if not self._row_by_row or len(inputs[first]) < 2:
+            return list(self._evaluator.run(None, inputs))
+        rows = np.split(inputs[first], len(inputs[first]))
+        found = [list(self._evaluator.run(None, {**inputs, first: row})) for row in rows]
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
 class Reference:
@@ -151,8 +113,9 @@ def run(graph: Graph, feeds: Arrays) -> dict[str, Array]:
 
 
 def evaluate(node: Node, inputs: Arrays, opsets: Mapping[str, int]) -> dict[str, Array]:
-    """One node on the values it reads, constants included."""
-    return NodeRunner(node, opsets, {n: a.dtype for n, a in inputs.items()})(inputs)
+    """One node, once, on all that it reads: for constants."""
+    dtypes = {n: a.dtype for n, a in inputs.items()}
+    return NodeRunner(node, opsets, dtypes, rows=False)(inputs)
 
 
 def refuses(
@@ -164,13 +127,6 @@ def refuses(
     except UnsupportedError as error:
         return str(error)
     return None
-
-
-def training(node: Node, opset: int) -> bool:
-    """Whether a BatchNormalization takes its statistics from the batch."""
-    if node.attributes.get("training_mode", 0) or len(node.writes) > 1:
-        return True
-    return opset < 7 and not node.attributes.get("is_test", 0)
 
 
 def proto_of(node: Node, opsets: Mapping[str, int]) -> NodeProto:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.graph import NATIVE, Node
-from engine.reference import training
+from engine.ops.plain import training
 from engine.rewrites.linear import linear_node
 from engine.rewrites.rewrite import Array, Edit, Rewrite, View
 

@@ -230,3 +230,27 @@ def test_empty_lists_and_subgraphs_survive_the_way_back() -> None:
     old = Node("s", "Squeeze", ("x",), ("y",), attributes={"axes": []})
     assert len(reference.proto_of(made, {"": 13}).attribute) == 1
     assert reference.proto_of(old, {"": 11}).attribute[0].type == onnx.AttributeProto.INTS
+
+
+@pytest.mark.parametrize(
+    ("case", "shape"),
+    [
+        (node("Gemm", "x wide", "y"), ["n", 300]),
+        (node("MatMul", "x wide", "y"), ["n", 300]),
+        (node("MatMul", "x wide", "y"), ["n", 9, 300]),
+        (node("Conv", "x k", "y"), ["n", 4, 12, 12]),
+        (node("ConvTranspose", "x kt", "y"), ["n", 4, 12, 12]),
+        (node("Softmax", "x", "y"), ["n", 300]),
+        (node("LayerNormalization", "x w300", "y"), ["n", 300]),
+        (node("ReduceMean", "x", "y", axes=[1]), ["n", 300]),
+    ],
+    ids=lambda v: v.op_type if isinstance(v, onnx.NodeProto) else str(len(v)),
+)
+def test_a_row_has_the_same_bytes_in_any_batch(case: onnx.NodeProto, shape: list[Any]) -> None:
+    extra = {"wide": floats(300, 70), "kt": floats(4, 8, 3, 3), "w300": floats(300)}
+    ready = reference.Reference(graph_of(model([case], {"x": shape}, "y", {**CONSTANTS, **extra})))
+    x = floats(23, *shape[1:])
+    whole = ready.run({"x": x})["y"]
+    for rows in (1, 2, 7, 16):
+        parts = [ready.run({"x": x[i : i + rows]})["y"] for i in range(0, 23, rows)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
