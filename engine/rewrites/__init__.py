@@ -18,6 +18,7 @@ from engine.rewrites.fold import FOLD
 from engine.rewrites.identity import IDENTITY
 from engine.rewrites.linear import LINEAR
 from engine.rewrites.rewrite import Edit, Event, Rewrite, View, apply
+from engine.rewrites.sink import SINK
 from engine.rewrites.static_shape import STATIC_SHAPE
 
 __all__ = ["REWRITES", "Event", "Rewrite", "rewrite"]
@@ -32,6 +33,7 @@ REWRITES: tuple[Rewrite, ...] = (
     LINEAR,
     # scales before activations, behind which they can no longer reach the weights
     AFFINE_AFTER,
+    SINK,
     AFFINE_BEFORE,
     ACTIVATION,
     DEAD_CODE,

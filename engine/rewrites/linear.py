@@ -82,7 +82,8 @@ def _gemm(node: Node, view: View) -> Edit | str | None:
     bias = per_output(view.constant(c_name), len(scaled))
     if bias is None:
         return _with_add(node, view, constants, c_name) if beta == 1 else _odd(c_name, beta)
-    b_name = view.fresh(f"{node.name}.bias")
+    plain = beta == 1 and bias.shape == view.graph.initializers[c_name].shape
+    b_name = c_name if plain else view.fresh(f"{node.name}.bias")
     constants[b_name] = bias if beta == 1 else bias * np.float32(beta)
     new = linear_node(node.name, (x, w_name, b_name), node.outputs[0], None)
     return Edit((node,), (new,), initializers=constants, reason=_shape(scaled))

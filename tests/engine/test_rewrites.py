@@ -37,7 +37,8 @@ def rewritten(proto: onnx.ModelProto, **feeds: Array) -> tuple[Graph, tuple[Even
     for graph in (before, after):
         found = reference.run(graph, feeds)
         for name, array in expected.items():
-            np.testing.assert_allclose(found[name], array, rtol=2e-5, atol=2e-6)
+            small = 2e-6 * float(np.abs(array).max(initial=1.0))  # sums cancel
+            np.testing.assert_allclose(found[name], array, rtol=2e-5, atol=small)
     assert [v.name for v in after.outputs] == [v.name for v in before.outputs]
     return after, log
 
@@ -436,6 +437,40 @@ def test_scales_and_shifts_that_must_stay(
     expected = reference.run(graph, {"x": x})
     for name, array in reference.run(after, {"x": x}).items():
         np.testing.assert_allclose(array, expected[name], rtol=2e-5, atol=2e-6)
+
+
+# --- sink
+
+
+def test_a_scalar_scale_moves_behind_flatten_into_the_linear() -> None:
+    nodes = [
+        node("Sub", "x half", "a"),
+        node("Mul", "a scale", "b"),
+        node("Flatten", "b", "c"),
+        node("Gemm", "c w", "y"),
+    ]
+    constants = {"half": 0.5, "scale": 1 / 255, "w": floats(12, 3)}
+    after, log = rewritten(model(nodes, {"x": ["batch", 3, 4]}, "y", constants))
+    assert ops(after) == ["Flatten", "colonnade.Linear"]
+    assert [e.node for e in log if e.rewrite == "sink" and e.fired]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "outputs", "reason"),
+    [
+        ([node("Mul", "x v", "b"), node("Flatten", "b", "c")], "y", "from element to element"),
+        ([node("Mul", "x two", "b"), node("Flatten", "b", "c")], "y b", "b is a graph output"),
+        ([node("Mul", "x two", "b"), node("Flatten", "b", "c")], "y c", "c is a graph output"),
+    ],
+)
+def test_scales_that_must_stay_before_flatten(
+    nodes: list[onnx.NodeProto], outputs: str, reason: str
+) -> None:
+    constants = {"v": floats(4), "two": 2.0, "w": floats(12, 3)}
+    proto = model([*nodes, node("Gemm", "c w", "y")], {"x": ["batch", 3, 4]}, outputs, constants)
+    after, log = rewritten(proto)
+    assert ops(after) == ["Mul", "Flatten", "colonnade.Linear"]
+    assert any(reason in r for r in reasons(log, "sink"))
 
 
 def test_a_normalization_over_positions_stays() -> None:
