@@ -201,6 +201,12 @@ class _ReadyFallback:
         known |= {n: inside[n] for n in self.segment.writes}
 
 
+def _nothing(value: Value) -> Array:
+    """No rows of an output; the reference cannot run every operator on none."""
+    assert value.shape is not None
+    return np.empty((0, *(int(d) for d in value.shape[1:])), value.dtype)
+
+
 def _shaped(array: Array, value: Value | None, rows: int) -> Array:
     """Rows of features in the shape that the graph gives them."""
     if value is None or value.shape is None or not value.has_rows or value.features is None:
@@ -238,6 +244,8 @@ class Session:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One batch: an array for each input, rows first; an array for each output."""
         rows = _rows_of(feeds, self.program.inputs)
+        if rows == 0 and all(v.features is not None for v in self.program.outputs):
+            return {v.name: _nothing(v) for v in self.program.outputs}
         known: dict[str, Array] = {v.name: np.asarray(feeds[v.name]) for v in self.program.inputs}
         with self._turn:
             if self._closed:

@@ -239,3 +239,12 @@ def test_callers_take_turns(wide: onnx.ModelProto, batch: Array) -> None:
         for thread in threads:
             thread.join()
     assert found == [expected] * 6
+
+
+def test_no_rows_give_no_rows_even_where_the_reference_cannot() -> None:
+    nodes = [small.node("Mod", "x three", "m", fmod=1), small.node("ArgMax", "m", "y", axis=1)]
+    proto = small.model(nodes, {"x": ["N", 4]}, {"y": ["N", 1]}, {"three": np.float32(3)})
+    proto.graph.output[0].CopyFrom(small.info("y", ["N", 1], np.int64))
+    got = run(proto, {"x": np.zeros((0, 4), np.float32)})["y"]
+    assert got.shape == (0, 1)
+    assert got.dtype == np.int64
