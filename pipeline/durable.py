@@ -22,10 +22,13 @@ def disk_error(output: Path, error: OSError) -> OutputError:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames inside the folder survive a power cut."""
+    """Makes renames inside the folder survive a power cut, where the file system knows how."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems say so
+            raise
     finally:
         os.close(handle)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.durable import sync_folder
 from pipeline.journal import Journal, replay
 from pipeline.records import ManifestEntry
 from pipeline.wire import to_plain
@@ -84,3 +86,12 @@ def test_a_failed_append_leaves_no_half_line(tmp_path: Path) -> None:
     journal.append([entry(2)])
     journal.close()
     assert set(replay(journal.path.read_bytes())[0]) == {0, 2}
+
+
+@pytest.mark.parametrize("number", [22, 5])
+def test_folders_that_cannot_be_synced_are_tolerated_and_broken_ones_not(
+    tmp_path: Path, number: int
+) -> None:
+    failing = mock.patch("os.fsync", side_effect=OSError(number, "fsync"))
+    with failing, nullcontext() if number == 22 else pytest.raises(OSError, match="fsync"):
+        sync_folder(tmp_path)

@@ -277,3 +277,12 @@ def test_a_damaged_record_is_named(job: Job) -> None:
         job.open()
     with job.open(restart=True) as folder:
         assert folder.committed == {}
+
+
+def test_rejects_of_an_attempt_that_was_not_published_do_not_stay(job: Job) -> None:
+    with job.open() as folder:
+        stale = job.output / "_colonnade/rejects/part-000000.parquet"
+        stale.write_bytes(b"left by a commit that the disk refused halfway")
+        entry = folder.commit(job.part(job.shards[0]))
+        assert entry is not None and entry.rejects_path == ""
+        assert not stale.exists()
