@@ -8,9 +8,8 @@ each thread and segment.
 from __future__ import annotations
 
 import os
-import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -23,7 +22,7 @@ from engine.kernels.running import run_columns
 from engine.kernels.table import POINTS
 from engine.program import Border, Column, Fallback, Panel, Program
 from engine.reference import NodeRunner
-from numa.affinity import pin_thread
+from engine.workers import Workers
 
 Array = np.ndarray[Any, Any]
 LINE = 64
@@ -47,62 +46,10 @@ def _on_lines(array: Array) -> Array:
     return copy
 
 
-class _Workers:
-    """Pinned threads that run one callable each, together."""
-
-    def __init__(self, cpus: Sequence[int]) -> None:
-        self._inbox: list[queue.SimpleQueue[Callable[[int], None] | None]] = []
-        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._threads = []
-        for index, cpu in enumerate(cpus):
-            self._inbox.append(queue.SimpleQueue())
-            thread = threading.Thread(
-                target=self._work, args=(index, cpu), name=f"column-{cpu}", daemon=True
-            )
-            thread.start()
-            self._threads.append(thread)
-
-    def _work(self, index: int, cpu: int) -> None:
-        problem: BaseException | None = None
-        try:
-            pin_thread(cpu)
-        except Exception as error:  # told to whoever runs first: a thread cannot raise to anyone
-            problem = error
-        while True:
-            task = self._inbox[index].get()
-            if task is None:
-                return
-            try:
-                if problem is not None:
-                    raise problem
-                task(index)
-            except BaseException as error:
-                self._done.put(error)
-            else:
-                self._done.put(None)
-
-    def __len__(self) -> int:
-        return len(self._threads)
-
-    def run(self, task: Callable[[int], None]) -> None:
-        """task(index) on every thread; returns when all are done, raises what one of them did."""
-        for inbox in self._inbox:
-            inbox.put(task)
-        problems = [p for p in (self._done.get() for _ in self._inbox) if p is not None]
-        if problems:
-            raise problems[0]
-
-    def close(self) -> None:
-        for inbox in self._inbox:
-            inbox.put(None)
-        for thread in self._threads:
-            thread.join()
-
-
 class _ReadyColumn:
     """A column segment with its steps as words and its arenas in memory."""
 
-    def __init__(self, segment: Column, workers: _Workers, depth_first: bool) -> None:
+    def __init__(self, segment: Column, workers: Workers, depth_first: bool) -> None:
         self.segment = segment
         self.depth_first = depth_first
         self._workers = workers
@@ -228,7 +175,7 @@ class Session:
         if not self.cpus:
             raise EngineError("Session: expected at least one processor, got none in cpus")
         self._turn = threading.Lock()
-        self._workers = _Workers(self.cpus)
+        self._workers = Workers(self.cpus)
         self._closed = False
         try:
             self._segments = tuple(self._ready(s) for s in program.segments)
