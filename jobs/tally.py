@@ -38,7 +38,7 @@ class Tally:
     deaths: int = 0
     set_aside: int = 0
     started: float = field(default_factory=monotonic)
-    """Time of JobStarted, so that rates do not count the planning."""
+    """Time at which the first scorer was ready, so that rates do not count the start."""
     in_flight: dict[tuple[int, int], int] = field(default_factory=dict)
     """(scorer, shard) -> rows scored and not yet committed."""
     scored: dict[int, int] = field(default_factory=dict)
@@ -54,6 +54,8 @@ class Tally:
                 self.committed_rows = self.earlier_rows = event.committed_rows
                 self.started = monotonic()
             case ScorerReady():
+                if not self.reports:
+                    self.started = monotonic()
                 self.reports[event.scorer] = event.report
             case RowsScored():
                 self.in_flight[event.scorer, event.shard] = event.rows
@@ -84,7 +86,7 @@ class Tally:
 
     @property
     def rate(self) -> float:
-        """Rows a second since JobStarted."""
+        """Rows a second since the first scorer was ready."""
         return (self.rows_done - self.earlier_rows) / max(monotonic() - self.started, 1e-3)
 
     @property
