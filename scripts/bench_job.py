@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument(
-        "--ray-data", action="store_true", help="run Ray Data, too (it needs pandas)"
+        "--ray-data", action="store_true", help="run Ray Data, too (needs the extra `bench`)"
     )
     parser.add_argument("--folder", type=Path, help="for data and outputs (default: temporary)")
     parser.add_argument("--json", action="store_true")
