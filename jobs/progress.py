@@ -198,4 +198,6 @@ def print_summary(summary: Summary) -> None:
 
 
 def _shards(tally: Tally) -> str:
+    if not tally.reports:  # the first start on a machine compiles kernels, for many seconds
+        return f"starting {tally.engines} scorers"
     return f"{tally.committed_shards}/{tally.shards} shards, {tally.engines} scorers"

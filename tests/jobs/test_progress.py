@@ -115,13 +115,15 @@ def test_json_lines_are_events(capsys: pytest.CaptureFixture[str]) -> None:
 def test_bar_draws_rows_shards_and_troubles() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     counts, bar = Tally(), Bar(console)
-    events: list[Event] = [STARTED, ScorerDied(1, "killed by SIGSEGV"), committed(2)]
+    ready = ScorerReady(0, "", {})
+    events: list[Event] = [STARTED, ready, ScorerDied(1, "killed by SIGSEGV"), committed(2)]
     for event in [*events, *(committed(index) for index in range(3, 10))]:
         counts.add(event)
         bar.show(event, counts)
     bar.close()
     drawn = console.file.getvalue()  # type: ignore[attr-defined]
     assert "scorer 1 died: killed by SIGSEGV" in drawn
+    assert "starting 2 scorers" in drawn
     assert "1,000/1,000 rows" in drawn and "10/10 shards, 2 scorers" in drawn
     assert "100%" in drawn
 
