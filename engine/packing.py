@@ -100,6 +100,28 @@ def _pack_block(weights: Array, slices: int, points: int) -> tuple[Array, Array,
     return head.ravel(), offsets, values, extras.ravel()
 
 
+def pack_blk4(weights: Array, points: int) -> Packed:
+    """Row blocks of 4x1 in slices of four rows, the longest slice first, see kernels/spmm.py."""
+    outputs, inputs = weights.shape
+    padded = np.zeros((round_up(outputs, 4), inputs), np.float32)
+    padded[:outputs] = weights
+    quads = padded.reshape(-1, 4, inputs).transpose(0, 2, 1)  # [slice, input, 4]
+    present = (quads != 0).any(axis=2)
+    width = block_inputs(inputs, present.mean() if present.size else 0.0, points)
+    heads, offsets, values = [], [], []
+    for k in range(0, max(inputs, 1), width):
+        here = present[:, k : k + width]
+        steps = here.sum(axis=1)
+        order = np.argsort(-steps, kind="stable")  # equal trip counts stand together
+        heads.append(np.stack([order * 16 * points, steps[order]], axis=1).astype(np.int32))
+        slices, columns = np.nonzero(here[order])
+        offsets.append((columns * 4 * points).astype(np.uint16))
+        values.append(quads[order[slices], k + columns])
+    streams = (np.concatenate(heads).ravel(), np.concatenate(offsets), np.concatenate(values))
+    numbers = (len(heads), len(quads), width * points * 4)
+    return Packed((streams[0], streams[1], streams[2].ravel()), numbers)
+
+
 def pack_dense4(weights: Array, points: int) -> Packed:
     """Four rows interleaved, block by block of inputs, see kernels/gemm.py."""
     outputs, inputs = weights.shape
@@ -113,5 +135,9 @@ def pack_dense4(weights: Array, points: int) -> Packed:
     return Packed((np.concatenate(blocks),), (inputs, len(padded), width))
 
 
-PACKINGS: dict[str, Callable[[Array, int], Packed]] = {"sell4": pack_sell4, "dense4": pack_dense4}
+PACKINGS: dict[str, Callable[[Array, int], Packed]] = {
+    "sell4": pack_sell4,
+    "blk4": pack_blk4,
+    "dense4": pack_dense4,
+}
 """By `Kernel.structure`: (W[M, K], points) -> streams."""

@@ -21,8 +21,13 @@ class Sparsity:
     """Outputs that depend on no input: they are their bias."""
     longest_row: int
     """Non-zeros of the fullest row."""
-    block_fill: float
-    """Non-zeros among the 4x1 row blocks that have any, 0.25..1: 1 when pruned in such blocks."""
+    blocks: int
+    """4x1 row blocks (four outputs, one input) that have a non-zero."""
+
+    @property
+    def block_fill(self) -> float:
+        """Share of non-zeros in those blocks, 0.25..1: 1 when pruned in such blocks."""
+        return self.nonzeros / (4 * self.blocks) if self.blocks else 0.25
 
     @property
     def density(self) -> float:
@@ -41,14 +46,13 @@ def measure(weights: np.ndarray[Any, Any]) -> Sparsity:
     present = weights != 0
     per_row = present.sum(axis=1)
     nonzeros = int(per_row.sum())
-    whole = present[: outputs // 4 * 4].reshape(-1, 4, inputs)
-    touched = int(whole.any(axis=1).sum())
-    fill = float(whole.sum() / (4 * touched)) if touched else 0.25
+    starts = np.arange(0, outputs, 4)
+    blocks = np.add.reduceat(present, starts, axis=0, dtype=np.int64) if outputs else present
     return Sparsity(
         outputs=outputs,
         inputs=inputs,
         nonzeros=nonzeros,
         empty_rows=int((per_row == 0).sum()),
         longest_row=int(per_row.max(initial=0)),
-        block_fill=fill,
+        blocks=int(np.count_nonzero(blocks)),
     )

@@ -16,6 +16,7 @@ import os
 import statistics
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -29,6 +30,7 @@ from engine.ops.work import Linear
 from engine.session import aligned
 from engine.sparsity import measure
 
+Array = np.ndarray[Any, Any]
 SHAPES = ("768x768", "1024x1024", "2048x2048", "3072x768", "768x3072", "512x784")
 CHAINS = 10
 """Independent accumulators of the peak loop: more than latency times throughput, 4 x 2."""
@@ -88,6 +90,7 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", default=SHAPES, help="outputs x inputs")
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.0, 0.8, 0.9, 0.95])
     parser.add_argument("--points", type=int, nargs="+", default=[POINTS], help="live, 1..T")
+    parser.add_argument("--rows", type=int, default=1, help="outputs pruned together: 4 is 4x1")
     parser.add_argument("--repeats", type=int, default=51)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -102,7 +105,8 @@ def main() -> None:
         for sparsity in args.sparsity:
             for points in args.points:
                 for kernel in kernels_of("linear"):
-                    figure = run(kernel.name, outputs, inputs, sparsity, points, peak, args.repeats)
+                    weights = pruned(outputs, inputs, sparsity, args.rows)
+                    figure = run(kernel.name, weights, sparsity, points, peak, args.repeats)
                     figures.append(figure)
                     if not args.json:
                         print(line(figure), flush=True)
@@ -110,19 +114,19 @@ def main() -> None:
         print(json.dumps({"peak_gflops": peak, "figures": [asdict(f) for f in figures]}, indent=2))
 
 
-def run(
-    kernel: str,
-    outputs: int,
-    inputs: int,
-    sparsity: float,
-    points: int,
-    peak: float,
-    repeats: int,
-) -> Figure:
-    """Times one kernel on seeded random weights; ten calls a timing."""
+def pruned(outputs: int, inputs: int, sparsity: float, rows: int) -> Array:
+    """Seeded random W[M, K] with zeros drawn for blocks of `rows` outputs by one input."""
     rng = np.random.default_rng(0)
-    keep = rng.random((outputs, inputs)) >= sparsity
-    weights = (rng.standard_normal((outputs, inputs)) * keep).astype(np.float32)
+    keep = np.repeat(rng.random((-(-outputs // rows), inputs)) >= sparsity, rows, axis=0)
+    return (rng.standard_normal((outputs, inputs)) * keep[:outputs]).astype(np.float32)
+
+
+def run(
+    kernel: str, weights: Array, sparsity: float, points: int, peak: float, repeats: int
+) -> Figure:
+    """Times one kernel; ten calls a timing."""
+    rng = np.random.default_rng(1)
+    outputs, inputs = weights.shape
     work = Linear("x", "y", weights, np.zeros(outputs, np.float32), (("Relu", 0.0, 0.0),))
     x = aligned((inputs + 3) * POINTS * 4).view(np.float32)
     x[:] = rng.standard_normal(len(x))

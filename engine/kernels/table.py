@@ -87,6 +87,7 @@ _BORDERS = "engine.kernels.borders"
 
 _ROWS = (
     Kernel(f"spmm_f32_sell4x{POINTS}", "linear", "engine.kernels.spmm:sell4", (POINTS,), "sell4"),
+    Kernel(f"spmm_f32_blk4x{POINTS}", "linear", "engine.kernels.spmm:blk4", (POINTS,), "blk4"),
     Kernel(f"gemm_f32_4x{POINTS}", "linear", "engine.kernels.gemm:dense4", (POINTS,), "dense4"),
     *(
         Kernel(f"{name.lower()}_f32_x{POINTS}", "unary", f"{_ELEMENTWISE}:unary", (POINTS, name))

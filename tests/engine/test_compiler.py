@@ -78,6 +78,13 @@ def test_kernels_are_chosen_by_density() -> None:
     assert sorted(choices.values()) == ["gemm_f32_4x16", "spmm_f32_sell4x16"]
 
 
+def test_row_blocks_are_seen() -> None:
+    blocks = np.repeat(np.eye(16, 64, dtype=np.float32), 4, axis=0)
+    assert choose("fc", measure(blocks), 16).kernel == "spmm_f32_blk4x16"
+    scattered = np.roll(blocks, 1, axis=1) * (np.arange(64) % 4 == 0)[:, None]
+    assert choose("fc", measure(scattered), 16).kernel == "spmm_f32_sell4x16"
+
+
 def test_sparse_off_multiplies_all() -> None:
     choices = engine.compile(graph_of(mlp()), sparse=False).choices
     assert set(choices.values()) == {"gemm_f32_4x16"}

@@ -20,6 +20,10 @@ named = pytest.mark.parametrize
 RARE = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 3e38, -3e38, 1e-40], np.float32)
 
 
+TWINS = {"sell4": naive.linear, "blk4": naive.block_linear, "dense4": naive.dense_linear}
+"""Which zeros are multiplied, and so where NaN and infinity reach, is the structure's."""
+
+
 def ids(kernel: Kernel) -> str:
     return kernel.name
 
@@ -71,7 +75,7 @@ def test_nan_and_infinity_pass_through(
 ) -> None:
     weights, bias, x, bounds, live = problem
     x.reshape(-1)[place % x.size] = rare
-    twin = naive.linear if kernel.structure == "sell4" else naive.dense_linear
+    twin = TWINS[kernel.structure]
     expected = twin(weights, bias, x.T, *bounds).T
     got = run_linear(kernel, weights, bias, x, bounds, live)
     np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))

@@ -55,5 +55,6 @@ def test_sparsity_counts_nan_as_a_weight() -> None:
     weights[5, 3] = np.nan
     found = measure(weights)
     assert (found.nonzeros, found.empty_rows, found.longest_row) == (5, 3, 1)
+    assert found.blocks == 2
     assert found.block_fill == pytest.approx(5 / 8)
     assert str(found) == "8x10, 93.8% zero, 4x1 fill 0.62"
