@@ -58,6 +58,8 @@ def test_two_engines_write_the_same_bytes(source: Source, tmp_path: Path) -> Non
     for output, engines in zip(outputs, ("1", "2"), strict=True):
         run = colonnade(*words(source, output, "--engines", engines, "--batch-rows", engines + "7"))
         assert run.code == 0, run.stderr
+    one, two = ((output / "_colonnade" / "run.json").read_text() for output in outputs)
+    assert one == two, "neither engines nor batches are part of a run's identity"
     for part in sorted(outputs[0].glob("part-*")):
         assert part.read_bytes() == (outputs[1] / part.name).read_bytes()
 
