@@ -4,7 +4,7 @@ and a wrong result bisected."""
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -25,6 +25,14 @@ class Settings:
     def as_switches(self) -> dict[str, Any]:
         """The same as plain JSON-able values."""
         return {**asdict(self), "rewrites_off": list(self.rewrites_off)}
+
+
+def switches_of(off: Iterable[str]) -> dict[str, Any]:
+    """Keywords of `compile` for names to turn off: `columns`, `sparse`, or a rewrite's name."""
+    names = list(off)
+    plain = {f.name: False for f in fields(Settings) if f.name in names and f.default is True}
+    rewrites = [name for name in names if name not in plain]
+    return {**plain, "rewrites_off": rewrites} if rewrites else plain
 
 
 def from_switches(switches: Mapping[str, Any]) -> Settings:

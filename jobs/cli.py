@@ -7,6 +7,7 @@ never import ray. Options of `run` come from jobs.spec, help texts included.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from dataclasses import MISSING
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from engine.errors import EngineError
-from jobs.errors import INFRASTRUCTURE, USER, Interrupted, JobError
+from jobs.errors import INFRASTRUCTURE, INTERRUPTED, USER, Interrupted, JobError
 from jobs.spec import NUMBERS, OPTIONS, JobSpec, resolve
 from numa.errors import NumaError
 from pipeline.errors import PipelineError
@@ -74,15 +75,15 @@ def _as_click(name: str, default: Any, metadata: Any) -> click.Option:
     if metadata["choices"]:
         kind = click.Choice(metadata["choices"])
     return click.Option(
-        [flag, name], type=kind, default=None, help=text, multiple=name in ("input", "bind"),
+        [flag, name], type=kind, default=None, help=text, multiple=name in ("input", "bind", "off"),
         metavar=_METAVARS.get(name),
     )  # fmt: skip
 
 
 _METAVARS = {
     "model": "FILE", "input": "PATH", "output": "FOLDER", "bind": "INPUT=FIELD",
-    "keep": "FIELDS", "address": "ADDRESS", "engines": "N", "threads": "N", "batch_rows": "N",
-    "max_errors": "N", "stall_seconds": "SECONDS", "max_restarts": "N",
+    "keep": "FIELDS", "off": "NAME", "address": "ADDRESS", "engines": "N", "threads": "N",
+    "batch_rows": "N", "max_errors": "N", "stall_seconds": "SECONDS", "max_restarts": "N",
 }  # fmt: skip
 
 
@@ -173,16 +174,22 @@ def _advise(spec: JobSpec) -> None:
 @click.option("--input", "inputs", multiple=True, metavar="PATH",
               help="Dataset to bind to the model's inputs, as `run` would.")  # fmt: skip
 @click.option("--bind", multiple=True, metavar="INPUT=FIELD", help="As for `run`.")
+@click.option("--off", multiple=True, metavar="NAME", help="As for `run`.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def explain(model: Path, inputs: tuple[str, ...], bind: tuple[str, ...], as_json: bool) -> None:
+def explain(
+    model: Path, inputs: tuple[str, ...], bind: tuple[str, ...], off: tuple[str, ...], as_json: bool
+) -> None:
     """Show what the engine makes of MODEL: rewrites, kernels, sparsity, fallbacks, and why."""
-    _exit(_attempt(lambda: _explain(model, inputs, bind, as_json)))
+    _exit(_attempt(lambda: _explain(model, inputs, bind, off, as_json)))
 
 
-def _explain(model: Path, inputs: tuple[str, ...], bind: tuple[str, ...], as_json: bool) -> int:
+def _explain(
+    model: Path, inputs: tuple[str, ...], bind: tuple[str, ...], off: tuple[str, ...], as_json: bool
+) -> int:
     import engine
+    from engine.settings import switches_of
 
-    explanation = engine.explain(model)
+    explanation = engine.explain(model, **switches_of(off))
     binding = _bound(model, inputs, bind) if inputs else None
     if as_json:
         from pipeline.wire import to_plain
@@ -268,6 +275,8 @@ def _attempt(action: Any) -> int:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"colonnade: {where}{error.strerror or error}", err=True)
         return USER
+    except KeyboardInterrupt:  # before `run` has its handlers; click would make it exit code 1
+        return INTERRUPTED + signal.SIGINT
     except MemoryError:
         click.echo("colonnade: out of memory; try fewer --engines or --batch-rows", err=True)
         return INFRASTRUCTURE

@@ -9,14 +9,15 @@ a scorer is pipeline.scorer; how it gets there is the executor's; who commits is
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import engine
+from engine.settings import switches_of
 from jobs.errors import DONE, InfrastructureError
 from jobs.leases import LeaseTable
 from jobs.lending import Ending, Lending, Limits
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from jobs.interrupts import Interrupts
     from jobs.spec import JobSpec
     from pipeline.events import Event
-    from pipeline.plan import Plan
+    from pipeline.plan import MemoryPrice, Plan
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 """What a disk says when it is not the user's command that is at fault."""
@@ -93,7 +94,8 @@ class Driver:
         # Kernels add in different orders: a resume must use the ones it began with.
         same_model = stored is not None and stored.fingerprint.model_sha256 == sha256
         choices = stored.choices if stored is not None and same_model else None
-        program = engine.compile(spec.model, choices=choices)
+        switches = switches_of(spec.off)
+        program = engine.compile(spec.model, choices=choices, **switches)
         binding = bind(
             dataset.schema, program.inputs, program.outputs, spec.bindings, spec.keep,
             on_error=spec.on_error,
@@ -116,15 +118,25 @@ class Driver:
         return Prepared(plan, run, _scorer_specs(spec, plan, run, seats))
 
     def _check_memory(self, plan: Plan, seats: tuple[Seat, ...]) -> None:
-        """Each machine's engines against what that machine can give; the first has the driver."""
+        """Each machine's engines against what that machine can give; the first has the driver.
+
+        Where a machine has several NUMA nodes, each node's engines against that node, too: memory
+        that is bound to a full node is not taken from another, the kernel kills instead.
+        """
         for number, (machine, group) in enumerate(groupby(seats, key=lambda seat: seat.machine)):
-            here = list(group)
-            threads = max(len(seat.place.cpus) for seat in here)
-            bound = price(
-                plan.dataset, self._program, plan.binding, engines=len(here), threads=threads,
-                batch_rows=plan.batch_rows, driver=number == 0,
-            )  # fmt: skip
-            bound.check(here[0].memory_limit_nbytes, machine)
+            here = sorted(group, key=lambda seat: seat.place.node)
+            self._bound(plan, here, driver=number == 0).check(here[0].memory_limit_nbytes, machine)
+            for node, group_of_node in groupby(here, key=lambda seat: seat.place.node):
+                there = list(group_of_node)
+                where = f"NUMA node {node} of {machine}"
+                self._bound(plan, there, driver=False).check(there[0].node_memory_nbytes, where)
+
+    def _bound(self, plan: Plan, seats: Sequence[Seat], *, driver: bool) -> MemoryPrice:
+        return price(
+            plan.dataset, self._program, plan.binding, engines=len(seats),
+            threads=max(len(seat.place.cpus) for seat in seats), batch_rows=plan.batch_rows,
+            driver=driver,
+        )  # fmt: skip
 
     def _score(self, prepared: Prepared) -> Summary:
         spec, shards = self.spec, prepared.plan.shards
@@ -211,7 +223,7 @@ def _scorer_specs(
     spec: JobSpec, plan: Plan, run: RunRecord, seats: tuple[Seat, ...]
 ) -> tuple[ScorerSpec, ...]:
     digest = run.fingerprint.digest
-    switches: Mapping[str, Any] = {}
+    switches = switches_of(spec.off)
     return tuple(
         ScorerSpec(
             scorer=seat.scorer, model=spec.model, model_sha256=run.fingerprint.model_sha256,

@@ -82,6 +82,11 @@ class JobSpec:
         3,
         least=0,
     )
+    off: tuple[str, ...] = _option(
+        "Turn off 'columns', 'sparse' kernels or a rewrite that `explain` names, to measure what "
+        "it gains or to find a wrong result; may be given several times.",
+        (),
+    )
     restart: bool = _option("Discard what the output folder holds of an earlier run.", False)
     dry_run: bool = _option("Print the plan with its memory bound, then stop.", False)
     progress: str = _option(
@@ -111,7 +116,7 @@ class JobSpec:
 OPTIONS: dict[str, Field[Any]] = {f.name: f for f in fields(JobSpec)}
 """Every option by name, in the order of the help text."""
 
-_LISTS = ("input", "bind", "keep")
+_LISTS = ("input", "bind", "keep", "off")
 _PATHS = ("model", "input", "output")
 NUMBERS: dict[str, type] = {
     "engines": int,

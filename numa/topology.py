@@ -123,6 +123,11 @@ class Topology:
     def cores(self) -> tuple[Core, ...]:
         return tuple(core for node in self.nodes for core in node.cores)
 
+    def memory_nbytes(self, node: int) -> int:
+        """Memory of one NUMA node, bytes, within the control group's limit."""
+        own = next(n.memory_nbytes for n in self.nodes if n.id == node)
+        return min(own, self.memory_limit_nbytes)
+
     def cache_nbytes(self, level: int) -> int:
         """Data cache of a level that one core can count on, bytes: its share of the smallest.
 

@@ -27,6 +27,8 @@ class Seat:
     place: Place
     memory_limit_nbytes: int
     """What the machine can give to all its scorers, in bytes."""
+    node_memory_nbytes: int
+    """Memory of the place's NUMA node: bound memory cannot spill to another."""
 
 
 class Executor(Protocol):

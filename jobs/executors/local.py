@@ -57,7 +57,10 @@ class LocalExecutor:
         from pipeline.plan import memory_limit
 
         machine, limit = socket.gethostname(), memory_limit(topology)
-        return tuple(Seat(n, machine, place, limit) for n, place in self._places.items())
+        return tuple(
+            Seat(number, machine, place, limit, topology.memory_nbytes(place.node))
+            for number, place in self._places.items()
+        )
 
     def start(self, specs: Sequence[ScorerSpec]) -> None:
         self._specs = dict(zip(self._places, specs, strict=True))

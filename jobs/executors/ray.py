@@ -74,7 +74,13 @@ class RayExecutor:
             for number in self._homes:
                 self._spawn(number)
         return tuple(
-            Seat(number, machine.host, place, machine.memory_limit_nbytes)
+            Seat(
+                number,
+                machine.host,
+                place,
+                machine.memory_limit_nbytes,
+                machine.topology.memory_nbytes(place.node),
+            )
             for number, (machine, place) in self._homes.items()
         )
 

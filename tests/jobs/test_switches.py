@@ -1,0 +1,57 @@
+"""--off: what it turns off, that results stay, and that another run's folder is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import small_job
+from small_job import Source, colonnade, words
+
+from engine.errors import EngineError
+from engine.settings import Settings, from_switches, switches_of
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return small_job.write(tmp_path_factory.mktemp("source"))
+
+
+def test_names_become_switches() -> None:
+    assert switches_of([]) == {}
+    assert from_switches(switches_of(["columns", "fold"])) == Settings(
+        columns=False, rewrites_off=("fold",)
+    )
+    with pytest.raises(EngineError, match="did you mean columns"):
+        from_switches({"colums": False})
+
+
+def test_layer_wise_job_gives_the_same_outputs(source: Source, tmp_path: Path) -> None:
+    outputs = []
+    for name, off in (("on", ()), ("off", ("--off", "columns"))):
+        run = colonnade(*words(source, tmp_path / name, *off))
+        assert run.code == 0, run.stderr
+        small_job.check_exactly_once(source, tmp_path / name)
+        table = pq.read_table(tmp_path / name).sort_by("id")
+        outputs.append(np.array(table["y"].combine_chunks().flatten()))
+    assert outputs[0].tobytes() == outputs[1].tobytes()
+
+
+def test_a_resume_with_other_switches_is_refused(source: Source, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert colonnade(*words(source, output, "--off", "sparse")).code == 0
+    other = colonnade(*words(source, output))
+    assert other.code == 1
+    assert "program" in other.stderr, "the difference is named"
+    assert colonnade(*words(source, output, "--off", "sparse")).code == 0
+
+
+def test_an_unknown_name_is_refused_before_anything_is_written(
+    source: Source, tmp_path: Path
+) -> None:
+    run = colonnade(*words(source, tmp_path / "out", "--off", "spare"))
+    assert run.code == 1
+    assert "'spare'" in run.stderr and "sparse" in run.stderr
+    assert not (tmp_path / "out").exists()
