@@ -275,8 +275,8 @@ def _attempt(action: Any) -> int:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"colonnade: {where}{error.strerror or error}", err=True)
         return USER
-    except KeyboardInterrupt:  # before `run` has its handlers; click would make it exit code 1
-        return INTERRUPTED + signal.SIGINT
+    except KeyboardInterrupt as error:  # outside of `run`'s handlers; click would exit with 1
+        return int(getattr(error, "exit_code", INTERRUPTED + signal.SIGINT))
     except MemoryError:
         click.echo("colonnade: out of memory; try fewer --engines or --batch-rows", err=True)
         return INFRASTRUCTURE

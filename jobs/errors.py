@@ -28,8 +28,12 @@ class InfrastructureError(JobError):
     exit_code = INFRASTRUCTURE
 
 
-class Interrupted(JobError):
-    """A signal stopped the job; what is committed stays, the same command resumes."""
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped the job; what is committed stays, the same command resumes.
+
+    No JobError, for it may come out of any line: code that explains an `Exception` as a damaged
+    model or file must not swallow it.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"interrupted by signal {signum}")

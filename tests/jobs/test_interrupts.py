@@ -21,6 +21,14 @@ def test_raised_before_the_loop(number: signal.Signals) -> None:
     assert caught.value.exit_code == 128 + number
 
 
+def test_not_swallowed_by_who_explains_exceptions() -> None:
+    with pytest.raises(Interrupted), Interrupts():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception as error:  # as a reader does that calls any trouble a damaged file
+            raise ValueError("damaged file") from error
+
+
 def test_noted_in_the_loop_and_handlers_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     noted: list[int] = []
