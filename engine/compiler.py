@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import columns
-from engine.dispatch import Choice, choose
+from engine.dispatch import Choice, choose, recorded
 from engine.errors import UnsupportedError
 from engine.graph import Graph
 from engine.kernels.table import POINTS
@@ -72,9 +72,11 @@ def _segment(c: Compilation) -> Compilation:
     chosen: dict[str, Choice] = {}
 
     def kernel_for(node: str, work: Linear) -> str:
-        sparsity = measure(work.weights)
-        sparse = c.settings.sparse
-        chosen[node] = choose(node, sparsity, POINTS, sparse=sparse, asked=c.asked.get(node))
+        if node in c.asked:
+            chosen[node] = recorded(node, c.asked[node])
+        else:
+            sparsity = measure(work.weights)
+            chosen[node] = choose(node, sparsity, POINTS, sparse=c.settings.sparse)
         return chosen[node].kernel
 
     segments = columns.segments(c.graph, c.lowered, kernel_for)

@@ -82,24 +82,25 @@ _COSTS: dict[str, Callable[[Kernel, Sparsity, int], Candidate]] = {
 _SKIPS_ZEROS = frozenset({"sell4", "blk4"})
 
 
-def choose(
-    node: str, sparsity: Sparsity, points: int, *, sparse: bool = True, asked: str | None = None
-) -> Choice:
-    """The cheapest kernel for W of this sparsity; `asked` settles it, as a resumed run does."""
+def recorded(node: str, kernel: str) -> Choice:
+    """The kernel that a run chose when it began: a resume and every scorer use it again."""
+    names = [k.name for k in kernels_of("linear")]
+    if kernel not in names:
+        raise EngineError(
+            f"{node}: expected one of {', '.join(names)}, got the kernel {kernel!r}; the recorded "
+            "choices are of another release: start over without them"
+        )
+    return Choice(node, kernel, "as recorded", ())
+
+
+def choose(node: str, sparsity: Sparsity, points: int, *, sparse: bool = True) -> Choice:
+    """The cheapest kernel for W of this sparsity."""
     candidates = []
     for kernel in kernels_of("linear"):
         candidate = _COSTS[kernel.structure](kernel, sparsity, points)
         if kernel.structure in _SKIPS_ZEROS and not sparse:
             candidate = Candidate(kernel.name, None, "sparse kernels are off")
         candidates.append(candidate)
-    if asked is not None:
-        if asked not in {c.kernel for c in candidates}:
-            names = ", ".join(k.name for k in kernels_of("linear"))
-            raise EngineError(
-                f"{node}: expected one of {names}, got the kernel {asked!r}; the recorded choices "
-                "are of another release: start over without them"
-            )
-        return Choice(node, asked, "as recorded", tuple(candidates))
     best = min((c for c in candidates if c.cycles is not None), key=lambda c: c.cycles or 0.0)
     others = [c for c in candidates if c is not best]
     reason = f"{sparsity}; " + "; ".join(

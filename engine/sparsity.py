@@ -46,8 +46,10 @@ def measure(weights: np.ndarray[Any, Any]) -> Sparsity:
     present = weights != 0
     per_row = present.sum(axis=1)
     nonzeros = int(per_row.sum())
-    starts = np.arange(0, outputs, 4)
-    blocks = np.add.reduceat(present, starts, axis=0, dtype=np.int64) if outputs else present
+    blocks = np.zeros((-(-outputs // 4), inputs), bool)
+    for lane in range(4):
+        rows = present[lane::4]
+        blocks[: len(rows)] |= rows
     return Sparsity(
         outputs=outputs,
         inputs=inputs,

@@ -100,7 +100,7 @@ def test_recorded_choices_win_and_keep_the_fingerprint() -> None:
 
 def test_an_unknown_recorded_kernel_is_refused() -> None:
     with pytest.raises(EngineError, match="another release"):
-        choose("fc1", measure(np.eye(8, dtype=np.float32)), 16, asked="spmm_of_tomorrow")
+        engine.compile(graph_of(mlp()), choices={"Gemm_0": "spmm_of_tomorrow"})
 
 
 def test_an_unknown_switch_is_refused_with_the_nearest() -> None:
