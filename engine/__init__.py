@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from engine.explanation import explain as explain
     from engine.graph import Graph as Graph
     from engine.graph import Value as Value
+    from engine.profiling import Profile as Profile
+    from engine.profiling import profile as profile
     from engine.program import Program as Program
     from engine.reader import load as load
     from engine.session import Session as Session
@@ -25,12 +27,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "Explanation": "engine.explanation",
     "Graph": "engine.graph",
+    "Profile": "engine.profiling",
     "Program": "engine.program",
     "Session": "engine.session",
     "Value": "engine.graph",
     "compile": "engine.compiler",
     "explain": "engine.explanation",
     "load": "engine.reader",
+    "profile": "engine.profiling",
 }
 __all__ = sorted(_HOMES)
 

@@ -204,7 +204,8 @@ class _ColumnBuilder:
         self._own(work.y, outputs * work.repeats)
         clamp, after = _clamp(work.activations)
         words = linear_words(kernel, work, clamp)
-        detail = f"{np.count_nonzero(work.weights)} of {outputs}x{inputs}"
+        nonzeros = int(np.count_nonzero(work.weights))
+        detail = f"{nonzeros} of {outputs}x{inputs}"
         if clamp != _NO_CLAMP:
             detail += f", clamp {clamp[0]:g}..{clamp[1]:g}"
         steps = [
@@ -215,6 +216,8 @@ class _ColumnBuilder:
                 (x,),
                 (work.y,),
                 detail,
+                outputs * inputs,
+                nonzeros,
             )
             for i in range(work.repeats)
         ]

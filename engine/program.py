@@ -60,6 +60,10 @@ class Step:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     detail: str = ""
+    multiply_adds: int = 0
+    """Dense ones a row, of a linear kernel."""
+    nonzeros: int = 0
+    """Those of them whose weight is not zero."""
 
     def __str__(self) -> str:
         arrow = f"{', '.join(self.reads) or '-'} -> {', '.join(self.writes) or '-'}"

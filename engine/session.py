@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from engine.errors import EngineError, FeedError
+from engine.fallback import ReadyFallback, shaped
 from engine.graph import Value
 from engine.kernels.building import address
 from engine.kernels.running import run_columns
 from engine.kernels.table import POINTS
 from engine.program import Border, Column, Fallback, Panel, Program
-from engine.reference import NodeRunner
 from engine.workers import Workers
 
 Array = np.ndarray[Any, Any]
 LINE = 64
 STEP_WORDS = 16
 """int64 of a step: the kernel's address and its operands."""
+EMPTY_CALLS = 33
+"""Calls of no step, to know what a call costs when steps are timed."""
 
 
 def aligned(nbytes: int) -> Array:
@@ -82,9 +85,7 @@ class _ReadyColumn:
     def __call__(self, known: dict[str, Array], rows: int) -> None:
         """Adds the segment's exports to `known`."""
         segment = self.segment
-        arrays = [_ready(known[b.value], b) for b in segment.imports]
-        results = [np.empty((rows, b.features), np.float32) for b in segment.exports]
-        borders = np.array([a.ctypes.data for a in (*arrays, *results)] or [0], np.int64)
+        arrays, borders = self._borders(known, rows)
         if self.depth_first:
             self._together(0, len(segment.steps), rows, borders, None)
         else:
@@ -92,7 +93,55 @@ class _ReadyColumn:
             whole = aligned(max(LINE, segment.arena.nbytes * columns))
             for step in range(len(segment.steps)):
                 self._together(step, 1, rows, borders, whole)
-        for border, result in zip(segment.exports, results, strict=True):
+        self._export(known, arrays)
+
+    def timed(self, known: dict[str, Array], rows: int) -> Array:
+        """As a call, on the first thread alone: seconds[columns, steps], depth first.
+
+        Each step is a call of its own; what an empty call takes is subtracted.
+        """
+        arrays, borders = self._borders(known, rows)
+        columns = -(-rows // POINTS)
+        seconds = np.zeros((columns, len(self.segment.steps)))
+
+        def task(index: int) -> None:
+            if index == 0:
+                once = self._once(rows, borders)
+                empty = np.median([once(0, 0, 0) for _ in range(EMPTY_CALLS)])
+                for column in range(columns):
+                    for step in range(seconds.shape[1]):
+                        seconds[column, step] = max(0.0, once(column, step, 1) - empty)
+
+        self._workers.run(task)
+        self._export(known, arrays)
+        return seconds
+
+    def _once(self, rows: int, borders: Array) -> Callable[[int, int, int], float]:
+        """(column, first step, steps) -> the seconds they took, in the first thread's arena."""
+        counter = np.zeros(1, np.int64)
+        place = np.array([self._arenas[0].ctypes.data, 0], np.int64)
+        count_at, place_at, borders_at = (a.ctypes.data for a in (counter, place, borders))
+        words = self._words.ctypes.data
+
+        def once(column: int, step: int, count: int, keep: Any = (place, borders)) -> float:
+            counter[0] = column
+            first, size = words + step * STEP_WORDS * 8, STEP_WORDS * 8
+            began = perf_counter()
+            self._run(count_at, column + 1, rows, POINTS, first, count, size, place_at, borders_at)
+            return perf_counter() - began
+
+        return once
+
+    def _borders(self, known: Mapping[str, Array], rows: int) -> tuple[list[Array], Array]:
+        """The arrays of imports, then of exports; and the table of their addresses."""
+        segment = self.segment
+        arrays = [_ready(known[b.value], b) for b in segment.imports]
+        arrays += [np.empty((rows, b.features), np.float32) for b in segment.exports]
+        return arrays, np.array([a.ctypes.data for a in arrays] or [0], np.int64)
+
+    def _export(self, known: dict[str, Array], arrays: Sequence[Array]) -> None:
+        results = arrays[len(self.segment.imports) :]
+        for border, result in zip(self.segment.exports, results, strict=True):
             known[border.value] = result
 
     def _together(
@@ -128,37 +177,10 @@ def _ready(array: Array, border: Border) -> Array:
     return np.ascontiguousarray(array, border.dtype)
 
 
-class _ReadyFallback:
-    """A fallback segment with an evaluator for each node."""
-
-    def __init__(self, segment: Fallback, program: Program) -> None:
-        self.segment = segment
-        self.constants = program.constants
-        dtypes = {n: v.dtype for n, v in program.values.items()}
-        dtypes |= {n: a.dtype for n, a in program.constants.items()}
-        self._runners = [NodeRunner(n, program.opsets, dtypes) for n in segment.nodes]
-        self._shapes = program.values
-
-    def __call__(self, known: dict[str, Array], rows: int) -> None:
-        inside: dict[str, Array] = {**self.constants}
-        for name in self.segment.reads:
-            inside[name] = _shaped(known[name], self._shapes.get(name), rows)
-        for runner in self._runners:
-            inside |= runner({n: inside[n] for n in runner.node.reads})
-        known |= {n: inside[n] for n in self.segment.writes}
-
-
 def _nothing(value: Value) -> Array:
     """No rows of an output; the reference cannot run every operator on none."""
     assert value.shape is not None
     return np.empty((0, *(int(d) for d in value.shape[1:])), value.dtype)
-
-
-def _shaped(array: Array, value: Value | None, rows: int) -> Array:
-    """Rows of features in the shape that the graph gives them."""
-    if value is None or value.shape is None or not value.has_rows or value.features is None:
-        return array
-    return array.reshape(rows, *(int(d) for d in value.shape[1:]))
 
 
 class Session:
@@ -183,9 +205,9 @@ class Session:
             self.close()
             raise
 
-    def _ready(self, segment: Column | Fallback) -> _ReadyColumn | _ReadyFallback:
+    def _ready(self, segment: Column | Fallback) -> _ReadyColumn | ReadyFallback:
         if isinstance(segment, Fallback):
-            return _ReadyFallback(segment, self.program)
+            return ReadyFallback(segment, self.program)
         return _ReadyColumn(segment, self._workers, self.program.columns)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -195,17 +217,35 @@ class Session:
             return {v.name: _nothing(v) for v in self.program.outputs}
         known: dict[str, Array] = {v.name: np.asarray(feeds[v.name]) for v in self.program.inputs}
         with self._turn:
-            if self._closed:
-                raise EngineError("Session.run: expected an open session, got a closed one")
+            self._check_open()
             for segment in self._segments:
                 segment(known, rows)
         return {v.name: self._output(v, known, rows) for v in self.program.outputs}
+
+    def timed(self, feeds: Mapping[str, Array]) -> tuple[Array, ...]:
+        """One batch on the first thread alone, and the seconds it took, for each segment:
+        [columns, steps], or [1, nodes] of a fallback. engine/profiling.py makes sense of them."""
+        if not self.program.columns:
+            raise EngineError("Session.timed: expected a program with columns on; compile it so")
+        rows = _rows_of(feeds, self.program.inputs)
+        known: dict[str, Array] = {v.name: np.asarray(feeds[v.name]) for v in self.program.inputs}
+        with self._turn:
+            self._check_open()
+            return tuple(segment.timed(known, rows) for segment in self._segments)
+
+    def rows(self, feeds: Mapping[str, Array]) -> int:
+        """Rows of a batch; FeedError where it does not fit the program's inputs."""
+        return _rows_of(feeds, self.program.inputs)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("Session.run: expected an open session, got a closed one")
 
     def _output(self, value: Value, known: Mapping[str, Array], rows: int) -> Array:
         array = known[value.name] if value.name in known else self.program.constants[value.name]
         if value.name in {v.name for v in self.program.inputs} or value.name not in known:
             array = array.copy()
-        return _shaped(array, value, rows)
+        return shaped(array, value, rows)
 
     def close(self) -> None:
         """Ends the threads; running again is an error."""

@@ -1,4 +1,4 @@
-"""The command `colonnade`: run, explain, topology, verify.
+"""The command `colonnade`: run, explain, bench, topology, verify.
 
 Nothing heavy is imported at the top: `--help` must answer at once, and the local executor must
 never import ray. Options of `run` come from jobs.spec, help texts included.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from engine.errors import EngineError
+from jobs.bench.spec import BenchSpec, options
 from jobs.errors import INFRASTRUCTURE, INTERRUPTED, USER, Interrupted, JobError
 from jobs.spec import NUMBERS, OPTIONS, JobSpec, resolve
 from numa.errors import NumaError
@@ -214,6 +215,16 @@ def _bound(model: Path, inputs: tuple[str, ...], pairs: tuple[str, ...]) -> Any:
     dataset = Dataset.discover(inputs)
     program = engine.compile(model)
     return bind(dataset.schema, program.inputs, program.outputs, requested)
+
+
+@options
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+def bench(**given: Any) -> None:
+    """Measure MODEL here: rows a second, against onnxruntime where it is, and time by node."""
+    from jobs.bench import command  # numpy and onnx come with it
+
+    _exit(_attempt(lambda: command.bench(BenchSpec(**given))))
 
 
 @main.command()

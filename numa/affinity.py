@@ -6,7 +6,8 @@ The launcher imports this before every engine, so it stays free of anything slow
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from numa.errors import NumaError
 from numa.notation import cpulist
@@ -39,6 +40,24 @@ def pin_all_threads(cpus: Iterable[int], pid: int | str = "self") -> int:
         f"process {pid}: expected all threads on CPUs {cpulist(wanted)} after {MAX_PASSES} "
         "passes, got new ones each time; pin before the threads start"
     )
+
+
+@contextmanager
+def staying_on(cpus: Iterable[int], threads: Iterable[int] = (0,)) -> Iterator[None]:
+    """Some threads of this process (0 is the caller) on `cpus` meanwhile, and those they start."""
+    wanted = frozenset(cpus)
+    before: dict[int, frozenset[int]] = {}
+    try:
+        for tid in threads:
+            try:
+                before[tid] = frozenset(os.sched_getaffinity(tid))
+            except ProcessLookupError:
+                continue  # it ended
+            _pin(tid, wanted)
+        yield
+    finally:
+        for tid, mask in before.items():
+            _pin(tid, mask)
 
 
 def thread_cpus(pid: int | str = "self") -> dict[int, frozenset[int]]:

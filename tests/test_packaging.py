@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from test_staircase import HOMES, STAIRCASE
+from test_staircase import HOMES, OPTIONAL, STAIRCASE
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -32,7 +32,8 @@ def test_what_is_installed_is_not_below_the_floor(line: str) -> None:
 def test_every_third_party_that_is_imported_is_a_dependency() -> None:
     brought = {"google": "onnx", "llvmlite": "numba"}  # these come with another distribution
     wanted = {brought.get(name, name) for name in HOMES}
-    assert wanted == {Requirement(line).name for line in PROJECT["dependencies"]}
+    assert wanted - OPTIONAL == {Requirement(line).name for line in PROJECT["dependencies"]}
+    assert wanted & OPTIONAL <= {Requirement(line).name for e in EXTRAS.values() for line in e}
 
 
 def test_the_changelog_speaks_of_this_version() -> None:

@@ -27,8 +27,12 @@ HOMES = {
     "llvmlite": ("engine/kernels", "engine/session"),
     "psutil": ("numa", "pipeline/plan"),
     "numpy": ("engine", "pipeline"),
+    "onnxruntime": ("engine/rival",),
 }
 """Where each third party may be imported: modules or packages. Nothing else may be imported."""
+
+OPTIONAL = frozenset({"onnxruntime"})
+"""Third parties that only an extra brings; they are imported where they are used, if at all."""
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

@@ -1,0 +1,91 @@
+"""onnxruntime on the same model and the same cores, where it is installed; and whether two engines
+agree. Only benches come here: nothing that scores needs it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import UnsupportedError
+
+Array = np.ndarray[Any, Any]
+
+NAME = "onnxruntime"
+TOLERANCE = 1e-3
+"""Of the largest output: how far the float32 sums of two engines may lie apart. Of outputs that
+are no floats, the share of elements that may differ: the larger of two logits may change places."""
+
+
+def installed_version() -> str | None:
+    """onnxruntime's, or None where it cannot be imported; it is not imported yet."""
+    try:
+        return importlib.metadata.version(NAME) if importlib.util.find_spec(NAME) else None
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
+
+
+class Rival:
+    """The model as onnxruntime runs it by default, on `threads` threads.
+
+    Make it while the calling thread stays on the cores that its threads shall have. Whatever
+    onnxruntime refuses is an UnsupportedError.
+    """
+
+    def __init__(self, model: str | Path, threads: int) -> None:
+        import onnxruntime  # optional, and slow to import
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(model), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its errors have no common base
+            raise UnsupportedError(f"{NAME} cannot load it: {_short(error)}") from error
+        self._outputs = [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """As `Session.run`."""
+        try:
+            found = self._session.run(self._outputs, dict(feeds))
+        except Exception as error:
+            raise UnsupportedError(f"{NAME} cannot run it: {_short(error)}") from error
+        return dict(zip(self._outputs, found, strict=True))
+
+
+def disagreement(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> str | None:
+    """How the outputs of two engines differ by more than TOLERANCE, or None."""
+    for name, expected in theirs.items():
+        found = ours.get(name)
+        if found is None or found.shape != expected.shape or found.dtype != expected.dtype:
+            got = "none" if found is None else f"{found.dtype.name}{list(found.shape)}"
+            return f"output {name}: {expected.dtype.name}{list(expected.shape)} against {got}"
+        gap = _gap(found, expected)
+        if not gap <= TOLERANCE:
+            what = "of the largest" if expected.dtype.kind == "f" else "of the elements"
+            return f"output {name}: differs by {gap:.2g} {what}, at most {TOLERANCE:g} is rounding"
+    return None
+
+
+def _gap(found: Array, expected: Array) -> float:
+    if expected.dtype.kind != "f":
+        return float((found != expected).mean()) if expected.size else 0.0
+    same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+    if same.all():
+        return 0.0
+    with np.errstate(all="ignore"):
+        apart = np.abs(found[~same].astype(np.float64) - expected[~same])
+        largest = np.abs(expected[np.isfinite(expected)], dtype=np.float64).max(initial=0.0)
+        gap = float(apart.max() / largest) if largest else float("inf")
+    return gap if np.isfinite(gap) else float("inf")
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,219 @@
+"""From a BenchSpec to a Report: sessions made ready, outputs compared, turns taken, steps timed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import engine
+from engine import rival
+from engine.errors import EngineError, UnsupportedError
+from engine.explanation import Explanation
+from engine.program import Program
+from engine.samples import made_up_feeds
+from jobs.bench.contest import Contender, Rates, contest, cores
+from jobs.bench.report import CONTENDERS, OURS, SWITCHED, Figure, Machine, Report
+from jobs.bench.spec import BenchSpec
+from jobs.errors import JobError, SpecError
+from numa.affinity import staying_on, thread_cpus
+from numa.placement import places
+from numa.topology import Topology
+
+DEFAULT_ROWS = 1024
+"""More change no engine's speed; fewer show what meeting at the end of a batch costs."""
+FEEDS_NBYTES = 16 << 20
+"""Of the batch, unless its rows are given."""
+EVEN_ROWS = 64
+
+Say = Callable[[str], None]
+Feeds = Mapping[str, Any]
+
+
+class BenchError(JobError):
+    """A bench whose result would be worth nothing."""
+
+
+def measure(spec: BenchSpec, say: Say) -> Report:
+    """Everything `colonnade bench` shows. `say` is told what is being done."""
+    say("compiling")
+    explanation = engine.explain(spec.model)
+    machine = _machine(spec.threads)
+    feeds, source = _feeds(spec, explanation.program)
+    notes = _notes(spec, explanation, machine)
+    pool = tuple(thread_cpus())  # before any session: this thread and those of numpy's BLAS
+    with ExitStack() as open_sessions:
+        contenders = _ours(spec, machine, feeds, open_sessions)
+        contenders += _theirs(spec, machine, feeds, notes)
+        say("comparing outputs")
+        contenders = _agreeing(contenders, notes, made_up=not spec.input)
+        rows = _rows(explanation.program, feeds)
+        rates = contest(contenders, pool, rows, spec, say)
+    say("timing every step")
+    with staying_on(machine.cpus[:1], pool):
+        profile = engine.profile(explanation.program, feeds, machine.cpus[0], spec.rounds)
+    return Report(
+        model=str(spec.model),
+        date=datetime.now().astimezone().isoformat(timespec="seconds"),
+        versions=_versions(rates),
+        machine=machine,
+        rows=rows,
+        rounds=spec.rounds,
+        seconds=spec.seconds,
+        feeds=source,
+        figures=_figures(rates),
+        profile=profile,
+        explanation=explanation,
+        notes=tuple(notes),
+    )
+
+
+def _machine(threads: int | None) -> Machine:
+    topology = Topology.discover()
+    place = places(topology, engines=1, threads=threads)[0]
+    if threads is not None and len(place.cpus) < threads:
+        raise SpecError(
+            f"bench: threads: expected at most {len(place.cpus)}, the cores of a NUMA node that "
+            f"this process may use, got {threads}"
+        )
+    return Machine(
+        processor=_processor(),
+        cpus=place.cpus,
+        cores=len(topology.cores),
+        numa_node=place.node,
+        numa_nodes=sum(1 for node in topology.nodes if node.cores),
+        l2_nbytes=topology.cache_nbytes(2),
+        l3_nbytes=topology.cache_nbytes(3),
+    )
+
+
+def _processor() -> str:
+    """As the kernel names it; not every architecture's does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or f"{platform.machine()} processor"
+
+
+def _feeds(spec: BenchSpec, program: Program) -> tuple[Feeds, str]:
+    """The batch, and where it comes from."""
+    one = made_up_feeds(program.inputs, 1)
+    row_nbytes = max(1, sum(array.nbytes for array in one.values()))
+    fitting = max(EVEN_ROWS, FEEDS_NBYTES // row_nbytes // EVEN_ROWS * EVEN_ROWS)
+    rows = spec.rows or min(DEFAULT_ROWS, fitting)
+    if not spec.input:
+        return made_up_feeds(program.inputs, rows), "made up, seeded"
+    from pipeline.sample import sample_feeds  # pyarrow: only where a dataset is given
+
+    feeds = sample_feeds(spec.input, program.inputs, rows, spec.bindings)
+    found = _rows(program, feeds)
+    fewer = f"; all that can be fed, {rows:,} were wanted" if found < rows else ""
+    return feeds, f"first rows of {', '.join(spec.input)}{fewer}"
+
+
+def _rows(program: Program, feeds: Feeds) -> int:
+    """0 where no input has rows."""
+    return next((len(feeds[v.name]) for v in program.inputs if v.has_rows), 0)
+
+
+def _notes(spec: BenchSpec, explanation: Explanation, machine: Machine) -> list[str]:
+    notes = []
+    for value in explanation.program.inputs if not spec.input else ():
+        if any(not isinstance(d, int) for d in (value.shape or ())[1:]):
+            notes.append(f"open dimensions of {value} were taken as 32; --input tells real ones")
+    if machine.numa_nodes > 1:
+        notes.append(
+            f"all cores means those of NUMA node {machine.numa_node}; "
+            f"a job runs an engine on each of the {machine.numa_nodes}"
+        )
+    return notes
+
+
+def _ours(
+    spec: BenchSpec, machine: Machine, feeds: Feeds, open_sessions: ExitStack
+) -> list[Contender]:
+    """Colonnade, then with switches off, on one core and on all."""
+    made = []
+    for cpus in _cpu_sets(machine):
+        for name, switches in SWITCHED.items():
+            program = engine.compile(spec.model, choices=None, **switches)
+            session = open_sessions.enter_context(engine.Session(program, cpus))
+            made.append(Contender(name, cpus, partial(session.run, feeds)))
+    return made
+
+
+def _cpu_sets(machine: Machine) -> tuple[tuple[int, ...], ...]:
+    return tuple(dict.fromkeys((machine.cpus[:1], machine.cpus)))
+
+
+def _theirs(spec: BenchSpec, machine: Machine, feeds: Feeds, notes: list[str]) -> list[Contender]:
+    """onnxruntime, if it is there and takes the model."""
+    if spec.engine_only:
+        return []
+    if rival.installed_version() is None:
+        notes.append("onnxruntime is not installed; pip install onnxruntime to compare with it")
+        return []
+    made = []
+    for cpus in _cpu_sets(machine):
+        with staying_on(cpus):  # its threads inherit it
+            try:
+                theirs = rival.Rival(spec.model, len(cpus))
+            except UnsupportedError as error:
+                notes.append(str(error))
+                return []
+        made.append(Contender(rival.NAME, cpus, partial(theirs.run, feeds)))
+    return made
+
+
+def _agreeing(contenders: list[Contender], notes: list[str], *, made_up: bool) -> list[Contender]:
+    """Runs everyone once. A disagreement is a BenchError; who cannot run the rows is left out."""
+    outputs: dict[int, Any] = {}
+    for index, contender in enumerate(contenders):
+        try:
+            with staying_on(contender.cpus):
+                outputs[index] = contender.run()
+        except EngineError as error:
+            if contender.name != rival.NAME:
+                hint = "; made-up rows may not suit it, give real ones with --input"
+                raise BenchError(f"{error}{hint if made_up else ''}") from error
+            if str(error) not in notes:
+                notes.append(str(error))
+    for index, found in outputs.items():
+        problem = rival.disagreement(outputs[0], found)
+        if problem is not None:
+            who = contenders[index]
+            raise BenchError(
+                f"bench: expected the same outputs from {OURS} and {who.name} on {cores(who)}, "
+                f"got {problem}; `colonnade run --off` helps to find what is wrong"
+            )
+    left = [c for index, c in enumerate(contenders) if index in outputs]
+    return sorted(left, key=lambda c: (len(c.cpus), CONTENDERS.index(c.name)))
+
+
+def _figures(rates: tuple[Rates, ...]) -> tuple[Figure, ...]:
+    medians = {(r.contender.name, len(r.contender.cpus)): r.median for r in rates}
+    figures = []
+    for r in rates:
+        name, count = r.contender.name, len(r.contender.cpus)
+        ratio, scaling = medians[OURS, count] / r.median, r.median / medians[name, 1]
+        figures.append(Figure(name, count, r.median, r.lowest, r.highest, ratio, scaling))
+    return tuple(figures)
+
+
+def _versions(rates: tuple[Rates, ...]) -> dict[str, str]:
+    names = ["colonnade", "numpy", "numba"]
+    names += [rival.NAME] if any(r.contender.name == rival.NAME for r in rates) else []
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "from source"
+    return found

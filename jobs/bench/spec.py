@@ -1,0 +1,87 @@
+"""BenchSpec: every option of `colonnade bench`, from which its command line is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobs.errors import SpecError
+
+
+def _option(help: str, default: Any, kind: Any = str, metavar: str = "") -> Any:
+    """A field of BenchSpec with its help."""
+    metadata = {"help": help, "kind": kind, "metavar": metavar or None}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchSpec:
+    """One bench. None means "decided by the bench", which reports what it chose."""
+
+    model: Path
+    input: tuple[str, ...] = _option(
+        "Dataset to take real rows from, as `run` would; without it rows are made up, seeded.",
+        (),
+        metavar="PATH",
+    )
+    bind: tuple[str, ...] = _option("As for `run`.", (), metavar="INPUT=FIELD")
+    rows: int | None = _option(
+        "Rows of a batch. Default: 1024, fewer if feeds are above 16 MiB then.", None, int, "N"
+    )
+    seconds: float = _option("Length of each measurement.", 0.5, float, "S")
+    rounds: int = _option("Turns of every contender; medians are shown.", 5, int, "R")
+    threads: int | None = _option(
+        "Cores for the measurements on all cores. Default: all of a NUMA node.", None, int, "N"
+    )
+    engine_only: bool = _option("Leave out onnxruntime even where it is installed.", False, bool)
+    json: bool = _option("For machines.", False, bool)
+    html: Path | None = _option(  # noqa: RUF009 - _option is a field
+        "Also write one self-contained page, with the network drawn as columns.", None, Path, "FILE"
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in (("rows", 1), ("rounds", 1), ("threads", 1), ("seconds", 0.001)):
+            value = getattr(self, name)
+            if value is not None and not least <= value < float("inf"):
+                raise SpecError(f"bench: {name}: expected at least {least}, got {value}")
+        for item in self.bind:
+            if not all(part.strip() for part in item.partition("=")):
+                raise SpecError(f"bench: bind: expected INPUT=FIELD, got {item!r}")
+        if self.bind and not self.input:
+            raise SpecError("bench: bind: expected --input too; give the dataset with the fields")
+        if self.html is not None and (self.html.is_dir() or not self.html.parent.is_dir()):
+            raise SpecError(f"{self.html}: expected a file in a folder that exists; choose another")
+
+    @property
+    def bindings(self) -> dict[str, str]:
+        """Graph input -> field."""
+        pairs = [item.partition("=") for item in self.bind]
+        return {name.strip(): dataset_field.strip() for name, _, dataset_field in pairs}
+
+
+def options(command: click.Command) -> click.Command:
+    """An option for every field of BenchSpec that has a default, in their order."""
+    for option in fields(BenchSpec):
+        if option.default is not MISSING:
+            command.params.append(_as_click(option.name, option.default, option.metadata))
+    return command
+
+
+def _as_click(name: str, default: Any, metadata: Any) -> click.Option:
+    flag, text = f"--{name.replace('_', '-')}", metadata["help"]
+    if metadata["kind"] is bool:
+        return click.Option([flag, name], is_flag=True, help=text)
+    if default not in (None, ()):
+        text += f"  [default: {default:g}]"
+    kind: Any = metadata["kind"]
+    if kind is Path:
+        kind = click.Path(path_type=Path)
+    converted: Callable[..., Any] | Any = kind
+    return click.Option(
+        [flag, name], type=converted, default=default, help=text,
+        multiple=default == (), metavar=metadata["metavar"],
+    )  # fmt: skip
