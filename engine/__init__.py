@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engine.profiling import Profile as Profile
     from engine.profiling import profile as profile
     from engine.program import Program as Program
+    from engine.ragged import Ragged as Ragged
     from engine.reader import load as load
     from engine.session import Session as Session
 
@@ -29,6 +30,7 @@ _HOMES = {
     "Graph": "engine.graph",
     "Profile": "engine.profiling",
     "Program": "engine.program",
+    "Ragged": "engine.ragged",
     "Session": "engine.session",
     "Value": "engine.graph",
     "compile": "engine.compiler",

@@ -13,17 +13,19 @@ from typing import Any
 
 from engine import columns
 from engine.dispatch import Choice, choose, recorded
-from engine.errors import UnsupportedError
+from engine.errors import EngineError, UnsupportedError
 from engine.graph import Graph
-from engine.kernels.table import POINTS
+from engine.kernels.table import WIDTHS, points_of_tile
 from engine.ops.work import Linear, Refusal
-from engine.program import Column, Fallback, Program
+from engine.program import Program
 from engine.reader import load
 from engine.reference import refuses
 from engine.rewrites import Event, rewrite
 from engine.rows import mixes_rows
+from engine.segments import Fallback, Segment
 from engine.settings import Settings, from_switches
 from engine.sparsity import measure
+from engine.steps import Lowered
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Compilation:
     source: Graph
     graph: Graph
     events: tuple[Event, ...] = ()
-    lowered: tuple[columns.Lowered, ...] = ()
+    lowered: tuple[Lowered, ...] = ()
     choices: tuple[Choice, ...] = ()
     program: Program | None = None
 
@@ -68,25 +70,46 @@ def _check(c: Compilation) -> Compilation:
     return c
 
 
+POINTS = "@points"
+"""Among the choices, what is no node's: points of a tile. A run that began on one machine goes on
+with the same on another."""
+
+
+def _points(c: Compilation) -> int:
+    """As recorded, as asked for, or as this machine's registers have it."""
+    points = int(c.asked.get(POINTS, c.settings.points or points_of_tile()))
+    if points not in WIDTHS:
+        raise EngineError(f"points: expected one of {WIDTHS}, got {points}")
+    return points
+
+
 def _segment(c: Compilation) -> Compilation:
     chosen: dict[str, Choice] = {}
+    asked = {node: kernel for node, kernel in c.asked.items() if node != POINTS}
+    points = _points(c)
 
     def kernel_for(node: str, work: Linear) -> str:
-        if node in c.asked:
-            chosen[node] = recorded(node, c.asked[node])
+        if node in asked:
+            chosen[node] = recorded(node, asked[node], points)
         else:
             sparsity = measure(work.weights)
-            chosen[node] = choose(node, sparsity, POINTS, sparse=c.settings.sparse)
+            chosen[node] = choose(node, sparsity, points, sparse=c.settings.sparse)
         return chosen[node].kernel
 
-    segments = columns.segments(c.graph, c.lowered, kernel_for)
-    program = _program(c, segments, {node: choice.kernel for node, choice in chosen.items()})
+    segments = columns.segments(c.graph, c.lowered, kernel_for, points)
+    unknown = sorted(asked.keys() - chosen.keys())
+    if unknown:
+        raise EngineError(
+            f"choices: expected names of nodes that have kernels to choose from, got {unknown}; "
+            "they were recorded for another model or other switches (--off): use the same again, "
+            "or start over without them"
+        )
+    kernels = {node: choice.kernel for node, choice in chosen.items()}
+    program = _program(c, segments, {POINTS: str(points), **kernels})
     return replace(c, choices=tuple(chosen.values()), program=program)
 
 
-def _program(
-    c: Compilation, segments: list[Column | Fallback], kernels: Mapping[str, str]
-) -> Program:
+def _program(c: Compilation, segments: list[Segment], kernels: Mapping[str, str]) -> Program:
     """The program with only those constants and values that segments still need."""
     graph = c.graph
     fallbacks = [s for s in segments if isinstance(s, Fallback)]

@@ -1,8 +1,8 @@
 """A kernel for each Linear, with its predicted cost and its reason.
 
-The cost model counts cycles for one column of T points on one core; its constants are fitted to
-scripts/bench_kernels.py on Zen 3 with AVX2. What it must get right is the order of the
-candidates, not the figure.
+The cost model counts cycles for one tile of T points on one core; its constants are fitted to
+measured kernels, width by width. What it must get right is the order of the candidates, not the
+figure; engine/measuring.py says where it does not.
 """
 
 from __future__ import annotations
@@ -15,16 +15,34 @@ from engine.kernels.table import KERNELS, Kernel, kernels_of
 from engine.packing import block_inputs
 from engine.sparsity import Sparsity
 
-STEP_CYCLES = 5.3
-"""A step of four non-zeros by 16 points: 8 multiply-adds from L1 take 4.8, from L2 more."""
-SLICE_CYCLES = 50.0
-"""Besides its steps, a slice of a block: head, outputs in and out, a mispredicted exit."""
-EXTRA_CYCLES = 8.0
-"""A non-zero taken alone: outputs that fill no slice of four are all extras."""
-BLOCK_CYCLES = 4.6
-"""A 4x1 block by 16 points: 8 multiply-adds on one input, found by its offset."""
-DENSE_CYCLES = 4.4
-"""Four outputs of one input by 16 points: 8 multiply-adds, bound by the arithmetic."""
+
+@dataclass(frozen=True, slots=True)
+class Cycles:
+    """What the parts of a product cost one core, by a tile of T points."""
+
+    step: float
+    """Of sell4: four non-zeros, 8 multiply-adds on an input each."""
+    block: float
+    """Of blk4: a 4x1 block, 8 multiply-adds on one input, found by its offset."""
+    dense: float
+    """Of dense4: four outputs of one input, 8 multiply-adds."""
+    slice: float
+    """Besides its steps, a slice of a block: head, outputs in and out, a mispredicted exit."""
+    extra: float
+    """A non-zero taken alone: outputs that fill no slice of four are all extras."""
+
+
+CYCLES = {
+    16: Cycles(step=5.3, block=4.6, dense=4.4, slice=50.0, extra=8.0),
+    32: Cycles(step=8.5, block=5.5, dense=5.9, slice=28.0, extra=11.0),
+}
+"""By points. 16 is fitted on Zen 3 with AVX2: a step takes 4.8 with all in L1, from L2 more.
+
+32 is fitted on a Xeon with AVX-512, 140 matrices from 256x256 to 2048x2048: a step takes 8.0 to
+9.5, so sparse pays from a third of zeros on; a block 5.2 to 5.8, dense 5.0 in L1 and 5.8 to 6.4
+from L2. So there blk4 runs matrices without zeros, too: MLP of the bench, dense, 64 rows: 14.3 ms
+with it and 16.7 with dense4. The same Xeon with AVX2 and 16 points takes 7.5, 5.1 and 4.9: below a
+third of zeros dense is up to a fifth faster than the sell4 that the figures of Zen 3 choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +51,7 @@ class Candidate:
 
     kernel: str
     cycles: float | None
-    """Predicted for one column; None where it is refused."""
+    """Predicted for one tile; None where it is refused."""
     reason: str
 
     def __str__(self) -> str:
@@ -52,25 +70,25 @@ class Choice:
 
 
 def _sell4(kernel: Kernel, s: Sparsity, points: int) -> Candidate:
-    width = block_inputs(s.inputs, s.density, points)
+    cost, width = CYCLES[points], block_inputs(s.inputs, s.density, points)
     slices = -(-s.outputs // 4) * -(-s.inputs // max(1, width))
     extras = s.nonzeros * (s.outputs % 4) / max(1, s.outputs)
-    cycles = (s.nonzeros - extras) / 4 * STEP_CYCLES + extras * EXTRA_CYCLES
-    cycles += slices * SLICE_CYCLES
+    cycles = (s.nonzeros - extras) / 4 * cost.step + extras * cost.extra
+    cycles += slices * cost.slice
     return Candidate(kernel.name, cycles, f"{s.nonzeros} non-zeros in {slices} slices")
 
 
 def _blk4(kernel: Kernel, s: Sparsity, points: int) -> Candidate:
     width = block_inputs(s.inputs, s.blocks * 4 / max(1, s.outputs * s.inputs), points)
     slices = -(-s.outputs // 4) * -(-s.inputs // max(1, width))
-    cycles = s.blocks * BLOCK_CYCLES + slices * SLICE_CYCLES
+    cycles = s.blocks * CYCLES[points].block + slices * CYCLES[points].slice
     return Candidate(kernel.name, cycles, f"{s.blocks} blocks, {s.block_fill:.0%} full")
 
 
 def _dense4(kernel: Kernel, s: Sparsity, points: int) -> Candidate:
     width = block_inputs(s.inputs, 1.0, points)
     slices = -(-s.outputs // 4) * -(-s.inputs // max(1, width))
-    cycles = -(-s.outputs // 4) * s.inputs * DENSE_CYCLES + slices * SLICE_CYCLES
+    cycles = -(-s.outputs // 4) * s.inputs * CYCLES[points].dense + slices * CYCLES[points].slice
     return Candidate(kernel.name, cycles, f"all {s.outputs * s.inputs} weights")
 
 
@@ -82,9 +100,9 @@ _COSTS: dict[str, Callable[[Kernel, Sparsity, int], Candidate]] = {
 _SKIPS_ZEROS = frozenset({"sell4", "blk4"})
 
 
-def recorded(node: str, kernel: str) -> Choice:
+def recorded(node: str, kernel: str, points: int) -> Choice:
     """The kernel that a run chose when it began: a resume and every scorer use it again."""
-    names = [k.name for k in kernels_of("linear")]
+    names = [k.name for k in kernels_of("linear", points)]
     if kernel not in names:
         raise EngineError(
             f"{node}: expected one of {', '.join(names)}, got the kernel {kernel!r}; the recorded "
@@ -96,7 +114,7 @@ def recorded(node: str, kernel: str) -> Choice:
 def choose(node: str, sparsity: Sparsity, points: int, *, sparse: bool = True) -> Choice:
     """The cheapest kernel for W of this sparsity."""
     candidates = []
-    for kernel in kernels_of("linear"):
+    for kernel in kernels_of("linear", points):
         candidate = _COSTS[kernel.structure](kernel, sparsity, points)
         if kernel.structure in _SKIPS_ZEROS and not sparse:
             candidate = Candidate(kernel.name, None, "sparse kernels are off")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.batch import known_by_length
 from engine.compiler import Compilation, compilation
 from engine.dispatch import Choice
 from engine.graph import Graph
 from engine.ops.work import Linear, Refusal
-from engine.program import Column, Program
+from engine.program import Program
 from engine.rewrites import Event
+from engine.segments import Fallback
 from engine.sparsity import Sparsity, measure
-from engine.work_share import multiply_adds
-from numa.notation import size
+from engine.work_share import TYPICAL_TOKENS, multiply_adds
+from engine.working_set import WorkingSet, working_sets
 from numa.topology import Topology
 
 DEFAULT_L2 = 512 * 1024
@@ -30,33 +33,33 @@ class NodeReport:
     """Name of the kernel, `view` where nothing needs to be done, or `reference`."""
     reason: str
     multiply_adds: int
-    """A row's, zeros counted."""
+    """A row's, zeros counted; of one with as many tokens as `Explanation.sequences` says."""
     share: float
     """Of the whole graph's multiply-adds, 0..1."""
     sparsity: Sparsity | None
 
 
 @dataclass(frozen=True, slots=True)
-class WorkingSet:
-    """What one column of a segment touches again and again, against the cache that should hold
-    it."""
+class SequenceReport:
+    """What is known of the sequences of a model before a batch comes."""
 
-    segment: int
-    arena_nbytes: int
-    streamed_nbytes: int
-    """Weights that pass through once a column."""
-    l2_nbytes: int
+    tokens: int
+    """Of the row whose multiply-adds are counted: what attention takes grows with its square."""
+    max_tokens: int | None
+    """The longest sequence that the model has positions for; None where it has no limit."""
+    id_limits: Mapping[str, int]
+    """For each input of ids, the first id that is too large."""
+    known_by_length: tuple[str, ...]
+    """Inputs that need no field: masks, token types and positions."""
 
-    @property
-    def fits(self) -> bool:
-        return self.arena_nbytes <= self.l2_nbytes
-
-    def __str__(self) -> str:
-        verdict = "fits in" if self.fits else "does NOT fit in"
-        return (
-            f"segment {self.segment}: {size(self.arena_nbytes)} of activations a column {verdict} "
-            f"{size(self.l2_nbytes)} of L2; {size(self.streamed_nbytes)} of weights stream through"
-        )
+    def lines(self) -> list[str]:
+        most = "no limit" if self.max_tokens is None else f"at most {self.max_tokens:,} tokens"
+        lines = [f"length of a row: {most}"]
+        lines += [f"{name}: ids from 0 to {n - 1:,}" for name, n in self.id_limits.items()]
+        if self.known_by_length:
+            lines.append(f"known by length where not fed: {', '.join(self.known_by_length)}")
+        lines.append(f"work is counted for a row of {self.tokens:,} tokens")
+        return lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class Explanation:
     choices: tuple[Choice, ...]
     nodes: tuple[NodeReport, ...]
     working_sets: tuple[WorkingSet, ...]
+    sequences: SequenceReport | None
+    """None where the model has none."""
 
     @property
     def fallback_share(self) -> float:
@@ -82,12 +87,16 @@ class Explanation:
             ("Rewrites", [str(e) for e in self.events] or ["none fired, none refused"]),
             ("Graph as compiled", str(self.graph).split("\n")),
             ("Kernels", self._kernel_lines()),
+            *self._sequence_section(),
             ("Working set", [str(w) for w in self.working_sets] or ["no columns"]),
             ("Fallbacks", self._fallback_lines()),
             ("Program", str(self.program).split("\n")),
             ("Fingerprint", [self.program.fingerprint]),
         )
         return "\n\n".join("\n".join([title, *(f"  {x}" for x in ls)]) for title, ls in sections)
+
+    def _sequence_section(self) -> list[tuple[str, list[str]]]:
+        return [("Sequences", self.sequences.lines())] if self.sequences else []
 
     def _kernel_lines(self) -> list[str]:
         lines = []
@@ -104,7 +113,14 @@ class Explanation:
         if not found:
             return ["none: every node has a kernel"]
         lines = [f"{n.node} ({n.operator}) {n.share:.1%} of the work: {n.reason}" for n in found]
-        return [f"{self.fallback_share:.1%} of the multiply-adds run through the reference", *lines]
+        lines.insert(0, f"{self.fallback_share:.1%} of the multiply-adds run through the reference")
+        if self.sequences:
+            lines.append("Rows go through it one by one in batches whose rows differ in length")
+        if unpriced := self.program.unpriced:
+            lines.append(
+                "The memory bound leaves out, because nobody knows its size before a batch:"
+            )
+        return [*lines, *(f"  {sentence}" for sentence in unpriced)]
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
@@ -117,8 +133,10 @@ class Explanation:
             "rewrites": [asdict(e) for e in self.events],
             "nodes": [asdict(n) for n in self.nodes],
             "choices": [asdict(c) for c in self.choices],
-            "working_sets": [{**asdict(w), "fits": w.fits} for w in self.working_sets],
+            "working_sets": [w.to_json() for w in self.working_sets],
+            "sequences": asdict(self.sequences) if self.sequences else None,
             "fallback_share": self.fallback_share,
+            "unpriced": list(self.program.unpriced),
             "weights_nbytes": self.program.weights_nbytes,
             "program": str(self.program).split("\n"),
         }
@@ -128,6 +146,7 @@ def explain(model: str | Path | Graph, **switches: Any) -> Explanation:
     """Compiles the model and tells what was done, node by node. Errors as `engine.compile`."""
     found = compilation(model, **switches)
     assert found.program is not None
+    sequences = _sequences(found.program)
     l2_nbytes = Topology.discover().cache_nbytes(2) or DEFAULT_L2
     return Explanation(
         source=found.source,
@@ -135,19 +154,20 @@ def explain(model: str | Path | Graph, **switches: Any) -> Explanation:
         events=found.events,
         program=found.program,
         choices=found.choices,
-        nodes=_nodes(found),
-        working_sets=_working_sets(found.program, l2_nbytes),
+        nodes=_nodes(found, sequences.tokens if sequences else 0),
+        working_sets=working_sets(found.program, l2_nbytes),
+        sequences=sequences,
     )
 
 
-def _nodes(found: Compilation) -> tuple[NodeReport, ...]:
+def _nodes(found: Compilation, tokens: int) -> tuple[NodeReport, ...]:
     kernels: dict[str, list[str]] = {}
     assert found.program is not None
     for segment in found.program.segments:
-        if isinstance(segment, Column):
+        if not isinstance(segment, Fallback):
             for step in segment.steps:
                 kernels.setdefault(step.node, []).append(step.kernel)
-    work = {item.node.name: multiply_adds(item.node, found.graph) for item in found.lowered}
+    work = {item.node.name: multiply_adds(item.node, found.graph, tokens) for item in found.lowered}
     total = sum(work.values()) or 1
     reports = []
     for item in found.lowered:
@@ -167,9 +187,12 @@ def _nodes(found: Compilation) -> tuple[NodeReport, ...]:
     return tuple(reports)
 
 
-def _working_sets(program: Program, l2_nbytes: int) -> tuple[WorkingSet, ...]:
-    return tuple(
-        WorkingSet(index, s.arena.nbytes, s.weights_nbytes, l2_nbytes)
-        for index, s in enumerate(program.segments)
-        if isinstance(s, Column)
+def _sequences(program: Program) -> SequenceReport | None:
+    if not any(v.has_tokens for v in program.inputs):
+        return None
+    return SequenceReport(
+        tokens=min(TYPICAL_TOKENS, program.max_tokens or TYPICAL_TOKENS),
+        max_tokens=program.max_tokens,
+        id_limits=dict(program.id_limits),
+        known_by_length=tuple(v.name for v in program.inputs if known_by_length(v)),
     )

@@ -16,6 +16,10 @@ import numpy as np
 ROWS = "N"
 """The free dimension: how many rows a batch has. It stands first in a shape, or nowhere."""
 
+TOKENS = "S"
+"""The other free dimension: the length of a row's own sequence. It stands second, behind `ROWS`,
+or somewhere an operator moved it to; only a value with both in front is a value of tokens."""
+
 NATIVE = "colonnade"
 """Domain of the operators that rewrites introduce, for which engine/ops gives the meaning."""
 
@@ -37,12 +41,23 @@ class Value:
         return bool(self.shape) and self.shape[0] == ROWS  # type: ignore[index]
 
     @property
+    def has_tokens(self) -> bool:
+        """Whether it holds something for each token: `[N, S, ...]`."""
+        return self.shape is not None and self.shape[:2] == (ROWS, TOKENS)
+
+    @property
+    def lead(self) -> int:
+        """How many dimensions stand before its features: the rows, or the rows and the tokens."""
+        return 2 if self.has_tokens else 1
+
+    @property
     def features(self) -> int | None:
-        """Elements a row, or None where the value has no rows or an unknown dimension."""
+        """Elements a row, or a token where it has tokens; None where the value has no rows or
+        an unknown dimension."""
         if not self.has_rows or self.shape is None:
             return None
         count = 1
-        for dim in self.shape[1:]:
+        for dim in self.shape[self.lead :]:
             if not isinstance(dim, int):
                 return None
             count *= dim

@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from engine.errors import EngineError, FeedError, UnsupportedError
 from engine.graph import Graph, Node
-from engine.ops.plain import PLAIN, PRODUCTS, ROW_BY_ROW, training
+from engine.ops.plain import FOLDED, PLAIN, ROW_BY_ROW, training
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = Mapping[str, Array]
@@ -35,11 +35,13 @@ class NodeRunner:
     ) -> None:
         """`dtypes` are the element types of what the node reads, where they are known.
 
-        With `rows`, a row gets the same bytes in any batch, where BLAS alone would not."""
+        With `rows`, a row gets the same bytes in any batch, where BLAS alone would not; without,
+        constants get the same bytes with any number of BLAS threads."""
         self.node = node
         key = (node.domain, node.op)
-        self._function = PLAIN.get(key) if rows or key not in PRODUCTS else None
-        self._row_by_row = rows and key in ROW_BY_ROW
+        self._function = (PLAIN if rows else PLAIN | FOLDED).get(key)
+        with_rows = ROW_BY_ROW[key](node) if rows and key in ROW_BY_ROW else []
+        self._split = [node.inputs[i] for i in with_rows]
         if key == ("", "BatchNormalization") and training(node, opsets.get("", 1)):
             self._function = None
         if self._function is None:
@@ -73,11 +75,13 @@ class NodeRunner:
 
     def _evaluate(self, inputs: dict[str, Array]) -> list[Array]:
         """onnx's evaluator, at once or row by row."""
-        first = self.node.inputs[0] if self.node.inputs else ""
-        if not self._row_by_row or len(inputs[first]) < 2:
+        rows = len(inputs[self._split[0]]) if self._split else 1
+        if rows < 2:
             return list(self._evaluator.run(None, inputs))
-        rows = np.split(inputs[first], len(inputs[first]))
-        found = [list(self._evaluator.run(None, {**inputs, first: row})) for row in rows]
+        found = []
+        for row in range(rows):
+            alone = {n: inputs[n][row : row + 1] for n in self._split}
+            found.append(list(self._evaluator.run(None, inputs | alone)))
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engine.batch import Feed, batch_of
 from engine.errors import UnsupportedError
+from engine.graph import Value
+from engine.ragged import Ragged
 
 Array = np.ndarray[Any, Any]
 
@@ -60,10 +63,41 @@ class Rival:
         return dict(zip(self._outputs, found, strict=True))
 
 
-def disagreement(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> str | None:
-    """How the outputs of two engines differ by more than TOLERANCE, or None."""
-    for name, expected in theirs.items():
-        found = ours.get(name)
+def padded(feeds: Mapping[str, Feed], inputs: Sequence[Value]) -> dict[str, Array]:
+    """The same rows for who knows no sequences: as long as the longest, with zeros behind the
+    tokens, and whatever lengths tell of masks, types and positions given.
+
+    UnsupportedError where lengths differ and the model has no mask to say so.
+    """
+    batch, known = batch_of(feeds, inputs)
+    if batch.offsets is None:
+        return known
+    masks = [v.name for v in inputs if v.has_tokens and "mask" in v.name.lower()]
+    if batch.length is None and not masks:
+        raise UnsupportedError(
+            f"{NAME} cannot run it: rows have different lengths, and the model has no mask "
+            "that would tell padding apart"
+        )
+    inside = _inside(batch.offsets)
+    for value in inputs:
+        if value.has_tokens:
+            tokens = known[value.name]
+            known[value.name] = np.zeros((*inside.shape, *tokens.shape[1:]), tokens.dtype)
+            known[value.name][inside] = tokens
+    return known
+
+
+def _inside(offsets: Array) -> Array:
+    """bool[rows, longest]: where rows of the longest's length have tokens."""
+    lengths = np.diff(offsets)
+    return np.asarray(np.arange(lengths.max(initial=0)) < lengths[:, None])
+
+
+def disagreement(ours: Mapping[str, Feed], theirs: Mapping[str, Feed]) -> str | None:
+    """How the outputs of two engines differ by more than TOLERANCE, or None. Of outputs that are
+    `Ragged` in one and padded in the other, the tokens alone are compared."""
+    for name, one in theirs.items():
+        found, expected = _alike(ours.get(name), one)
         if found is None or found.shape != expected.shape or found.dtype != expected.dtype:
             got = "none" if found is None else f"{found.dtype.name}{list(found.shape)}"
             return f"output {name}: {expected.dtype.name}{list(expected.shape)} against {got}"
@@ -72,6 +106,16 @@ def disagreement(ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> str 
             what = "of the largest" if expected.dtype.kind == "f" else "of the elements"
             return f"output {name}: differs by {gap:.2g} {what}, at most {TOLERANCE:g} is rounding"
     return None
+
+
+def _alike(found: Feed | None, expected: Feed) -> tuple[Array | None, Array]:
+    """Both as arrays with the same tokens, if they have the same rows."""
+    if isinstance(expected, Ragged):
+        return (found.values if isinstance(found, Ragged) else found), expected.values
+    if not isinstance(found, Ragged):
+        return found, expected
+    inside = _inside(found.offsets)
+    return found.values, expected[inside] if expected.shape[:2] == inside.shape else expected
 
 
 def _gap(found: Array, expected: Array) -> float:

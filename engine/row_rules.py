@@ -262,7 +262,9 @@ def reverse_sequence(node: Node, graph: Graph) -> str | None:
 
 
 def attention(node: Node, graph: Graph) -> str | None:
-    rows = rows_in(node, graph)
+    rows, mask = rows_in(node, graph), _shape(node, 3, graph)
+    if rows == [0, 1, 2, 3] and len(mask) == 4:  # of fewer dimensions, the first is not the rows
+        return None
     return None if rows == [0, 1, 2] else "not exactly its query, key and value have rows"
 
 

@@ -62,7 +62,7 @@ def number_of_rows(node: Node, graph: Graph) -> str | None:
         if graph.is_output(name):
             return "the number of rows in a batch is a result"
         for reader in graph.consumers(name):
-            if _is_target(reader, name) or reader.name in seen:
+            if _is_target(reader, name) or reader.name in seen or _takes_lengths(reader, graph):
                 continue
             only_shapes = reader.label in _ON_SHAPES and not rows_in(reader, graph)
             if not only_shapes or name in reader.captures:
@@ -70,6 +70,23 @@ def number_of_rows(node: Node, graph: Graph) -> str | None:
             seen.add(reader.name)
             waiting += reader.writes
     return None
+
+
+def _takes_lengths(reader: Node, graph: Graph) -> bool:
+    """Whether the node takes other dimensions of a Shape than the first, which counts the rows."""
+    shape = graph.producer(reader.inputs[0]) if reader.label in ("Gather", "Slice") else None
+    value = graph.value(shape.inputs[0]) if shape is not None and shape.label == "Shape" else None
+    if shape is None or value is None or value.shape is None:
+        return False
+    if set(shape.attributes) & {"start", "end"}:
+        return False
+    rank = len(value.shape)
+    # indices, or where the slice of a shape begins
+    first = graph.initializers.get(reader.inputs[1]) if len(reader.inputs) > 1 else None
+    steps = graph.initializers.get(reader.inputs[4]) if len(reader.inputs) > 4 else None
+    if first is None or not first.size or (steps is not None and bool((steps != 1).any())):
+        return False
+    return bool((first % rank != 0).all() and (abs(first) < rank).all())
 
 
 def _is_target(reader: Node, name: str) -> bool:

@@ -19,6 +19,8 @@ class Settings:
     """Depth first over columns; off: layer after layer over the whole batch."""
     sparse: bool = True
     """Kernels that skip zeros; off: every weight is multiplied."""
+    points: int | None = None
+    """T, points of a tile: 16 or 32; by default two of the machine's registers."""
     rewrites_off: tuple[str, ...] = ()
     """Names of rewrites not to apply (`colonnade explain` lists them)."""
 

@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-from engine.graph import Graph, Node
+from engine.graph import ROWS, TOKENS, Graph, Node
+
+TYPICAL_TOKENS = 128
+"""Of a row, where no batch tells: attention grows with the square of it."""
 
 
-def multiply_adds(node: Node, graph: Graph) -> int:
-    """Dense multiply-adds a row; 0 for what multiplies no matrices, or where shapes are open."""
+def multiply_adds(node: Node, graph: Graph, tokens: int) -> int:
+    """Dense multiply-adds of a row, of `tokens` tokens where it is a sequence; 0 for what
+    multiplies no matrices, or where shapes are open."""
     rule = _RULES.get(node.label)
     if rule is None or len(node.inputs) < 2 or not node.outputs:
         return 0
-    value = graph.values.get(node.outputs[0])
-    features = value.features if value is not None else None
-    return (features or 0) * rule(node, graph)
+    dims = _dims(node.outputs[0], graph, tokens)
+    if not dims or graph.values[node.outputs[0]].shape[0] != ROWS:  # type: ignore[index]
+        return 0
+    return math.prod(dims[1:]) * rule(node, graph, tokens)
 
 
-def _dims(name: str, graph: Graph) -> tuple[int, ...]:
-    """Known dimensions of a value or constant; nothing where one is open."""
+def _dims(name: str, graph: Graph, tokens: int) -> tuple[int, ...]:
+    """Dimensions of a value or constant, 0 for one that is open; nothing where none is known."""
     if name in graph.initializers:
         return tuple(int(d) for d in graph.initializers[name].shape)
     value = graph.values.get(name)
     if value is None or value.shape is None:
         return ()
-    return tuple(d if isinstance(d, int) else 0 for d in value.shape)
+    return tuple(d if isinstance(d, int) else tokens if d == TOKENS else 0 for d in value.shape)
 
 
-def _last_of_first(node: Node, graph: Graph) -> int:
+def _last_of_first(node: Node, graph: Graph, tokens: int) -> int:
     """Inputs of a product: the last dimension of what is multiplied."""
-    dims = _dims(node.inputs[0], graph)
+    dims = _dims(node.inputs[0], graph, tokens)
     return dims[-1] if dims else 0
 
 
-def _kernel_size(node: Node, graph: Graph) -> int:
+def _kernel_size(node: Node, graph: Graph, tokens: int) -> int:
     """Weights behind one output of a convolution: all dimensions of W but the first."""
-    size = 1
-    for dim in _dims(node.inputs[1], graph)[1:]:
-        size *= dim
-    return size
+    return math.prod(_dims(node.inputs[1], graph, tokens)[1:])
 
 
-_RULES: dict[str, Callable[[Node, Graph], int]] = {
+def _keys_and_values(node: Node, graph: Graph, tokens: int) -> int:
+    """Behind one feature of a query: a product with it for each key, and one for each value."""
+    return 2 * tokens
+
+
+_RULES: dict[str, Callable[[Node, Graph, int], int]] = {
     "colonnade.Linear": _last_of_first,
+    "Attention": _keys_and_values,
+    "colonnade.Attention": _keys_and_values,
     "MatMul": _last_of_first,
     "Gemm": _last_of_first,
     "MatMulInteger": _last_of_first,

@@ -4,58 +4,87 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 
 from numa.affinity import pin_thread
 
+Task = Callable[[int], None]
+Done = queue.SimpleQueue[BaseException | None]
+Inbox = queue.SimpleQueue[tuple[Task, Done] | None]
+
 
 class Workers:
-    """Pinned threads that run one callable each, together."""
+    """Pinned threads that run one callable each, together. They end with `close`, or when nobody
+    holds this object any more: the threads themselves hold their inbox and nothing else."""
 
     def __init__(self, cpus: Sequence[int]) -> None:
-        self._inbox: list[queue.SimpleQueue[Callable[[int], None] | None]] = []
-        self._done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._threads = []
+        self._inboxes: list[Inbox] = []
+        self._threads: list[threading.Thread] = []
+        weakref.finalize(self, _end, self._inboxes).atexit = False
         for index, cpu in enumerate(cpus):
-            self._inbox.append(queue.SimpleQueue())
+            inbox: Inbox = queue.SimpleQueue()
             thread = threading.Thread(
-                target=self._work, args=(index, cpu), name=f"column-{cpu}", daemon=True
+                target=_work, args=(index, cpu, inbox), name=f"column-{cpu}", daemon=True
             )
+            self._inboxes.append(inbox)
             thread.start()
             self._threads.append(thread)
-
-    def _work(self, index: int, cpu: int) -> None:
-        problem: BaseException | None = None
-        try:
-            pin_thread(cpu)
-        except Exception as error:  # told to whoever runs first: a thread cannot raise to anyone
-            problem = error
-        while True:
-            task = self._inbox[index].get()
-            if task is None:
-                return
-            try:
-                if problem is not None:
-                    raise problem
-                task(index)
-            except BaseException as error:
-                self._done.put(error)
-            else:
-                self._done.put(None)
 
     def __len__(self) -> int:
         return len(self._threads)
 
-    def run(self, task: Callable[[int], None]) -> None:
-        """task(index) on every thread; returns when all are done, raises what one of them did."""
-        for inbox in self._inbox:
-            inbox.put(task)
-        problems = [p for p in (self._done.get() for _ in self._inbox) if p is not None]
+    def run(self, task: Task, abandon: Callable[[], None] = lambda: None) -> None:
+        """task(index) on every thread; returns when all are done, raises what one of them did.
+
+        When the caller is interrupted meanwhile, `abandon` is called to make the tasks end early,
+        and the interruption goes on after they did. A second interruption does not wait for them:
+        so a task must hold what it reads and writes.
+        """
+        try:
+            problems = self._all(task)
+        except BaseException:
+            abandon()
+            self._all(_nothing)  # who has done this has done whatever came before
+            raise
         if problems:
             raise problems[0]
 
+    def _all(self, task: Task) -> list[BaseException]:
+        done: Done = queue.SimpleQueue()  # of this call alone: an interrupted one leaves tokens
+        for inbox in self._inboxes:
+            inbox.put((task, done))
+        return [p for p in (done.get() for _ in self._inboxes) if p is not None]
+
     def close(self) -> None:
-        for inbox in self._inbox:
-            inbox.put(None)
+        _end(self._inboxes)
         for thread in self._threads:
             thread.join()
+
+
+def _work(index: int, cpu: int, inbox: Inbox) -> None:
+    problem: BaseException | None = None
+    try:
+        pin_thread(cpu)
+    except Exception as error:  # told to whoever runs first: a thread cannot raise to anyone
+        problem = error
+    while (found := inbox.get()) is not None:
+        task, done = found
+        outcome = problem
+        try:
+            if problem is None:
+                task(index)
+        except BaseException as error:
+            outcome = error
+        del found, task  # an idle thread keeps no batch and no session alive
+        done.put(outcome)
+        del outcome, done
+
+
+def _end(inboxes: Sequence[Inbox]) -> None:
+    for inbox in inboxes:
+        inbox.put(None)
+
+
+def _nothing(index: int) -> None:
+    """A task that is done as soon as its turn comes."""

@@ -19,7 +19,15 @@ class JobError(Exception):
 
 
 class SpecError(JobError):
-    """An option that is missing, unknown, or does not fit the others."""
+    """An option that is missing, unknown, or does not fit the others: a fault of the command."""
+
+    exit_code = USAGE
+
+
+class ConfigError(SpecError):
+    """The same in a TOML file."""
+
+    exit_code = USER
 
 
 class InfrastructureError(JobError):

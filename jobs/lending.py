@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from jobs.errors import DONE, INCOMPLETE, INFRASTRUCTURE, INTERRUPTED, USER
+from jobs.endings import Ending, Limits, Streak, count, over_budget, shards_set_aside
+from jobs.errors import DONE, INFRASTRUCTURE, INTERRUPTED, USER
 from pipeline.events import (
     PartCommitted,
     PartDiscarded,
@@ -41,25 +42,6 @@ class Committer(Protocol):
 
     def commit(self, part: Part) -> object | None: ...
     def discard(self, part: Part) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When to stop waiting, retrying and tolerating."""
-
-    stall_seconds: float
-    max_restarts: int
-    max_errors: int | None
-    stop_on_bad_input: bool
-    """--on-error fail: the first bad row or unreadable file ends the job."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How the job ended: the exit code, and for people why."""
-
-    exit_code: int
-    message: str
 
 
 @dataclass(slots=True)
@@ -103,6 +85,7 @@ class Lending:
         self._rejects = rejects
         self._clock = clock
         self._posts = {number: _Post(clock()) for number in range(scorers)}
+        self._streak = Streak()
         self._ending: Ending | None = None
         self.signal = 0
         """Set by a signal handler: the loop then ends before the next event."""
@@ -150,8 +133,8 @@ class Lending:
                 self._take(scorer, part)
             case ShardFailed():
                 self._fail(event)
-            case ScorerDied(scorer, reason):
-                self._bury(scorer, reason)
+            case ScorerDied():
+                self._bury(event)
 
     def _take(self, scorer: int, part: Part) -> None:
         """Commit a part whose lease is still good, throw a late one away."""
@@ -162,6 +145,7 @@ class Lending:
             self._tell(PartDiscarded(scorer, part.shard, part.attempt))
             return
         self._posts[scorer].deaths = 0
+        self._streak.succeeded()
         self._rejects += part.rejects
         self._tell(
             PartCommitted(
@@ -177,33 +161,33 @@ class Lending:
         self._tell(event)
         bad_input = event.kind in ("rows", "input")
         if bad_input and self._limits.stop_on_bad_input:
-            self._ending = Ending(USER, event.message)
+            advice = "do --on-error skip or null to go on without such rows"
+            bad_row = event.kind == "rows"
+            self._ending = Ending(USER, event.message + (f"; {advice}" if bad_row else ""))
         elif bad_input:
             self._table.withdraw(index, event.message)
             self._tell(ShardSetAside(index, event.message))
+        elif (ending := self._streak.failed(event)) is not None:
+            self._ending = ending
         elif not self._table.failed(event.scorer, index, event.message):
             if event.kind == "output":  # the disk, not the shard
                 self._ending = Ending(INFRASTRUCTURE, event.message)
             else:
                 self._tell(ShardSetAside(index, event.message))
 
-    def _bury(self, scorer: int, reason: str) -> None:
+    def _bury(self, death: ScorerDied) -> None:
         """Take back what a dead scorer held, and decide whether it may live again."""
-        post = self._posts[scorer]
+        post = self._posts[death.scorer]
         before = set(self._table.set_aside)
-        self._table.died(scorer, reason, blame=post.ready)
+        self._table.died(death.scorer, death.reason, blame=post.ready)
         post.alive = post.ready = False
         post.deaths += 1
-        post.given_up = post.deaths > self._limits.max_restarts
-        self._tell(ScorerDied(scorer, reason))
+        post.given_up = death.refused or post.deaths > self._limits.max_restarts
+        self._tell(death)
         for index in sorted(set(self._table.set_aside) - before):
             self._tell(ShardSetAside(index, self._table.set_aside[index]))
         if all(p.given_up for p in self._posts.values()):
-            self._ending = Ending(
-                INFRASTRUCTURE,
-                f"every scorer was given up after {post.deaths} starts without a finished shard; "
-                f"the latest: {reason}",
-            )
+            self._ending = _given_up(death, post.deaths)
 
     def _end_silent(self) -> None:
         """Kill scorers that owe an event and have not sent one for too long."""
@@ -212,7 +196,8 @@ class Lending:
             owes = not post.ready or bool(self._table.held(number))
             if post.alive and owes and now - post.heard > self._limits.stall_seconds:
                 self._executor.kill(number)
-                self._bury(number, f"said nothing for {self._limits.stall_seconds:g} s")
+                silent = f"said nothing for {self._limits.stall_seconds:g} s"
+                self._bury(ScorerDied(number, silent))
 
     def _revive(self) -> None:
         for number, post in self._posts.items():
@@ -221,20 +206,19 @@ class Lending:
                 post.alive, post.heard = True, self._clock()
 
     def _check_budget(self) -> None:
-        budget = self._limits.max_errors
-        if budget is not None and self._rejects > budget:
-            self._ending = Ending(
-                INCOMPLETE,
-                f"{self._rejects} rows rejected, over --max-errors {budget}; look at the rejects, "
-                "then run again with a larger budget to go on",
-            )
+        self._ending = over_budget(self._rejects, self._limits) or self._ending
 
     def _finished(self) -> Ending:
         aside = self._table.set_aside
-        if not aside:
-            return Ending(DONE, "")
-        reasons = "; ".join(f"shard {i}: {reason}" for i, reason in sorted(aside.items())[:3])
-        return Ending(
-            INCOMPLETE,
-            f"{len(aside)} shards set aside, run again to try them once more: {reasons}",
-        )
+        return shards_set_aside(aside) if aside else Ending(DONE, "")
+
+
+def _given_up(death: ScorerDied, starts: int) -> Ending:
+    """No scorer is left; `death` is the latest."""
+    if death.refused:
+        return Ending(USER, death.reason)
+    return Ending(
+        INFRASTRUCTURE,
+        f"every scorer was given up after {count(starts, 'start')} without a finished shard; "
+        f"the latest: {death.reason}",
+    )

@@ -11,21 +11,12 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from jobs.bar import Bar
 from jobs.tally import Tally
-from pipeline.events import (
-    Event,
-    JobStarted,
-    ScorerDied,
-    ShardFailed,
-    ShardSetAside,
-    to_json,
-)
+from jobs.troubles import Troubles
+from pipeline.events import Event, JobStarted, to_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
-
     from jobs.tally import Summary
 
 LOG_SECONDS = 10.0
@@ -33,9 +24,6 @@ LOG_SECONDS = 10.0
 
 LOG_SHARE = 0.1
 """A log line at every tenth, too."""
-
-BAR_SECONDS = 0.1
-"""Between two redraws of the bar."""
 
 
 class Progress(Protocol):
@@ -59,7 +47,9 @@ class JsonLines:
     """--progress json: one event a line on stdout, rows of every batch included."""
 
     def show(self, event: Event, tally: Tally) -> None:
-        print(to_json(event), flush=True)
+        # in one piece: print writes the end of a line on its own, and Ray's threads print, too
+        sys.stdout.write(to_json(event) + "\n")
+        sys.stdout.flush()
 
     def close(self) -> None:
         pass
@@ -70,11 +60,12 @@ class Log:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
+        self._troubles = Troubles()
         self._next_share = 0.0
         self._next_time = 0.0
 
     def show(self, event: Event, tally: Tally) -> None:
-        trouble = describe(event)
+        trouble = self._troubles.line(event)
         if trouble:
             self._print(trouble)
         elif not isinstance(event, JobStarted) and self._due(tally):
@@ -98,59 +89,6 @@ class Log:
         print(text, file=self._stream, flush=True)
 
 
-class Bar:
-    """--progress bar: rows, shards, rate, time left; troubles scroll by above it."""
-
-    def __init__(self, console: Console | None = None) -> None:
-        from rich.console import Console  # rich: only where a bar is drawn
-
-        self._console = console or Console(stderr=True)
-        self._progress: RichProgress | None = None
-        self._task: TaskID | None = None
-        self._drawn = 0.0
-
-    def show(self, event: Event, tally: Tally) -> None:
-        if self._progress is None or self._task is None:
-            if isinstance(event, JobStarted):
-                self._open(tally)
-            return
-        trouble = describe(event)
-        if trouble:
-            self._console.print(trouble, style="yellow", markup=False, highlight=False)
-        now = monotonic()
-        if now - self._drawn < BAR_SECONDS and tally.share < 1:
-            return
-        self._drawn = now
-        self._progress.update(
-            self._task, completed=tally.share, shards=_shards(tally), rate=f"{tally.rate:,.0f}",
-            rows=f"{tally.rows_done:,}/{tally.rows:,}",
-        )  # fmt: skip
-
-    def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-    def _open(self, tally: Tally) -> None:
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
-
-        self._progress = RichProgress(
-            BarColumn(bar_width=28),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[rows]} rows"),
-            TextColumn("[dim]{task.fields[shards]}"),
-            TextColumn("[bold]{task.fields[rate]}[/] rows/s"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=self._console,
-        )
-        self._task = self._progress.add_task(
-            "", total=1.0, rate="-", shards=_shards(tally),
-            rows=f"{tally.rows_done:,}/{tally.rows:,}",
-        )  # fmt: skip
-        self._progress.update(self._task, completed=tally.share)
-        self._progress.start()
-
-
 PROGRESS: dict[str, Callable[[], Progress]] = {
     "bar": Bar,
     "log": Log,
@@ -164,18 +102,6 @@ def make(name: str) -> Progress:
     if name == "auto":
         name = "bar" if sys.stderr.isatty() else "log"
     return PROGRESS[name]()
-
-
-def describe(event: Event) -> str:
-    """A line for an event that people must see, "" for the others."""
-    match event:
-        case ScorerDied():
-            return f"scorer {event.scorer} died: {event.reason}"
-        case ShardFailed():
-            return f"{event.lease.shard} failed on scorer {event.scorer}: {event.message}"
-        case ShardSetAside():
-            return f"shard {event.shard} set aside: {event.reason}"
-    return ""
 
 
 def print_summary(summary: Summary) -> None:
@@ -195,9 +121,3 @@ def print_summary(summary: Summary) -> None:
     for label, value in summary.figures:
         table.add_row(label, Text(value))
     Console().print(table)
-
-
-def _shards(tally: Tally) -> str:
-    if not tally.reports:  # the first start on a machine compiles kernels, for many seconds
-        return f"starting {tally.engines} scorers"
-    return f"{tally.committed_shards}/{tally.shards} shards, {tally.engines} scorers"

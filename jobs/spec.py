@@ -6,23 +6,22 @@ below. Nothing heavy is imported here: `colonnade --help` shows this table.
 
 from __future__ import annotations
 
-import os
 import shlex
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import MISSING, Field, dataclass, field, fields
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
-
-from jobs.errors import SpecError
 
 
 def _option(
-    help: str, default: Any = MISSING, *, choices: tuple[str, ...] = (), least: float | None = None
+    help: str,
+    default: Any = MISSING,
+    *,
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    most: float | None = None,
 ) -> Any:
-    """A field of JobSpec; `least` is the smallest value allowed, in the field's own unit."""
-    metadata = {"help": help, "choices": choices, "least": least}
+    """A field of JobSpec; `least` and `most` are the bounds of a number, in the field's unit."""
+    metadata = {"help": help, "choices": choices, "least": least, "most": most}
     if default is MISSING:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -39,7 +38,8 @@ class JobSpec:
     output: str = _option("Folder for the parts; made if missing.")
     bind: tuple[str, ...] = _option(
         "INPUT=FIELD: feed the model's input INPUT from the dataset's field FIELD. "
-        "Inputs bind to fields of their own name by default.",
+        "Inputs bind to fields of their own name by default. INPUT=FIELD:cast rounds a field "
+        "whose numbers do not fit exactly (float64 to float32, int64 to float32).",
         (),
     )
     keep: tuple[str, ...] | None = _option(
@@ -58,7 +58,38 @@ class JobSpec:
     engines: int | None = _option("Scorers a machine. Default: one a NUMA node.", None, least=1)
     threads: int | None = _option("Threads a scorer. Default: one a physical core.", None, least=1)
     batch_rows: int | None = _option(
-        "Rows given to the model at a time. Default: chosen by the plan.", None, least=1
+        "Rows given to the model at a time. Default: chosen by the plan.",
+        None,
+        least=1,
+        most=1 << 24,
+    )
+    tokenizer: str | None = _option(
+        "tokenizer.json of the `tokenizers` package (extra `text`): makes token ids, and token "
+        "types where the model has an input of them, of the field of text that --bind names.",
+        None,
+    )
+    too_long: str = _option(
+        "A row with more tokens than the model has positions for, or than --max-tokens: a row "
+        "that cannot be scored, or one that is cut.",
+        "reject",
+        choices=("reject", "truncate"),
+    )
+    max_tokens: int | None = _option(
+        "Tokens of a row at most. Default: as many as the model has positions for.",
+        None,
+        least=1,
+        most=1 << 24,
+    )
+    before: str | None = _option(
+        "MODULE:FUNCTION that makes of a pyarrow.RecordBatch as it is read another one of as many "
+        "rows, whose fields are then bound and kept. It runs in the scorers; modules are found "
+        "as Python finds them, for local runs in the working folder, too.",
+        None,
+    )
+    after: str | None = _option(
+        "MODULE:FUNCTION that makes of a batch of kept fields and outputs the one that is "
+        "written, of as many rows.",
+        None,
     )
     format: str = _option("Format of the parts.", "parquet", choices=("parquet", "arrow"))
     on_error: str = _option(
@@ -76,6 +107,7 @@ class JobSpec:
         "A scorer that holds a shard and says nothing for so many seconds is replaced.",
         600.0,
         least=0.1,
+        most=7 * 86400,
     )
     max_restarts: int = _option(
         "Times a scorer is started anew without finishing a shard before it is given up.",
@@ -88,13 +120,17 @@ class JobSpec:
         (),
     )
     restart: bool = _option("Discard what the output folder holds of an earlier run.", False)
-    dry_run: bool = _option("Print the plan with its memory bound, then stop.", False)
+    dry_run: bool = _option(
+        "Print the plan with its memory bound and how far the output folder is, then stop.", False
+    )
     progress: str = _option(
         "A bar, log lines, one JSON line an event, or nothing. 'auto': a bar on a terminal.",
         "auto",
         choices=("auto", "bar", "log", "json", "none"),
     )
-    json: bool = _option("Print the plan and the summary as JSON, for machines.", False)
+    json: bool = _option(
+        "Print one JSON object: the summary, the plan, and how far the output folder was.", False
+    )
 
     @property
     def bindings(self) -> dict[str, str]:
@@ -102,12 +138,12 @@ class JobSpec:
         pairs = [item.partition("=") for item in self.bind]
         return {name.strip(): dataset_field.strip() for name, _, dataset_field in pairs}
 
-    def command(self) -> str:
+    def command(self, without: Collection[str] = ()) -> str:
         """The shell command that resumes this job: same options, without --restart."""
         words = ["colonnade", "run"]
         for option in fields(self):
             value = getattr(self, option.name)
-            if option.name in ("restart", "dry_run") or value == option.default:
+            if option.name in ("restart", "dry_run", *without) or value == option.default:
                 continue
             words += _words(option.name, value)
         return shlex.join(words)
@@ -116,132 +152,16 @@ class JobSpec:
 OPTIONS: dict[str, Field[Any]] = {f.name: f for f in fields(JobSpec)}
 """Every option by name, in the order of the help text."""
 
-_LISTS = ("input", "bind", "keep", "off")
-_PATHS = ("model", "input", "output")
 NUMBERS: dict[str, type] = {
     "engines": int,
     "threads": int,
     "batch_rows": int,
+    "max_tokens": int,
     "max_errors": int,
     "stall_seconds": float,
     "max_restarts": int,
 }
 """Options that are numbers, and of which kind."""
-
-
-def resolve(given: Mapping[str, Any], config: Path | None = None) -> JobSpec:
-    """The JobSpec of a command line and an optional TOML file.
-
-    `given` holds only what was said on the command line, which wins. Paths in the file are
-    relative to the file, paths on the command line to the working directory.
-    """
-    values: dict[str, Any] = {}
-    if config is not None:
-        values |= _checked(_read_config(config), config.absolute().parent, str(config))
-    values |= _checked(given, Path.cwd(), "command line")
-    for name in ("model", "input", "output"):
-        if not values.get(name):
-            raise SpecError(
-                f"job: expected --{name}, got none; give it here or as `{name} = ...` in --config"
-            )
-    spec = JobSpec(**values)
-    _check_together(spec)
-    return spec
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of the known names, or the empty string."""
-    near = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read ({error.strerror}); check --config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: expected TOML, got {error}; mend the file") from error
-    return {key.replace("-", "_"): value for key, value in table.items()}
-
-
-def _checked(values: Mapping[str, Any], folder: Path, where: str) -> dict[str, Any]:
-    """Known names with values of the right kind; lists as tuples, paths made absolute."""
-    result: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in OPTIONS:
-            raise SpecError(
-                f"{where}: unknown option {name!r}{did_you_mean(name, OPTIONS)} "
-                f"known options: {', '.join(OPTIONS)}"
-            )
-        value = _typed(name, value, where)
-        if name in _PATHS:
-            value = _absolute(value, folder)
-        result[name] = value
-    return result
-
-
-def _typed(name: str, value: Any, where: str) -> Any:
-    """The value as JobSpec holds it, or a SpecError that says what was expected."""
-    option = OPTIONS[name]
-    if name in _LISTS:
-        return _list(name, value, where)
-    if name in NUMBERS:
-        wanted = NUMBERS[name]
-        if wanted is float and type(value) is int:
-            value = float(value)
-        if type(value) is not wanted:
-            raise SpecError(f"{where}: {name}: expected {wanted.__name__}, got {value!r}")
-        least = option.metadata["least"]
-        if least is not None and value < least:
-            raise SpecError(f"{where}: {name}: expected at least {least}, got {value}")
-        return value
-    wanted = bool if isinstance(option.default, bool) else str
-    if type(value) is not wanted:
-        raise SpecError(f"{where}: {name}: expected {wanted.__name__}, got {value!r}")
-    choices: tuple[str, ...] = option.metadata["choices"]
-    if choices and value not in choices:
-        raise SpecError(
-            f"{where}: {name}: expected one of {', '.join(choices)}, got {value!r}"
-            f"{did_you_mean(str(value), choices)}"
-        )
-    return value
-
-
-def _list(name: str, value: Any, where: str) -> tuple[str, ...]:
-    if name == "bind" and isinstance(value, Mapping):  # [bind] as a TOML table
-        value = [f"{key}={item}" for key, item in value.items()]
-    if isinstance(value, str):
-        value = value.split(",") if name == "keep" else [value]
-    items = [str(v).strip() if name == "keep" else v for v in value]
-    if not all(isinstance(v, str) for v in items):
-        raise SpecError(f"{where}: {name}: expected a list of strings, got {value!r}")
-    for item in items if name == "bind" else ():
-        if not all(part.strip() for part in item.partition("=")):
-            raise SpecError(f"{where}: bind: expected INPUT=FIELD, got {item!r}")
-    return tuple(v for v in items if v)
-
-
-def _absolute(value: Any, folder: Path) -> Any:
-    """Without following links: an input folder may be a link that is moved later."""
-    if isinstance(value, tuple):
-        return tuple(_absolute(item, folder) for item in value)
-    return os.path.normpath(folder / Path(value).expanduser())
-
-
-def _check_together(spec: JobSpec) -> None:
-    names = list(spec.bindings)
-    if len(names) < len(spec.bind):
-        twice = [item.partition("=")[0] for item in spec.bind]
-        name = next(n for n in twice if twice.count(n) > 1)
-        raise SpecError(f"bind: input {name!r} is bound twice; give --bind {name}=... once")
-    if spec.address is not None and spec.executor != "ray":
-        raise SpecError("address: only the Ray executor joins a cluster; add --executor ray")
-    if spec.max_errors is not None and spec.on_error == "fail":
-        raise SpecError(
-            "max_errors: --on-error fail stops at the first bad row; "
-            "add --on-error skip or --on-error null"
-        )
 
 
 def _words(name: str, value: Any) -> list[str]:

@@ -123,6 +123,8 @@ class Summary:
 
     exit_code: int
     message: str
+    over_budget: bool
+    """More rejects than --max-errors tolerates."""
     output: str
     rows_in: int
     """Committed, those of earlier runs included."""

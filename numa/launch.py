@@ -33,15 +33,18 @@ if TYPE_CHECKING:
 USAGE = "usage: python -m numa.launch CPUS NODE -- COMMAND [ARGUMENT...]"
 CPUS, NODE, BIND = "COLONNADE_NUMA_CPUS", "COLONNADE_NUMA_NODE", "COLONNADE_NUMA_BIND"
 
-POOLS = (
-    "OMP_NUM_THREADS",       # OpenMP; pyarrow's CPU pool reads it too
-    "OPENBLAS_NUM_THREADS",  # numpy
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "NUMEXPR_MAX_THREADS",
-    "RAYON_NUM_THREADS",
-)  # fmt: skip
-"""Set to the number of CPUs: some libraries count the machine's CPUs and not their own."""
+POOLS = {
+    "OMP_NUM_THREADS": 1,       # OpenMP; and the pool of pyarrow, which is not used
+    "OPENBLAS_NUM_THREADS": 1,  # numpy
+    "MKL_NUM_THREADS": 1,       # numpy, built otherwise
+    "BLIS_NUM_THREADS": 1,      # numpy, built otherwise
+    "NUMBA_NUM_THREADS": 0,
+    "NUMEXPR_MAX_THREADS": 0,
+    "RAYON_NUM_THREADS": 0,
+}  # fmt: skip
+"""Threads of each pool; 0 for the number of CPUs, because some libraries count the machine's and
+not their own. BLAS gets one: it cuts a product by the number of its threads, and adds in another
+order along another cut, but an engine's bytes must not depend on how many CPUs it got."""
 
 
 def command(place: Place) -> list[str]:
@@ -55,7 +58,7 @@ def settle(cpus: frozenset[int], node: int, environ: MutableMapping[str, str]) -
     pin_all_threads(cpus)
     environ[BIND] = bind(node)
     environ[CPUS], environ[NODE] = cpulist(cpus), str(node)
-    environ.update(dict.fromkeys(POOLS, str(len(cpus))))
+    environ.update({name: str(threads or len(cpus)) for name, threads in POOLS.items()})
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -38,6 +38,7 @@ def places(
 ) -> tuple[Place, ...]:
     """Places for `engines` engines of at most `threads` threads each, by node, then by CPU.
 
+    An engine on a smaller node may get fewer; NumaError when none could get `threads`.
     Without `engines`: one a node with CPUs, fewer where a control group grants less than one
     CPU's time for each. `engines` below the number of nodes takes those with the most cores.
     """
@@ -49,6 +50,12 @@ def places(
     shares = [(node, share) for node, count in per_node for share in _split(node.cores, count)]
     caps = [min(len(cores), threads or len(cores)) for _, cores in shares]
     grants = _spread(budget, caps)
+    if threads is not None and threads > max(grants):
+        most = f"{max(grants)} thread{'' if max(grants) == 1 else 's'}"
+        raise NumaError(
+            f"places: expected at most {most} an engine, one for each physical core that it may "
+            f"use, got {threads}; ask for fewer threads"
+        )
     return tuple(
         Place(engine, _memory_node(topology, node), _pick(cores, grant))
         for engine, ((node, cores), grant) in enumerate(zip(shares, grants, strict=True))

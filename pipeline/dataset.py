@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,10 @@ import pyarrow as pa
 
 from pipeline.errors import InputError, OutputError
 from pipeline.footers import DataFile, read_footer
+from pipeline.search import each_once, expand, reads
 
-SUFFIXES = (".parquet", ".pq", ".parq", ".arrow", ".ipc", ".feather")
-"""What is taken from a folder; its other files (readme, licence) are passed over."""
+PARTS = ("part-000000.parquet", "part-000000.arrow")
+"""Names of parts, as `pipeline.parts` makes them: what a glob must not find in the output."""
 
 FOOTER_THREADS = 16
 """Footers are waited for, not computed: more threads than CPUs is right on network storage."""
@@ -27,7 +27,9 @@ class Dataset:
     """Sorted by path."""
     schema: pa.Schema
     roots: tuple[str, ...]
-    """Folders that were given as inputs; the output may not lie inside one."""
+    """Folders and globs that were given as inputs; they may not find the output."""
+    doubles: tuple[str, ...] = ()
+    """Other names, by links, of files that are among `files` already: not read twice."""
 
     @property
     def rows(self) -> int:
@@ -40,31 +42,33 @@ class Dataset:
 
     @classmethod
     def discover(cls, inputs: Sequence[str]) -> Dataset:
-        """Files, folders (recursive) and globs, each file once, sorted by path.
+        """Files, folders (recursive) and globs, each real file once, sorted by path.
 
-        Below a folder, names that start with _ or . are passed over. What a file is, Parquet or
-        Arrow, its first bytes say. Partition folders (`day=1/`) add no field. Raises InputError.
+        Where they do not say otherwise, names that start with _ or . are passed over. What a file
+        is, Parquet or Arrow, its first bytes say. Partition folders (`day=1/`) add no field.
+        Raises InputError.
         """
-        roots: list[str] = []
-        paths = sorted({path for text in inputs for path in _expand(text, roots)})
+        expanded = [expand(text) for text in inputs]
+        paths = sorted({path for found, _ in expanded for path in found})
+        roots = tuple(root for _, root in expanded if root)
         if not paths:
             shown = ", ".join(inputs) or "no input"
             raise InputError(f"{shown}: expected Parquet or Arrow files, got none; check the path")
         with ThreadPoolExecutor(min(FOOTER_THREADS, len(paths))) as pool:
-            footers = list(pool.map(read_footer, paths))
+            kept, doubles = each_once(paths, list(pool.map(_stat, paths)))
+            footers = list(pool.map(read_footer, sorted(kept)))
         first, schema = footers[0]
         for file, other in footers[1:]:
             _check_same_schema(first.path, schema, file.path, other)
-        return cls(tuple(file for file, _ in footers), schema, tuple(roots))
+        return cls(tuple(file for file, _ in footers), schema, roots, tuple(doubles))
 
     def refuse_output(self, output: Path) -> None:
-        """Raises OutputError when `output` is, or lies inside, a folder given as input.
+        """Raises OutputError when an input, a folder or a glob, would find the parts in `output`.
 
         The next run would read this run's parts as its input.
         """
-        real = Path(os.path.realpath(output))
         for root in self.roots:
-            if real.is_relative_to(os.path.realpath(root)):
+            if any(reads(root, output / name) for name in PARTS):
                 raise OutputError(
                     f"{output}: expected a folder outside the input {root}; choose another output"
                 )
@@ -79,40 +83,11 @@ class Dataset:
         return "\n".join(lines)
 
 
-def _expand(text: str, roots: list[str]) -> Iterator[str]:
-    """Absolute paths of the files that one input names; folders are noted in `roots`."""
-    # abspath, not resolve: a dataset made of symbolic links keeps the names it was given.
-    path = os.path.abspath(Path(text).expanduser())  # noqa: PTH100
-    if Path(path).is_dir():
-        roots.append(path)
-        yield from _walk(path)
-    elif Path(path).exists():
-        yield path
-    elif glob.has_magic(text):
-        found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207
-        if not found:
-            raise InputError(f"{text}: expected files, got no match; check the pattern")
-        for match in found:
-            if Path(match).is_dir():
-                roots.append(match)
-                yield from _walk(match)
-            elif not Path(match).name.startswith(("_", ".")):
-                yield match
-    else:
-        raise InputError(f"{text}: expected a file, folder or glob, got nothing; check the path")
-
-
-def _walk(folder: str) -> Iterator[str]:
-    if (Path(folder) / "_colonnade").is_dir() and not (Path(folder) / "_SUCCESS").exists():
-        raise InputError(
-            f"{folder}: expected a finished dataset, got the output of an unfinished run; "
-            "finish that run first"
-        )
-    for base, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith(("_", ".")))
-        for name in names:
-            if not name.startswith(("_", ".")) and name.lower().endswith(SUFFIXES):
-                yield str(Path(base) / name)
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return Path(path).stat()
+    except OSError:
+        return None  # reading the footer says why
 
 
 def _check_same_schema(path: str, schema: pa.Schema, other_path: str, other: pa.Schema) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import OutputError, StorageError
@@ -17,8 +18,36 @@ def disk_error(output: Path, error: OSError) -> OutputError:
     """The error to raise for an OSError met while writing below `output`."""
     message = f"{output}: cannot write: {error}; nothing half-written is published"
     if error.errno in DISK_TROUBLE:
-        return StorageError(f"{message}; make room, then run the same command to go on")
-    return OutputError(message)
+        return StorageError(f"{message}; {disk_advice(error)}")
+    return OutputError(f"{message}; check who may write there, or choose another output")
+
+
+def disk_advice(error: OSError) -> str:
+    """What to do about a disk that does not take what is written."""
+    if error.errno == errno.EROFS:
+        return "make the file system writable, or choose another output"
+    return "make room, then run the same command to go on"
+
+
+@contextlib.contextmanager
+def naming(output: Path) -> Iterator[None]:
+    """OSError inside comes out as OutputError that names the folder."""
+    try:
+        yield
+    except OSError as e:
+        raise disk_error(output, e) from e
+
+
+def refuse_unwritable(output: Path) -> None:
+    """Raises the OSError that making the folder, or a file in it, would raise. Makes nothing."""
+    there = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if os.access(there, os.W_OK | os.X_OK):
+        return
+    fixed = os.statvfs(there).f_flag & os.ST_RDONLY
+    code = errno.EROFS if fixed else errno.EACCES
+    raise OSError(code, os.strerror(code), str(there))
 
 
 def sync_folder(folder: Path) -> None:

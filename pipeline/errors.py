@@ -32,10 +32,14 @@ class MemoryPlanError(PipelineError):
 
 
 class RowError(PipelineError):
-    """A row that cannot become a tensor. `row` counts from 0 in what was converted."""
+    """A row that cannot become a tensor, or (field "") that the model cannot run on.
+
+    `row` counts from 0 in what was converted.
+    """
 
     def __init__(self, row: int, field: str, reason: str) -> None:
-        super().__init__(f"row {row}, field {field!r}: {reason}")
+        where = f"row {row}, field {field!r}" if field else f"row {row}"
+        super().__init__(f"{where}: {reason}")
         self.row = row
         self.field = field
         self.reason = reason

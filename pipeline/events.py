@@ -66,6 +66,9 @@ class ScorerDied:
 
     scorer: int
     reason: str
+    refused: bool = False
+    """It does not have what was planned (another model, another version): a new start would not
+    either."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ KINDS: tuple[tuple[type[Exception], str], ...] = (
 def shard_failed(scorer: int, lease: Lease, problem: Exception) -> ShardFailed:
     """The event for an exception; rows in a RowError count from the start of the file."""
     kind = next(kind for cls, kind in KINDS if isinstance(problem, cls))
-    return ShardFailed(scorer, lease, kind, _message(lease.shard, problem))
+    # Arrow ends some of its messages with an empty line.
+    return ShardFailed(scorer, lease, kind, _message(lease.shard, problem).strip())
 
 
 def _message(shard: Shard, problem: Exception) -> str:

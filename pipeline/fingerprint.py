@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.binding import Binding
+from pipeline.bound import Binding
 from pipeline.dataset import Dataset
+from pipeline.hooks import Hook
 from pipeline.shards import Shard
 from pipeline.wire import to_plain
 
@@ -39,6 +40,13 @@ class Fingerprint:
     on_error: str
     shards: str
     """Hash of the shard plan."""
+    lengths: str = ""
+    """How long sequences may be, and what becomes of longer ones."""
+    tokenizer: str = ""
+    """Hash of the tokenizer's file."""
+    before: str = ""
+    """The hook by its name, and a hash of its source."""
+    after: str = ""
 
     @property
     def digest(self) -> str:
@@ -47,17 +55,39 @@ class Fingerprint:
         return hashlib.sha256(plain.encode()).hexdigest()[:32]
 
     def differences(self, now: Fingerprint) -> tuple[str, ...]:
-        """One line for each field that differs, `self` being what the folder holds."""
+        """One line for each field that differs, `self` being what the folder holds.
+
+        What follows from another difference is left out: another model is another program.
+        """
+        names = [n for n in self.__slots__ if getattr(self, n) != getattr(now, n)]
         lines = []
-        for name in self.__slots__:
+        for name in names:
             before, after = getattr(self, name), getattr(now, name)
-            if before == after:
-                continue
             if name == "files":
                 lines += _file_differences(before, after)
+            elif name in _HASHED:
+                follows, line = _HASHED[name]
+                lines += [] if follows in names else [f"{name}: {line}"]
             else:
-                lines.append(f"{name}: the folder has {before}, this run has {after}")
+                said = f"the folder has {before or 'none'}, this run has {after or 'none'}"
+                lines.append(f"{name}: {said}")
         return tuple(lines)
+
+
+_HASHED = {
+    "model_sha256": ("", "the folder was made with another model, or another state of its file"),
+    "program": (
+        "model_sha256",
+        "the folder was made with another --off, on another kind of machine, or by another "
+        "version of colonnade",
+    ),
+    "tokenizer": (
+        "",
+        "the folder was made with another tokenizer, another state of its file, or without one",
+    ),
+    "shards": ("files", "another version of colonnade cut the input into other shards"),
+}
+"""Fields that say nothing to people: what they follow from, and what a difference means."""
 
 
 def fingerprint(
@@ -69,6 +99,8 @@ def fingerprint(
     program: str,
     format: str,
     on_error: str,
+    tokenizer: str = "",
+    hooks: tuple[Hook | None, Hook | None] = (None, None),
 ) -> Fingerprint:
     return Fingerprint(
         model_sha256=model_sha256,
@@ -76,14 +108,26 @@ def fingerprint(
         files={f.path: (f.nbytes, f.mtime_ns) for f in dataset.files},
         schema=", ".join(f"{f.name}: {f.type}" for f in dataset.schema),
         binding=", ".join(
-            f"{f.input}={f.field}{':cast' if f.cast else ''}" for f in binding.fields
+            f"{f.input}={f.field}{':cast' if f.cast else ''}{f':{f.text}' if f.text else ''}"
+            for f in binding.fields
         ),
         keep=", ".join(binding.keep),
-        outputs=", ".join(f"{o.field}: {o.dtype}{list(o.shape)}" for o in binding.outputs),
+        outputs=", ".join(
+            f"{o.field}: {'list ' if o.tokens else ''}{o.dtype}{list(o.shape)}"
+            for o in binding.outputs
+        ),
         format=format,
         on_error=on_error,
+        tokenizer=tokenizer,
+        before=_named(hooks[0]),
+        after=_named(hooks[1]),
+        lengths=str(binding.lengths or ""),
         shards=_hash([(s.path, s.row_groups, s.first_row, s.rows) for s in shards]),
     )
+
+
+def _named(hook: Hook | None) -> str:
+    return f"{hook.name} (sha256 {hook.sha256:.16})" if hook else ""
 
 
 def _hash(value: Any) -> str:

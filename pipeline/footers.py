@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from stat import S_ISREG
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dictionaries import dictionary_nbytes, leaf_types, width
 from pipeline.errors import InputError
 
 MAGIC = {b"PAR1": "parquet", b"ARRO": "arrow"}
+
+REWRITE = (
+    "write it as a file: pyarrow.feather.write_feather(pyarrow.ipc.open_stream(OLD).read_all(), "
+    "NEW, compression='uncompressed')"
+)
+FOREIGN = {
+    b"\xff\xff\xff\xff": ("an Arrow IPC stream, which has no footer", REWRITE),
+    b"FEA1": ("Feather version 1", "write it as version 2, with pyarrow.feather.write_feather"),
+    b"PARE": ("Parquet with an encrypted footer", "decrypt it first"),
+    b"\x1f\x8b\x08": ("gzip", "unpack it first; columns may be compressed, files may not"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unpack it first; columns may be compressed, files may not"),
+    b"ORC": ("ORC", "write it as Parquet, with pyarrow.orc and pyarrow.parquet"),
+    b"PK\x03\x04": ("a zip archive", "unpack it first"),
+}
+"""First bytes of what people take for the above: what it is, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +37,12 @@ class RowGroup:
 
     rows: int
     field_nbytes: tuple[int, ...]
-    """Decoded bytes by field, in the schema's order. Exact for fixed-width types and lists of
-    them and for Arrow files; for dictionary-encoded strings a lower estimate."""
+    """Bytes by field as they are read, in the schema's order: decoded, but for the strings that
+    a dictionary holds, which count as they are encoded."""
+    dictionary_nbytes: tuple[int, ...] = ()
+    """By field: what each batch of it holds beside its rows, the dictionaries of the group."""
+    field_elements: tuple[int, ...] = ()
+    """By field: numbers in all its rows and their lists; an empty list counts one at most."""
 
     @property
     def nbytes(self) -> int:
@@ -48,15 +69,21 @@ class DataFile:
 def read_footer(path: str) -> tuple[DataFile, pa.Schema]:
     """What the file holds. Raises InputError for what is neither Parquet nor Arrow, or damaged."""
     try:
+        if Path(path).is_symlink() and not Path(path).exists():
+            target = Path(path).readlink()
+            raise InputError(
+                f"{path}: expected a file, got a link to {target}, which does not exist; "
+                "bring it back or remove the link"
+            )
         stat = Path(path).stat()
+        if not S_ISREG(stat.st_mode):  # a pipe would be waited for, for ever
+            raise InputError(f"{path}: expected a file, got a pipe, socket or device")
         with Path(path).open("rb") as stream:
             magic = stream.read(4)
         if not magic:
             raise InputError(f"{path}: expected a Parquet or Arrow file, got an empty one")
         if magic not in MAGIC:
-            raise InputError(
-                f"{path}: expected a Parquet or Arrow IPC file, got one that starts with {magic!r}"
-            )
+            raise InputError(f"{path}: expected a Parquet or Arrow IPC file, got {_what(magic)}")
         kind = MAGIC[magic]
         groups, schema = _parquet_groups(path) if kind == "parquet" else _arrow_groups(path)
     except (pa.ArrowInvalid, OSError) as e:
@@ -64,6 +91,13 @@ def read_footer(path: str) -> tuple[DataFile, pa.Schema]:
         raise InputError(f"{path}: cannot be read, truncated or damaged: {reason}") from e
     _check_names(path, schema)
     return DataFile(path, kind, stat.st_size, stat.st_mtime_ns, groups), schema
+
+
+def _what(magic: bytes) -> str:
+    for start, (name, advice) in FOREIGN.items():
+        if magic.startswith(start):
+            return f"{name}; {advice}"
+    return f"one that starts with {magic!r}; convert it to Parquet"
 
 
 def _check_names(path: str, schema: pa.Schema) -> None:
@@ -75,16 +109,27 @@ def _check_names(path: str, schema: pa.Schema) -> None:
 def _parquet_groups(path: str) -> tuple[tuple[RowGroup, ...], pa.Schema]:
     with pq.ParquetFile(path) as file:
         metadata, schema = file.metadata, file.schema_arrow
-    groups = []
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        sizes, leaf = [], 0
-        for field in schema:
-            leaves = _leaves(field.type)
-            sizes.append(_decoded(group, field.type, range(leaf, leaf + leaves)))
-            leaf += leaves
-        groups.append(RowGroup(group.num_rows, tuple(sizes)))
+    with Path(path).open("rb") as stream:
+        groups = [
+            _parquet_group(metadata.row_group(index), schema, stream)
+            for index in range(metadata.num_row_groups)
+        ]
     return tuple(groups), schema
+
+
+def _parquet_group(group: Any, schema: pa.Schema, stream: BinaryIO) -> RowGroup:
+    sizes, dictionaries, elements, leaf = [], [], [], 0
+    for field in schema:
+        kinds = leaf_types(field.type)
+        chunks = [group.column(leaf + i) for i in range(len(kinds))]
+        offsets = 4 * int(group.num_rows) if field.type.num_fields > 0 else 0
+        each = zip(kinds, chunks, strict=True)
+        sizes.append(offsets + sum(_decoded(chunk, kind) for kind, chunk in each))
+        strings = [c for kind, c in zip(kinds, chunks, strict=True) if width(kind) is None]
+        dictionaries.append(sum(dictionary_nbytes(stream, chunk) for chunk in strings))
+        elements.append(max((int(chunk.num_values) for chunk in chunks), default=0))
+        leaf += len(kinds)
+    return RowGroup(group.num_rows, tuple(sizes), tuple(dictionaries), tuple(elements))
 
 
 def _arrow_groups(path: str) -> tuple[tuple[RowGroup, ...], pa.Schema]:
@@ -93,44 +138,41 @@ def _arrow_groups(path: str) -> tuple[tuple[RowGroup, ...], pa.Schema]:
         groups = []
         for index in range(reader.num_record_batches):
             batch = reader.get_batch(index)
-            groups.append(RowGroup(batch.num_rows, tuple(c.nbytes for c in batch.columns)))
+            sizes = tuple(int(column.nbytes) for column in batch.columns)
+            held = (c.dictionary.nbytes if _is_coded(c) else 0 for c in batch.columns)
+            elements = tuple(map(_elements, batch.columns))
+            groups.append(RowGroup(batch.num_rows, sizes, tuple(map(int, held)), elements))
         return tuple(groups), reader.schema
 
 
-def _leaves(kind: pa.DataType) -> int:
-    """Parquet columns that a field of this type becomes."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return _leaves(kind.storage_type)
-    if pa.types.is_dictionary(kind) or kind.num_fields == 0:
-        return 1
-    if pa.types.is_map(kind):
-        return _leaves(kind.key_type) + _leaves(kind.item_type)
-    return sum(_leaves(kind.field(i).type) for i in range(kind.num_fields))
+def _elements(column: pa.Array) -> int:
+    """Numbers in all rows of a column and their lists."""
+    if isinstance(column, pa.ExtensionArray):
+        return _elements(column.storage)
+    kind = column.type
+    if pa.types.is_fixed_size_list(kind):
+        values = column.values
+        return _elements(values.slice(column.offset * kind.list_size, len(column) * kind.list_size))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        first, last = (column.offsets[i].as_py() for i in (0, len(column)))
+        return _elements(column.values.slice(first, last - first))
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        return _elements(column.flatten())
+    return len(column)
 
 
-def _decoded(group: Any, kind: pa.DataType, leaves: range) -> int:
-    """Decoded bytes of a field in a row group: what its Arrow buffers will take, at most ~5 % off.
+def _is_coded(column: pa.Array) -> bool:
+    return isinstance(column, pa.DictionaryArray)
+
+
+def _decoded(chunk: Any, kind: pa.DataType) -> int:
+    """Bytes of a column chunk as it is read: what its Arrow buffers will take, at most ~5 % off.
 
     `total_uncompressed_size` alone is the encoded size: it would miss repeated values that a
     dictionary page stores once.
     """
-    width = _leaf_nbytes(kind)
-    total = 0
-    for leaf in leaves:
-        column = group.column(leaf)
-        # num_values counts list elements; each may cost a validity bit and, in a list, an offset.
-        exact = column.num_values * width + column.num_values // 8 if width else 0
-        total += max(exact, column.total_uncompressed_size)
-    offsets = 4 * int(group.num_rows) if kind.num_fields > 0 or width is None else 0
-    return total + offsets
-
-
-def _leaf_nbytes(kind: pa.DataType) -> int | None:
-    """Bytes of one element of a primitive type or of nested lists of it; None for the rest."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return _leaf_nbytes(kind.storage_type)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return _leaf_nbytes(kind.value_type)
-    if pa.types.is_primitive(kind):
-        return (int(kind.bit_width) + 7) // 8
-    return None
+    each, encoded = width(kind), int(chunk.total_uncompressed_size)
+    # num_values counts list elements; each may cost a validity bit or, in a string, an offset.
+    if each is None:
+        return encoded + 4 * int(chunk.num_values)
+    return max(encoded, int(chunk.num_values) * each + int(chunk.num_values) // 8)

@@ -9,6 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -42,7 +50,7 @@ def layout(kind: pa.DataType) -> Layout | str:
         elif pa.types.is_fixed_size_list(kind):
             dims.append(kind.list_size)
             kind = kind.value_type
-        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        elif any(is_kind(kind) for is_kind in _LISTS):
             if dims:
                 return "a list inside a list has no fixed shape"
             dims.append(None)
@@ -52,6 +60,13 @@ def layout(kind: pa.DataType) -> Layout | str:
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         return f"{kind} is no number"
     return Layout(tuple(dims), np.dtype(kind.to_pandas_dtype()))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a field holds texts, in a dictionary or not."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(is_kind(kind) for is_kind in _TEXTS)
 
 
 def exactly_widens(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
@@ -83,3 +98,20 @@ def arrow_type(dtype: np.dtype[Any], shape: tuple[int, ...], *, nullable: bool) 
         # Not-null elements decode and encode 15 % faster than nullable ones (pyarrow 26).
         return pa.list_(pa.field("item", element, nullable=nullable), shape[0])
     return pa.fixed_shape_tensor(element, shape)
+
+
+def list_type(dtype: np.dtype[Any], shape: tuple[int, ...], *, nullable: bool) -> pa.DataType:
+    """The Arrow type of an output of tokens: a list of numbers, or of fixed_size_lists."""
+    kind = pa.from_numpy_dtype(dtype)
+    for size in reversed(shape):
+        kind = pa.list_(pa.field("item", kind, nullable=False), size)
+    return pa.list_(pa.field("item", kind, nullable=False))
+
+
+def conversion(source: np.dtype[Any], target: np.dtype[Any]) -> str:
+    """For people: what has to be done with a field's elements, and whether that is a copy."""
+    if not exactly_widens(source, target):
+        return f"rounded from {source.name}, copied"
+    if source != target:
+        return f"widened from {source.name}, copied"
+    return "bits unpacked, copied" if source == np.bool_ else "no copy"

@@ -26,22 +26,20 @@ a crash in between is healed from the part's footer.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.durable import disk_error, replace_text, sync_folder
+from pipeline.durable import naming, replace_text, sync_folder
 from pipeline.errors import OutputError
 from pipeline.failpoints import reach
 from pipeline.journal import Journal
+from pipeline.lock import take_lock
 from pipeline.parts import OWN, REJECTS, TEMP, Part, part_name, rejects_name
 from pipeline.records import (
     JOURNAL,
-    LOCK,
     MANIFEST,
     RUN,
     SUCCESS,
@@ -50,11 +48,20 @@ from pipeline.records import (
     RunRecord,
     read_run,
 )
-from pipeline.resume import refuse_foreign, survey, sweep, wipe
+from pipeline.resume import (
+    Standing,
+    damaged_parts,
+    look,
+    refuse_foreign,
+    refuse_other,
+    survey,
+    sweep,
+    wipe,
+)
 from pipeline.shards import Shard
 from pipeline.wire import to_plain
 
-__all__ = ["Manifest", "ManifestEntry", "RunFolder", "RunRecord", "read_run"]
+__all__ = ["Manifest", "ManifestEntry", "RunFolder", "RunRecord", "Standing", "read_run"]
 
 
 class RunFolder:
@@ -87,17 +94,25 @@ class RunFolder:
         Raises OutputError: another driver holds it, another run's parts (the differences are
         named), files that are not ours, a folder that cannot be written.
         """
-        with _naming(output):
+        with naming(output):
             refuse_foreign(output)
             (output / OWN).mkdir(parents=True, exist_ok=True)
             sync_folder(output.absolute().parent)
-            folder = cls(output, run, shards, _take_lock(output))
+            folder = cls(output, run, shards, take_lock(output))
             try:
                 folder._start(restart)
             except BaseException:
                 folder.close()
                 raise
         return folder
+
+    @staticmethod
+    def look(
+        output: Path, run: RunRecord, shards: Sequence[Shard], *, restart: bool = False
+    ) -> Standing:
+        """What `open` would find, with the OutputError it would raise. Changes nothing."""
+        with naming(output):
+            return look(output, run, shards, restart=restart)
 
     def commit(self, part: Part) -> ManifestEntry | None:
         """Publishes the part; None when another attempt was first and this one was discarded."""
@@ -106,7 +121,7 @@ class RunFolder:
             return None
         shard = self._shards[part.shard]
         entry = self._entry(part, shard)
-        with _naming(self.output):
+        with naming(self.output):
             reach("before_rename")
             self._rename(part)
             reach("after_rename")
@@ -132,7 +147,7 @@ class RunFolder:
                 f"(shard {missing[0]} first); run the same command again"
             )
         manifest = self._manifest()
-        with _naming(self.output):
+        with naming(self.output):
             sweep(self.output, self.committed)
             reach("before_manifest")
             replace_text(self.output / MANIFEST, json.dumps(to_plain(manifest), indent=1))
@@ -170,12 +185,8 @@ class RunFolder:
         stored = read_run(self.output)
         if stored is None:
             replace_text(self.output / RUN, json.dumps(to_plain(self.run), indent=1))
-        elif differences := stored.fingerprint.differences(self.run.fingerprint):
-            raise OutputError(
-                f"{self.output}: expected an empty folder or this very run, got another run's "
-                "output:\n  " + "\n  ".join(differences) + "\n"
-                "choose another output, or --restart to throw that run away"
-            )
+        else:
+            refuse_other(self.output, stored, self.run)
         self.resumed = stored is not None
         for folder in (TEMP, REJECTS):
             (self.output / folder).mkdir(exist_ok=True)
@@ -191,8 +202,7 @@ class RunFolder:
         found = survey(self.output, self._shards, known, run=digest, format=self.run.format)
         whole = {f.shard.index: f.entry for f in found if f.entry is not None}
         broken = [part_name(f.shard.index, self.run.format) for f in found if f.entry is None]
-        lost = [entry.path for index, entry in known.items() if index not in whole]
-        self.damaged = tuple(sorted({*broken, *lost}))
+        self.damaged = damaged_parts(found, known, self.run.format)
         self.adopted = sum(f.adopted for f in found)
         self.complete = (self.output / SUCCESS).exists() and len(whole) == len(self._shards)
         if not self.complete:
@@ -263,28 +273,3 @@ class RunFolder:
             rejects=sum(e.rejects for e in entries),
             entries=entries,
         )
-
-
-def _take_lock(output: Path) -> int:
-    """The descriptor that holds the folder's lock; the kernel drops it when the process dies."""
-    handle = os.open(output / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-        os.close(handle)
-        raise OutputError(
-            f"{output}: expected to be its only driver, but {holder} is running here; "
-            "wait for it, or choose another output"
-        ) from None
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
-    return handle
-
-
-@contextlib.contextmanager
-def _naming(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise disk_error(output, e) from e

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dictionaries import decoded
 from pipeline.durable import HashedFile, disk_error
 from pipeline.errors import BindingError, OutputError
 from pipeline.failpoints import reach
@@ -125,8 +126,6 @@ class PartWriter:
         self._temp = f"{TEMP}/{name}.{format}"
         self._rejects_temp = f"{TEMP}/{name}.rejects.parquet"
         plain = _plain_schema(schema) if format == "arrow" else schema
-        self._plain = plain is not schema
-        """Whether dictionary fields must be decoded on the way."""
         self._schema = plain.with_metadata(self._marks)
         self._pending: list[pa.RecordBatch] = []
         self._pending_nbytes = 0
@@ -144,16 +143,15 @@ class PartWriter:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Gathers the batch; a full row group is encoded and written."""
-        if self._plain:
-            batch = batch.cast(self._schema)
-        self._pending.append(batch)
-        self._pending_nbytes += batch.nbytes
         self._rows_out += batch.num_rows
-        if (
-            self._pending_nbytes >= GROUP_NBYTES
-            or sum(b.num_rows for b in self._pending) >= GROUP_ROWS
-        ):
-            self._flush()
+        for piece in decoded(batch, self._schema):
+            self._pending.append(piece)
+            self._pending_nbytes += piece.nbytes
+            if (
+                self._pending_nbytes >= GROUP_NBYTES
+                or sum(b.num_rows for b in self._pending) >= GROUP_ROWS
+            ):
+                self._flush()
 
     def reject(self, rejects: Iterable[Reject]) -> None:
         self._rejects += rejects

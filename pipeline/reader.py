@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dictionaries import dictionary_paths
 from pipeline.errors import InputError
 from pipeline.shards import Shard
 
@@ -38,6 +40,7 @@ def even_rows(rows: int, batch_rows: int) -> int:
 class ShardReader:
     """An open shard: `schema` of the chosen columns, in their order, and iteration once.
 
+    `schema` has the file's types; in batches, strings may be dictionaries (dictionaries.py).
     Batches have at most `batch_rows` rows and are as even as multiples of EVEN_ROWS allow;
     record batches of Arrow files are cut or joined to that. Raises InputError when the file is
     not the one that was planned, checked at both ends, or cannot be decoded.
@@ -90,18 +93,27 @@ class ShardReader:
         self.close()
 
     def _open_parquet(self) -> tuple[Iterator[pa.RecordBatch], pa.Schema]:
+        groups = list(self.shard.row_groups)
+        with pq.ParquetFile(self.shard.path) as footer:
+            metadata, schema = footer.metadata, footer.schema_arrow
         file = self._stack.enter_context(
-            pq.ParquetFile(self.shard.path, pre_buffer=False, buffer_size=BUFFER_NBYTES)
+            pq.ParquetFile(
+                self.shard.path,
+                metadata=metadata,
+                read_dictionary=dictionary_paths(metadata, schema, self.columns, groups),
+                pre_buffer=False,
+                buffer_size=BUFFER_NBYTES,
+            )
         )
         batches = file.iter_batches(
             self.batch_rows,
-            row_groups=list(self.shard.row_groups),
+            row_groups=groups,
             columns=self.columns,
             use_threads=False,
         )
         # A flat field "x.y" is read with "x" too: the names are paths. Hence the select.
         chosen = (batch.select(self.columns) for batch in batches)
-        return iter(chosen if self.shard.row_groups else ()), file.schema_arrow
+        return iter(chosen if groups else ()), schema
 
     def _open_arrow(self) -> tuple[Iterator[pa.RecordBatch], pa.Schema]:
         """Memory-mapped: an uncompressed file is not copied at all."""
@@ -132,14 +144,15 @@ class ShardReader:
             yield _joined(waiting)
 
     def _check_unchanged(self) -> None:
-        stat = Path(self.shard.path).stat()
-        planned = (self.shard.file_nbytes, self.shard.file_mtime_ns)
-        if (stat.st_size, stat.st_mtime_ns) != planned:
-            raise InputError(
-                f"{self.shard.path}: input changed during the run: expected {planned[0]} bytes, "
-                f"modified at {planned[1]} ns, got {stat.st_size} bytes, {stat.st_mtime_ns} ns; "
-                "start again with --restart"
-            )
+        stat, shard = Path(self.shard.path).stat(), self.shard
+        if (stat.st_size, stat.st_mtime_ns) == (shard.file_nbytes, shard.file_mtime_ns):
+            return
+        written = datetime.fromtimestamp(stat.st_mtime).astimezone().isoformat(" ", "seconds")
+        raise InputError(
+            f"{shard.path}: input changed during the run: expected the {shard.file_nbytes:,} bytes "
+            f"that were planned, got {stat.st_size:,} bytes, written at {written}; "
+            "start again with --restart"
+        )
 
     @contextlib.contextmanager
     def _naming_the_file(self) -> Iterator[None]:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.durable import checksum, sync_folder
+from pipeline.durable import checksum, refuse_unwritable, sync_folder
 from pipeline.errors import OutputError
+from pipeline.journal import replay
+from pipeline.lock import refuse_held
 from pipeline.parts import (
     OWN,
     REJECTS,
@@ -21,7 +23,15 @@ from pipeline.parts import (
     read_marks,
     rejects_name,
 )
-from pipeline.records import JOURNAL, MANIFEST, RUN, SUCCESS, ManifestEntry
+from pipeline.records import (
+    JOURNAL,
+    MANIFEST,
+    RUN,
+    SUCCESS,
+    ManifestEntry,
+    RunRecord,
+    read_run,
+)
 from pipeline.shards import Shard
 
 PART_NAME = re.compile(r"part-(\d{6,})\.(parquet|arrow)")
@@ -44,6 +54,11 @@ def refuse_foreign(output: Path) -> None:
 
     Names with a leading _ or . are tolerated: readers of datasets pass over them.
     """
+    if output.is_symlink() and not output.exists():
+        raise OutputError(
+            f"{output}: expected a folder, got a link to {output.readlink()}, which does not "
+            "exist; make that folder, or choose another output"
+        )
     if not output.exists():
         return
     if not output.is_dir():
@@ -60,6 +75,78 @@ def refuse_foreign(output: Path) -> None:
             f"{output}: expected an empty folder or one of our runs, got {shown}; "
             "choose another output (nothing was touched)"
         )
+
+
+def refuse_other(output: Path, stored: RunRecord, run: RunRecord) -> None:
+    """Raises OutputError naming the differences when the folder holds another run."""
+    if differences := stored.fingerprint.differences(run.fingerprint):
+        raise OutputError(
+            f"{output}: expected an empty folder or this very run, got another run's "
+            "output:\n  " + "\n  ".join(differences) + "\n"
+            "choose another output, or --restart to throw that run away"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a run is that would be resumed; all 0 in a folder without one."""
+
+    resumed: bool
+    """The folder holds this very run."""
+    committed_shards: int
+    committed_rows: int
+    """Of the input."""
+    rejects: int
+    complete: bool
+    """There is nothing to do."""
+    damaged: tuple[str, ...] = ()
+    """Parts that were committed but are damaged or missing: they are made again."""
+
+    def __str__(self) -> str:
+        if not self.resumed:
+            return "nothing done yet"
+        if self.complete:
+            return "done before: nothing to do"
+        done = f"resumes: {self.committed_shards:,} shards, {self.committed_rows:,} rows are done"
+        if not self.damaged:
+            return done
+        more = f" and {len(self.damaged) - 3} more" if self.damaged[3:] else ""
+        return f"{done}; damaged or lost, so made again: {', '.join(self.damaged[:3])}{more}"
+
+
+def look(output: Path, run: RunRecord, shards: Sequence[Shard], *, restart: bool) -> Standing:
+    """What a driver would find. Raises the OutputError or OSError it would meet."""
+    refuse_foreign(output)
+    refuse_unwritable(output)
+    refuse_held(output)
+    stored = None if restart else read_run(output)
+    entries: list[ManifestEntry] = []
+    damaged: tuple[str, ...] = ()
+    if stored is not None:
+        refuse_other(output, stored, run)
+        journal = output / JOURNAL
+        known, _ = replay(journal.read_bytes() if journal.exists() else b"")
+        digest = run.fingerprint.digest
+        found = survey(output, shards, known, run=digest, format=run.format)
+        entries = [f.entry for f in found if f.entry is not None]
+        damaged = damaged_parts(found, known, run.format)
+    return Standing(
+        resumed=stored is not None,
+        committed_shards=len(entries),
+        committed_rows=sum(e.rows_in for e in entries),
+        rejects=sum(e.rejects for e in entries),
+        complete=bool(entries) and len(entries) == len(shards) and (output / SUCCESS).exists(),
+        damaged=damaged,
+    )
+
+
+def damaged_parts(
+    found: Sequence[Found], known: Mapping[int, ManifestEntry], format: str
+) -> tuple[str, ...]:
+    """Parts that are not whole, and parts that the journal knows and the folder has lost."""
+    whole = {f.shard.index for f in found if f.entry is not None}
+    broken = {part_name(f.shard.index, format) for f in found if f.entry is None}
+    return tuple(sorted(broken | {e.path for i, e in known.items() if i not in whole}))
 
 
 def _ours(name: str) -> bool:
@@ -87,7 +174,8 @@ def survey(
         if index >= len(shards):
             raise OutputError(
                 f"{output / part_name(index, format)}: expected parts 0 to {len(shards) - 1}, "
-                "got one more; choose another output, or --restart to throw this run away"
+                "got one more; delete it, choose another output, or --restart to throw this run "
+                "away"
             )
 
     def look(index: int) -> Found:
@@ -111,13 +199,22 @@ def _look(
         return None
     if marks != footer_marks(run, shard):
         raise OutputError(
-            f"{path}: expected {shard} of run {run}, got {marks or 'a file that is not ours'}; "
-            "choose another output, or --restart to throw this run away"
+            f"{path}: expected {shard} as this run makes it, got {_whose(marks, shard)}; "
+            "delete it, choose another output, or --restart to throw this run away"
         )
     if entry is not None:
         whole = (nbytes, rows) == (entry.nbytes, entry.rows_out)
         return entry if whole and _rejects_stand(output, entry) else None
     return _adopted(output, shard, rows, nbytes, format)
+
+
+def _whose(marks: Mapping[str, str], shard: Shard) -> str:
+    """Whose part a file is, for people: hashes would tell them nothing."""
+    source, rows = marks.get("colonnade.source"), marks.get("colonnade.rows")
+    if not source or not rows:
+        return "a file that is not ours"
+    same = (source, rows) == (shard.path, f"{shard.first_row}:{shard.first_row + shard.rows}")
+    return "what another run made of it" if same else f"{source} rows {rows} of another run"
 
 
 def _rejects_stand(output: Path, entry: ManifestEntry) -> bool:

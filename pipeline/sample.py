@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from engine.graph import Value
-from pipeline.binding import Binding, bind
+from engine.ragged import Ragged
+from pipeline.binding import Binding, TokenRules, bind
 from pipeline.dataset import Dataset
 from pipeline.errors import InputError
 from pipeline.reader import ShardReader
+from pipeline.sequences import Feed, joined, rows_of
 from pipeline.shards import plan_shards
 from pipeline.tensors import bad_rows, to_feeds, without_rows
-
-Array = np.ndarray[Any, Any]
 
 
 def sample_feeds(
@@ -24,18 +23,28 @@ def sample_feeds(
     graph_inputs: Sequence[Value],
     rows: int,
     requested: Mapping[str, str],
-) -> dict[str, Array]:
-    """At most `rows` rows that can be fed, from the dataset's beginning, by input name.
+    *,
+    rules: TokenRules | None = None,
+    tokens: int | None = None,
+    least: int = 1,
+) -> dict[str, Feed]:
+    """At most `rows` rows that can be fed, from the dataset's beginning, by input name; of
+    sequences as many as have `tokens` tokens together, but `least` rows if there are so many.
 
     Fields are bound and checked as `run` does; raises InputError or BindingError.
     """
     dataset = Dataset.discover(inputs)
-    binding = bind(dataset.schema, graph_inputs, (), requested, keep=())
+    binding = bind(dataset.schema, graph_inputs, (), requested, keep=(), rules=rules)
     batches = _batches(dataset, binding, rows)
     if not batches:
         raise InputError(f"{', '.join(inputs)}: expected rows that can be fed, got none")
-    feeds = [to_feeds(batch, binding) for batch in batches]
-    return {name: np.concatenate([f[name] for f in feeds]) for name in feeds[0]}
+    parts = [to_feeds(batch, binding) for batch in batches]
+    feeds = {name: joined([part[name] for part in parts]) for name in parts[0]}
+    sequences = next((f for f in feeds.values() if isinstance(f, Ragged)), None)
+    if tokens is None or sequences is None:
+        return feeds
+    fitting = int(np.searchsorted(sequences.offsets, tokens, side="right")) - 1
+    return {n: rows_of(f, 0, min(len(f), max(fitting, least))) for n, f in feeds.items()}
 
 
 def _batches(dataset: Dataset, binding: Binding, rows: int) -> list[pa.RecordBatch]:

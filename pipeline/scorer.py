@@ -11,22 +11,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue, SimpleQueue
 
+import pyarrow as pa
+
 import engine
+from pipeline.batches import by_tokens
 from pipeline.errors import RowError
 from pipeline.events import Event, PartWritten, RowsScored, ScorerDied
 from pipeline.failpoints import reach
 from pipeline.failures import shard_failed
 from pipeline.parts import PartWriter, Reject
+from pipeline.passage import Intake, Outlet
 from pipeline.reader import ShardReader
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.scoring import Prepared, Scored, encode, prepare, score
 from pipeline.shards import Lease
-from pipeline.startup import open_session, use_lean_memory
+from pipeline.startup import NotAsPlanned, open_session, use_lean_memory
 
 __all__ = ["Scorer", "ScorerSpec"]
 
@@ -44,7 +48,8 @@ class _Work:
         self.lease = lease
         self.problem: Exception | None = None
         """The first; once set, every thread passes over what is left of the shard."""
-        self.reader: ShardReader | None = None
+        self.schema: pa.Schema | None = None
+        """Of kept fields and outputs, once the shard is open."""
         self.writer: PartWriter | None = None
         self.rows = 0
         self.seconds = {"read": 0.0, "run": 0.0, "write": 0.0}
@@ -113,10 +118,15 @@ class Scorer:
             raise self._deaf
 
     def _read_loop(self) -> None:
+        try:
+            self._intake = Intake(self.spec)
+        except Exception as e:
+            self._die(e)
         while (lease := self._leases.get()) is not None:
             work = _Work(lease)
             try:
-                self._read(work)
+                if not self._dead:
+                    self._read(work)
             except Exception as e:
                 work.problem = work.problem or e
             self._to_run.put(_Item(work, None))
@@ -128,21 +138,30 @@ class Scorer:
         reach("before_read")
         began = time.perf_counter()
         row = shard.first_row
-        with ShardReader(shard, spec.binding.columns, spec.batch_rows) as reader:
-            work.reader = reader
-            for batch in reader:
+        columns = spec.fields or spec.binding.columns
+        with ShardReader(shard, columns, spec.batch_rows) as reader:
+            bound = self._intake.schema(reader.schema)
+            work.schema = spec.binding.output_schema(bound)
+            batches = (b for read in reader for b in self._intake(read, reader.schema, shard))
+            for batch in batches:
                 if self._over(work):
                     return
-                try:
-                    item = _Item(work, prepare(batch, spec.binding, spec.on_error), row)
-                except RowError as e:
-                    raise RowError(row + e.row, e.field, e.reason) from e
+                for first, piece in self._prepared(batch, row):
+                    work.timed("read", began)
+                    self._to_run.put(_Item(work, piece, first))
+                    began = time.perf_counter()
                 row += batch.num_rows
-                work.timed("read", began)
-                self._to_run.put(item)
-                began = time.perf_counter()
         work.timed("read", began)
         reach("after_read")
+
+    def _prepared(self, batch: pa.RecordBatch, row: int) -> Iterator[tuple[int, Prepared]]:
+        """What runs together, each behind the number of its first row in the file."""
+        try:
+            prepared = prepare(batch, self.spec.binding, self.spec.on_error)
+        except RowError as e:
+            raise RowError(row + e.row, e.field, e.reason) from e
+        for first, piece in by_tokens(prepared, self.spec.batch_tokens):
+            yield row + first, piece
 
     def _run_loop(self) -> None:
         """Never ends before its inbox does: whoever feeds it must not be left waiting."""
@@ -151,7 +170,7 @@ class Scorer:
             session, ready = open_session(self.spec)
             self._emit(ready)
         except Exception as e:
-            self._emit(ScorerDied(self.spec.scorer, f"{type(e).__name__}: {e}"))
+            self._die(e)
         while (item := self._to_run.get()) is not None:
             if session is not None and isinstance(item.batch, Prepared):
                 item = self._scored(session, item)
@@ -171,6 +190,10 @@ class Scorer:
             reach("before_run")
             scored = score(session.run, item.batch, self.spec.on_error)
             reach("after_run")
+        except RowError as e:
+            named = RowError(item.first_row + e.row, e.field, e.reason)
+            work.problem = work.problem or named
+            return None
         except Exception as e:
             work.problem = work.problem or e
             return None
@@ -183,6 +206,10 @@ class Scorer:
         return _Item(work, scored, item.first_row)
 
     def _write_loop(self) -> None:
+        try:
+            self._outlet = Outlet(self.spec)
+        except Exception as e:
+            self._die(e)
         while (item := self._to_write.get()) is not None:
             work = item.work
             try:
@@ -198,18 +225,20 @@ class Scorer:
     def _write(self, work: _Work, scored: Scored, first_row: int) -> None:
         began = time.perf_counter()
         writer = self._writer(work)
-        writer.write(encode(scored, self.spec.binding, self.spec.on_error))
+        batch = encode(scored, self.spec.binding, self.spec.on_error)
+        for piece in self._outlet(batch, work.schema, work.lease.shard):
+            writer.write(piece)
         writer.reject(Reject(first_row + b.row, b.field, b.reason) for b in scored.bad)
         work.timed("write", began)
 
     def _writer(self, work: _Work) -> PartWriter:
         """The lease's writer, opened with its first batch, or at its end if it has no rows."""
         if work.writer is None:
-            assert work.reader is not None, "a batch was read, so the shard was opened"
+            assert work.schema is not None, "a batch was read, so the shard was opened"
             work.writer = PartWriter(
                 Path(self.spec.output),
                 work.lease,
-                self.spec.binding.output_schema(work.reader.schema),
+                self._outlet.schema(work.schema),
                 format=self.spec.format,
                 fingerprint=self.spec.fingerprint,
             )
@@ -236,6 +265,12 @@ class Scorer:
 
     def _over(self, work: _Work) -> bool:
         return self._dead or work.problem is not None
+
+    def _die(self, problem: Exception) -> None:
+        """Before the first batch: without what it needs a scorer is of no use."""
+        refused = isinstance(problem, NotAsPlanned)
+        reason = str(problem) if refused else f"{type(problem).__name__}: {problem}"
+        self._emit(ScorerDied(self.spec.scorer, reason, refused))
 
     def _emit(self, event: Event) -> None:
         """One at a time, nothing after death; who cannot be told is as good as dead."""

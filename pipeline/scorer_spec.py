@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.binding import Binding
+from pipeline.bound import Binding
+from pipeline.hooks import Hook
+from pipeline.text import TokenizerFile
 from pipeline.wire import from_plain, to_plain
 
 
@@ -36,6 +38,13 @@ class ScorerSpec:
     """Digest of the run's fingerprint; stands in every part."""
     on_error: str
     """"fail", "skip" or "null"."""
+    batch_tokens: int = 0
+    """Tokens that run together at most, where rows are sequences."""
+    tokenizer: TokenizerFile | None = None
+    before: Hook | None = None
+    after: Hook | None = None
+    fields: tuple[str, ...] = ()
+    """That are read; () for those that the binding names, which a hook may have made of others."""
 
     def to_json(self) -> dict[str, Any]:
         return dict(to_plain(self))

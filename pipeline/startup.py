@@ -15,6 +15,10 @@ from pipeline.fingerprint import model_sha256
 from pipeline.scorer_spec import ScorerSpec
 
 
+class NotAsPlanned(EngineError):
+    """What this machine has is not what the driver planned with; starting again cannot help."""
+
+
 def use_lean_memory() -> None:
     """Lets Arrow allocate by jemalloc, for the whole process, where it was built in.
 
@@ -28,18 +32,26 @@ def use_lean_memory() -> None:
 def open_session(spec: ScorerSpec) -> tuple[engine.Session, ScorerReady]:
     """Compiles the planned program and makes it ready.
 
-    Raises EngineError when model or program are not those that were planned: parts of one run
+    Raises NotAsPlanned when model or program are not those that were planned: parts of one run
     must be of one program.
     """
     began = time.perf_counter()
-    if (found := model_sha256(spec.model)) != spec.model_sha256:
-        raise EngineError(
+    try:
+        found = model_sha256(spec.model)
+    except OSError as e:
+        raise NotAsPlanned(
+            f"{spec.model}: expected the model that was planned, got: {e.strerror}; "
+            f"it must lie at that path on {platform.node()}, too"
+        ) from e
+    if found != spec.model_sha256:
+        raise NotAsPlanned(
             f"{spec.model}: expected the model that was planned (sha256 "
-            f"{spec.model_sha256:.12}), got {found:.12}; it changed, or is another file here"
+            f"{spec.model_sha256:.12}), got {found:.12}; it changed after the start, or is "
+            f"another file on {platform.node()}; run again with one model"
         )
     program = engine.compile(spec.model, choices=spec.choices, **spec.switches)
     if program.fingerprint != spec.program:
-        raise EngineError(
+        raise NotAsPlanned(
             f"{spec.model}: expected program {spec.program:.12}, compiled "
             f"{program.fingerprint:.12}; is another version of colonnade installed here?"
         )

@@ -7,6 +7,7 @@
 | fixed_size_list, also nested, of those  | no copy                                          |
 | arrow.fixed_shape_tensor                | no copy                                          |
 | list, large_list, all of one length     | no copy                                          |
+| list, large_list, as sequences          | no copy, see pipeline/sequences.py               |
 | any, of another element type            | copied by the conversion                         |
 
 A row is bad when it is null, holds a null, or is a list of another length. NaN is data. Outputs
@@ -17,37 +18,38 @@ Feeds are read-only views: they live as long as the batch, and the engine may no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.binding import Binding, FieldBinding, OutputField
+from engine.ragged import Ragged
+from pipeline.bound import Binding, FieldBinding, OutputField
 from pipeline.errors import RowError
+from pipeline.flat import BadRow, Flat, flatten
+from pipeline.sequences import Feed, different_lengths, flatten_sequences, to_lists
+
+__all__ = ["BadRow", "bad_rows", "to_batch", "to_feeds", "without_rows"]
 
 Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    row: int
-    """From 0 in the batch."""
-    field: str
-    reason: str
 
 
 def bad_rows(batch: pa.RecordBatch, binding: Binding) -> tuple[BadRow, ...]:
     """Rows that cannot be fed, ascending, each once with the first field that is to blame.
 
-    Costs nothing to speak of when there is none: null counts and list offsets are looked at.
+    Costs little when there is none: null counts, list offsets and ids are looked at.
     """
     found: dict[int, BadRow] = {}
+    rows_of: list[tuple[FieldBinding, Array]] = []
     for field in binding.fields:
-        reasons = _flatten(batch.column(field.field), field).reasons
-        for row, reason in reasons.items():
+        flat = _flat(batch, field, binding)
+        for row, reason in flat.reasons.items():
             found.setdefault(row, BadRow(row, field.field, reason))
+        if flat.offsets is not None:
+            rows_of.append((field, np.diff(flat.offsets)))
+    for row, name, reason in different_lengths(rows_of):
+        found.setdefault(row, BadRow(row, name, reason))
     return tuple(found[row] for row in sorted(found))
 
 
@@ -58,24 +60,27 @@ def without_rows(batch: pa.RecordBatch, bad: Sequence[BadRow]) -> pa.RecordBatch
     return batch.filter(pa.array(_good_mask(batch.num_rows, bad)))
 
 
-def to_feeds(batch: pa.RecordBatch, binding: Binding) -> dict[str, Array]:
-    """Arrays [rows, *shape] by input name. Raises RowError for the first bad row."""
-    feeds = {}
+def to_feeds(batch: pa.RecordBatch, binding: Binding) -> dict[str, Feed]:
+    """Arrays [rows, *shape], or sequences, by input name. Raises RowError for the first bad row."""
+    feeds: dict[str, Feed] = {}
     for field in binding.fields:
-        flat = _flatten(batch.column(field.field), field)
+        flat = _flat(batch, field, binding)
         if flat.reasons:
             row = min(flat.reasons)
             raise RowError(row, field.field, flat.reasons[row])
         copied = pa.types.is_boolean(flat.values.type)
         array = flat.values.to_numpy(zero_copy_only=not copied)
         array = array.astype(field.dtype, copy=False)
-        feeds[field.input] = array.reshape(batch.num_rows, *field.shape)
+        if flat.offsets is None:
+            feeds[field.input] = array.reshape(batch.num_rows, *field.shape)
+        else:
+            feeds[field.input] = Ragged(array.reshape(-1, *field.shape), flat.offsets)
     return feeds
 
 
 def to_batch(
     batch: pa.RecordBatch,
-    outputs: Mapping[str, Array],
+    outputs: Mapping[str, Feed],
     binding: Binding,
     nulls: Sequence[BadRow] = (),
 ) -> pa.RecordBatch:
@@ -91,72 +96,22 @@ def to_batch(
     return pa.RecordBatch.from_arrays(arrays, schema=binding.output_schema(batch.schema))
 
 
-@dataclass(frozen=True, slots=True)
-class _Flat:
-    values: pa.Array
-    """All elements of the column, in order; of use only when `reasons` is empty."""
-    reasons: dict[int, str]
-    """Bad row -> why."""
+def _flat(batch: pa.RecordBatch, field: FieldBinding, binding: Binding) -> Flat:
+    column = batch.column(field.column)
+    if field.tokens:
+        assert binding.lengths is not None, "a binding with sequences says how long they may be"
+        flat = flatten_sequences(column, field, binding.lengths)
+        if field.text:
+            _tell_nulls(flat, batch.column(field.field), column)
+        return flat
+    return flatten(column, math.prod(field.shape))
 
 
-def _flatten(column: pa.Array, field: FieldBinding) -> _Flat:
-    """Goes down the levels of a column to its elements, noting bad rows on the way.
-
-    Slices share their parent's buffers: `values` of a sliced list is the parent's, so each level
-    is cut to what this slice owns.
-    """
-    reasons: dict[int, str] = {}
-    rows: Callable[[Array], Array] = lambda positions: positions  # noqa: E731
-    count = math.prod(field.shape)
-    depth = 0
-    while True:
-        if isinstance(column, pa.ExtensionArray):
-            column = column.storage
-        if column.null_count:
-            positions = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
-            _note(reasons, rows(positions), "is null" if depth == 0 else "holds a null")
-        if pa.types.is_fixed_size_list(column.type):
-            size = column.type.list_size
-            rows = _rows_of_fixed(rows, size)
-            column = column.values.slice(column.offset * size, len(column) * size)
-        elif pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            offsets = column.offsets.to_numpy().astype(np.int64)
-            inner = _inner_count(column.type.value_type)
-            lengths = np.diff(offsets)
-            for row in np.flatnonzero(lengths * inner != count):
-                reason = f"has {lengths[row]} elements, expected {count // max(inner, 1)}"
-                reasons.setdefault(int(row), reason)
-            rows = _rows_of_list(rows, offsets - offsets[0])
-            column = column.values.slice(offsets[0], offsets[-1] - offsets[0])
-        else:
-            return _Flat(column, reasons)
-        depth += 1
-
-
-def _rows_of_fixed(rows: Callable[[Array], Array], size: int) -> Callable[[Array], Array]:
-    return lambda positions: rows(positions // size)
-
-
-def _rows_of_list(rows: Callable[[Array], Array], offsets: Array) -> Callable[[Array], Array]:
-    return lambda positions: rows(np.searchsorted(offsets, positions, side="right") - 1)
-
-
-def _inner_count(kind: pa.DataType) -> int:
-    """Elements in one item of a list."""
-    count = 1
-    while True:
-        if isinstance(kind, pa.BaseExtensionType):
-            kind = kind.storage_type
-        elif pa.types.is_fixed_size_list(kind):
-            count *= kind.list_size
-            kind = kind.value_type
-        else:
-            return count
-
-
-def _note(reasons: dict[int, str], rows: Array, reason: str) -> None:
-    for row in np.unique(rows):
-        reasons.setdefault(int(row), reason)
+def _tell_nulls(flat: Flat, text: pa.Array, tokens: pa.Array) -> None:
+    """The reasons of rows that have a text, but one that could not be read."""
+    if tokens.null_count > text.null_count:
+        unread = np.array(tokens.is_null()) & np.array(text.is_valid())
+        flat.reasons.update((int(row), "is no valid UTF-8") for row in np.flatnonzero(unread))
 
 
 def _good_mask(rows: int, bad: Sequence[BadRow]) -> Array:
@@ -171,7 +126,13 @@ def _scatter(rows: int, bad: Sequence[BadRow]) -> pa.Array:
     return pa.array(np.cumsum(mask) - 1, mask=~mask)
 
 
-def _to_arrow(array: Array, field: OutputField, rows: int, indices: pa.Array | None) -> pa.Array:
+def _to_arrow(output: Feed, field: OutputField, rows: int, indices: pa.Array | None) -> pa.Array:
+    if field.tokens:
+        return to_lists(output, field, rows, indices)
+    # of sequences that all have one length
+    if isinstance(output, Ragged):
+        output = output.values.reshape(len(output), *field.shape)
+    array = output
     expected = (rows, *field.shape)
     if array.shape != expected or array.dtype != np.dtype(field.dtype):
         raise ValueError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,21 @@ from numa.notation import size
 from pipeline.dataset import Dataset
 from pipeline.durable import checksum
 from pipeline.errors import InputError, OutputError
-from pipeline.footers import read_footer
+from pipeline.footers import DataFile, read_footer
+from pipeline.journal import replay
+from pipeline.lock import holder
 from pipeline.parts import read_marks
-from pipeline.records import MANIFEST, SUCCESS, Manifest, ManifestEntry, RunRecord, read_run
+from pipeline.records import (
+    JOURNAL,
+    MANIFEST,
+    SUCCESS,
+    Manifest,
+    ManifestEntry,
+    RunRecord,
+    read_run,
+)
 from pipeline.resume import PART_NAME
+from pipeline.shards import plan_shards
 from pipeline.wire import from_plain
 
 READ_THREADS = 4
@@ -35,6 +47,8 @@ class VerifyReport:
     rejects: int
     nbytes: int
     problems: tuple[str, ...]
+    repair: tuple[str, ...] = ()
+    """What to do about them."""
 
     @property
     def ok(self) -> bool:
@@ -45,8 +59,31 @@ class VerifyReport:
             f"{self.output}: {self.parts} parts, {size(self.nbytes)}, {self.rows_in} rows in, "
             f"{self.rows_out} out, {self.rejects} rejects"
         )
-        verdict = "all is well" if self.ok else f"{len(self.problems)} problems"
-        return "\n".join([f"{head}: {verdict}", *(f"  {p}" for p in self.problems)])
+        count = len(self.problems)
+        verdict = "all is well" if self.ok else f"{count} problem{'s' if count > 1 else ''}"
+        advice = [f"  do: {r}" for r in self.repair]
+        return "\n".join([f"{head}: {verdict}", *(f"  {p}" for p in self.problems), *advice])
+
+
+AGAIN = "give the command again that made this folder"
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    what: str
+    remedy: str
+    """"delete FILE": a run makes it again. Others are shown as they are."""
+
+
+def _repair(problems: Sequence[_Problem]) -> tuple[str, ...]:
+    """Files that must go first, in one line; then what else there is to do, each once."""
+    remedies = dict.fromkeys(p.remedy for p in problems)
+    gone = [r.removeprefix("delete ") for r in remedies if r.startswith("delete ")]
+    advice = [r for r in remedies if not r.startswith("delete ")]
+    if gone:
+        only = "only what is missing is computed"
+        advice.insert(0, f"delete {', '.join(gone)}; then {AGAIN}: {only}")
+    return tuple(advice)
 
 
 def verify(output: Path, inputs: Sequence[str] | None = None) -> VerifyReport:
@@ -57,20 +94,29 @@ def verify(output: Path, inputs: Sequence[str] | None = None) -> VerifyReport:
     run = read_run(output)
     if run is None:
         raise OutputError(f"{output}: expected the output of a run, got none; check the path")
+    journal = output / JOURNAL
+    committed, _ = replay(journal.read_bytes() if journal.exists() else b"")
     try:
         manifest = from_plain(Manifest, json.loads((output / MANIFEST).read_text()))
     except FileNotFoundError:
-        problem = "the run is not finished: run the same command again"
-        return VerifyReport(str(output), 0, 0, 0, 0, 0, (problem,))
+        if (output / SUCCESS).exists():
+            problem = _Problem(f"{MANIFEST} is missing", f"delete {SUCCESS}")
+            return _report(output, tuple(committed.values()), [problem])
+        return _report(output, tuple(committed.values()), [_unfinished(output, run, committed)])
     except ValueError as e:
-        problem = f"{MANIFEST} is damaged: {e}"
-        return VerifyReport(str(output), 0, 0, 0, 0, 0, (problem,))
+        problem = _Problem(f"{MANIFEST} is damaged: {e}", f"delete {SUCCESS}")
+        return _report(output, tuple(committed.values()), [problem])
     problems = [
         *_whole_run(output, run, manifest),
         *_parts(output, run, manifest),
         *_inputs(run, manifest, inputs),
     ]
-    entries = manifest.entries
+    return _report(output, manifest.entries, problems)
+
+
+def _report(
+    output: Path, entries: Sequence[ManifestEntry], problems: Sequence[_Problem]
+) -> VerifyReport:
     return VerifyReport(
         output=str(output),
         parts=len(entries),
@@ -78,16 +124,29 @@ def verify(output: Path, inputs: Sequence[str] | None = None) -> VerifyReport:
         rows_out=sum(e.rows_out for e in entries),
         rejects=sum(e.rejects for e in entries),
         nbytes=sum(e.nbytes for e in entries),
-        problems=tuple(problems),
+        problems=tuple(p.what for p in problems),
+        repair=_repair(problems),
     )
 
 
-def _whole_run(output: Path, run: RunRecord, manifest: Manifest) -> Iterator[str]:
+def _unfinished(output: Path, run: RunRecord, committed: Mapping[int, ManifestEntry]) -> _Problem:
+    """How far a run is; of how many shards, its inputs tell if they are still there."""
+    done = f"{len(committed)}"
+    with contextlib.suppress(InputError):
+        done += f" of {len(plan_shards(Dataset.discover(list(run.fingerprint.files))))}"
+    done += " shards are committed"
+    if name := holder(output):
+        return _Problem(f"the run is not finished: {done}, {name} is at work", "wait for it")
+    return _Problem(f"the run is not finished: {done}", f"to go on, {AGAIN}")
+
+
+def _whole_run(output: Path, run: RunRecord, manifest: Manifest) -> Iterator[_Problem]:
     """Marker, fingerprint, the manifest's own sums, files that it does not know."""
     if not (output / SUCCESS).exists():
-        yield f"{SUCCESS} is missing: the run was not finished"
+        yield _Problem(f"{SUCCESS} is missing: the run was not finished", f"to go on, {AGAIN}")
     if manifest.fingerprint != run.fingerprint.digest:
-        yield f"{MANIFEST} is of run {manifest.fingerprint}, not {run.fingerprint.digest}"
+        what = f"{MANIFEST} is of run {manifest.fingerprint:.12}, not {run.fingerprint.digest:.12}"
+        yield _Problem(what, f"delete {SUCCESS}")
     entries = manifest.entries
     sums = (
         len(entries),
@@ -97,20 +156,21 @@ def _whole_run(output: Path, run: RunRecord, manifest: Manifest) -> Iterator[str
     )
     said = (manifest.shards, manifest.rows_in, manifest.rows_out, manifest.rejects)
     if sums != said:
-        yield f"{MANIFEST} says {said} shards, rows in, out and rejects; its entries have {sums}"
+        what = f"{MANIFEST} says {said} shards, rows in, out and rejects; its entries have {sums}"
+        yield _Problem(what, f"delete {SUCCESS}")
     known = {e.path for e in entries}
     for path in sorted(output.iterdir()):
         if PART_NAME.fullmatch(path.name) and path.name not in known:
-            yield f"{path.name} is not in the manifest"
+            yield _Problem(f"{path.name} is not in the manifest", f"delete {path.name}")
 
 
-def _parts(output: Path, run: RunRecord, manifest: Manifest) -> list[str]:
+def _parts(output: Path, run: RunRecord, manifest: Manifest) -> list[_Problem]:
     with ThreadPoolExecutor(READ_THREADS) as pool:
         checked = pool.map(lambda e: _part(output, run, e), manifest.entries)
         return [problem for problems in checked for problem in problems]
 
 
-def _part(output: Path, run: RunRecord, entry: ManifestEntry) -> list[str]:
+def _part(output: Path, run: RunRecord, entry: ManifestEntry) -> list[_Problem]:
     """What is wrong with one part and its rejects."""
     problems = []
     files = [(entry.path, entry.nbytes, entry.checksum, entry.rows_out, run.format)]
@@ -118,50 +178,61 @@ def _part(output: Path, run: RunRecord, entry: ManifestEntry) -> list[str]:
         facts = (entry.rejects_nbytes, entry.rejects_checksum, entry.rejects, "parquet")
         files.append((entry.rejects_path, *facts))
     for name, nbytes, expected, rows, format in files:
-        path = output / name
+        path, what = output / name, ""
         try:
             if (found := path.stat().st_size) != nbytes:
-                problems.append(f"{name}: expected {nbytes} bytes, got {found}")
+                what = f"expected {nbytes} bytes, got {found}"
             elif (hashed := checksum(path)) != expected:
-                problems.append(f"{name}: expected {expected}, got {hashed}")
+                what = f"expected {expected:.19}, got {hashed:.19}: its bytes have changed"
             elif (footer := read_marks(path, format))[1] != rows:
-                problems.append(f"{name}: expected {rows} rows, got {footer[1]}")
+                what = f"expected {rows} rows, got {footer[1]}"
             elif footer[0].get("colonnade.fingerprint") != run.fingerprint.digest:
-                problems.append(f"{name}: its footer names another run")
+                what = "its footer names another run"
+        except FileNotFoundError:
+            problems.append(_Problem(f"{name} is missing", f"to make it again, {AGAIN}"))
         except (pa.ArrowException, OSError) as e:
-            problems.append(f"{name}: cannot be read: {e}")
+            what = f"cannot be read: {e}"
+        if what:
+            problems.append(_Problem(f"{name}: {what}", f"delete {name}"))
     if entry.rows_in - entry.rows_out not in (0, entry.rejects):
-        problems.append(
-            f"{entry.path}: {entry.rows_in} rows in, but {entry.rows_out} out and "
-            f"{entry.rejects} rejects"
-        )
+        what = f"{entry.rows_in} rows in, but {entry.rows_out} out and {entry.rejects} rejects"
+        problems.append(_Problem(f"{entry.path}: {what}", f"delete {entry.path}"))
     return problems
 
 
-def _inputs(run: RunRecord, manifest: Manifest, inputs: Sequence[str] | None) -> Iterator[str]:
+def _inputs(run: RunRecord, manifest: Manifest, inputs: Sequence[str] | None) -> Iterator[_Problem]:
     """Files that changed since, and rows of theirs that are in no part, or in two."""
     planned = run.fingerprint.files
+    anew = "if the input is right as it is now, score it anew: --restart, or another output"
     try:
         if inputs is not None:
             files = {f.path: f for f in Dataset.discover(inputs).files}
         else:
             files = {p: read_footer(p)[0] for p in planned}
     except InputError as e:
-        yield str(e)
+        yield _Problem(str(e), anew)
         return
     for path in sorted(set(files) ^ set(planned)):
-        yield f"{path}: {'is not in the input' if path in planned else 'was not scored'}"
+        what = f"{path}: {'is not in the input' if path in planned else 'was not scored'}"
+        yield _Problem(what, anew)
     by_source: dict[str, list[ManifestEntry]] = {}
     for entry in manifest.entries:
         by_source.setdefault(entry.source, []).append(entry)
     for path in sorted(set(files) & set(planned)):
         file = files[path]
         if (file.nbytes, file.mtime_ns) != tuple(planned[path]):
-            yield f"{path}: changed since it was scored"
-        row = 0
-        for entry in sorted(by_source.get(path, []), key=lambda e: (e.first_row, e.rows_in)):
-            if entry.first_row != row:
-                yield f"{path}: expected a part from row {row}, got one from {entry.first_row}"
-            row = entry.first_row + entry.rows_in
-        if row != file.rows:
-            yield f"{path}: expected parts of {file.rows} rows, got {row}"
+            yield _Problem(f"{path}: changed since it was scored", anew)
+        yield from _rows(file, by_source.get(path, []))
+
+
+def _rows(file: DataFile, entries: Sequence[ManifestEntry]) -> Iterator[_Problem]:
+    """Whether the parts of a file have each of its rows once."""
+    row = 0
+    for entry in sorted(entries, key=lambda e: (e.first_row, e.rows_in)):
+        if entry.first_row != row:
+            what = f"{file.path}: expected a part from row {row}, got one from {entry.first_row}"
+            yield _Problem(what, f"delete {SUCCESS}")
+        row = entry.first_row + entry.rows_in
+    if row != file.rows:
+        what = f"{file.path}: expected parts of {file.rows} rows, got {row}"
+        yield _Problem(what, f"delete {SUCCESS}")

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from scripts.make_models import SIZES, mlp
+from scripts.models.mlp import SIZES, mlp
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES, GROUPS = 8, 5

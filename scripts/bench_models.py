@@ -1,6 +1,10 @@
 """Rows a second of engine.Session against onnxruntime, on the same cores, in the same run.
 
-`python -m scripts.bench_models` prints a table; `--json` a list of rows. Each figure is the
+    python -m scripts.bench_models                     the MLP at 80, 90 and 95 % zeros
+    python -m scripts.bench_models bert --batch 8      BERT-base, sequences of 128 tokens
+    python -m scripts.bench_models --sparsity 0 --columns off --blocks ...
+
+It prints a table; `--json` a list of rows. Each figure is the
 median over rounds, and within a round the contenders take turns, so that a machine that slows
 down slows all of them. Compile times and the first, warming run are not counted.
 """
@@ -25,7 +29,9 @@ import onnx
 import onnxruntime
 
 import engine
-from scripts.make_models import SIZES, mlp
+from scripts.models.bert import bert
+from scripts.models.bert_weights import Size, random_weights
+from scripts.models.mlp import SIZES, mlp
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[], Array]
@@ -38,6 +44,7 @@ TOLERANCE = 1e-3
 class Figure:
     """Medians of one setting, in rows a second."""
 
+    model: str
     sparsity: float
     batch: int
     cores: int
@@ -52,10 +59,47 @@ class Figure:
         return self.colonnade / self.onnxruntime
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A model to time: how it is made, what it is fed, and how many rows at a time."""
+
+    make: Callable[[float, bool], onnx.ModelProto]
+    """(share of zeros, in blocks of 4x1) -> the model."""
+    feeds: Callable[[int], dict[str, Array]]
+    batches: tuple[int, ...]
+
+
+def _bert(sparsity: float, blocks: bool) -> onnx.ModelProto:
+    return bert(BASE, random_weights(BASE, sparsity, seed=0, blocks=blocks), "torch")
+
+
+def _rows(batch: int) -> dict[str, Array]:
+    return {"x": np.random.default_rng(1).standard_normal((batch, SIZES[0]), np.float32)}
+
+
+def _sequences(batch: int) -> dict[str, Array]:
+    ids = np.random.default_rng(1).integers(0, BASE.vocabulary, (batch, TOKENS))
+    mask = np.ones_like(ids)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+
+
+BASE, TOKENS = Size(), 128
+MODELS = {
+    "bert": Family(_bert, _sequences, (8,)),
+    "mlp": Family(lambda sparsity, blocks: mlp(SIZES, sparsity, blocks=blocks), _rows, (64, 1024)),
+}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", nargs="?", choices=sorted(MODELS), default="mlp")
+    parser.add_argument("--blocks", action="store_true", help="zeros in row blocks of 4x1")
+    parser.add_argument("--columns", choices=["on", "off"], default="on")
+    parser.add_argument("--points", type=int, help="of a tile: 16 or 32")
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.8, 0.9, 0.95])
-    parser.add_argument("--batch", type=int, nargs="+", default=[64, 1024], help="rows a run")
+    parser.add_argument("--batch", type=int, nargs="+", help="rows a run")
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each turn in a round")
@@ -64,12 +108,13 @@ def main() -> None:
     cpus = sorted(os.sched_getaffinity(0))
     if max(args.cores) > len(cpus):
         parser.error(f"expected at most {len(cpus)} cores, the ones this process may use")
+    family = MODELS[args.model]
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
         for sparsity in args.sparsity:
-            path = Path(folder) / f"mlp-{sparsity}.onnx"
-            onnx.save(mlp(SIZES, sparsity), path)
-            for batch in args.batch:
+            path = Path(folder) / f"{args.model}-{sparsity}.onnx"
+            onnx.save(family.make(sparsity, args.blocks), path)
+            for batch in args.batch or family.batches:
                 found = measure(path, sparsity, batch, cpus, args)
                 if not args.json:
                     print_table(found, header=not figures)
@@ -82,8 +127,10 @@ def measure(
     path: Path, sparsity: float, batch: int, cpus: list[int], args: argparse.Namespace
 ) -> list[Figure]:
     """A Figure for each number of cores; in a round everyone has a turn with every number."""
-    x = np.random.default_rng(1).standard_normal((batch, SIZES[0]), np.float32)
-    program = engine.compile(path)
+    family = MODELS[args.model]
+    feeds = family.feeds(batch)
+    program = engine.compile(path, columns=args.columns == "on", points=args.points)
+    name = program.outputs[0].name
     rates: dict[tuple[int, str], list[float]] = {}
     with ExitStack() as sessions:
         runs: dict[tuple[int, str], Run] = {}
@@ -91,8 +138,8 @@ def measure(
             with on(cpus[:cores]):  # onnxruntime's threads inherit it; ours pin themselves
                 ours = sessions.enter_context(engine.Session(program, cpus=cpus[:cores]))
                 theirs = onnxruntime_session(path, cores)
-            runs[cores, "colonnade"] = partial(lambda s: s.run({"x": x})["y"], ours)
-            runs[cores, "onnxruntime"] = partial(lambda s: s.run(["y"], {"x": x})[0], theirs)
+            runs[cores, "colonnade"] = partial(lambda s: s.run(feeds)[name], ours)
+            runs[cores, "onnxruntime"] = partial(lambda s: s.run([name], feeds)[0], theirs)
             check_agreement(runs[cores, "colonnade"](), runs[cores, "onnxruntime"]())
         for _ in range(args.rounds):
             for key, run in runs.items():
@@ -102,6 +149,7 @@ def measure(
     medians = {key: statistics.median(values) for key, values in rates.items()}
     return [
         Figure(
+            args.model + (" 4x1" if args.blocks else ""),
             sparsity,
             batch,
             cores,
@@ -148,13 +196,19 @@ def calls_a_second(run: Run, seconds: float) -> float:
     return calls / (time.perf_counter() - start)
 
 
+def _rate(rows: float) -> str:
+    return f"{rows:,.0f}" if rows >= 1000 else f"{rows:.2f}"
+
+
 def print_table(figures: list[Figure], *, header: bool) -> None:
     if header:
-        print("sparsity  batch  cores  colonnade rows/s  onnxruntime rows/s  ratio  scaling")
+        print(
+            "model    sparsity  batch  cores  colonnade rows/s  onnxruntime rows/s  ratio  scaling"
+        )
     for f in figures:
         print(
-            f"{f.sparsity:8.2f} {f.batch:6d} {f.cores:6d} {f.colonnade:17,.0f} "
-            f"{f.onnxruntime:19,.0f} {f.ratio:6.2f} {f.scaling:8.2f}",
+            f"{f.model:8} {f.sparsity:8.2f} {f.batch:6d} {f.cores:6d} {_rate(f.colonnade):>17} "
+            f"{_rate(f.onnxruntime):>19} {f.ratio:6.2f} {f.scaling:8.2f}",
             flush=True,
         )
 

@@ -1,70 +1,81 @@
 """Write the models that the benches run: `python -m scripts.make_models mlp -o x.onnx`.
 
 Seeded numpy, unstructured zeros at places drawn at random, no training: what matters is the
-shape and how many weights are zero.
+shape and how many weights are zero. `bert` writes encoders in several styles of exporter, see
+scripts/models/bert.py: the same seed gives the same weights in each.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-SIZES = (1024, 2048, 2048, 2048, 1024, 256)
-"""Features of the bench's MLP, from input to output."""
+from scripts.models.bert import OUTPUTS, STYLES, bert
+from scripts.models.bert_weights import Size, random_weights
+from scripts.models.mlp import SIZES, mlp
 
 
-def mlp(sizes: Sequence[int] = SIZES, sparsity: float = 0.9, seed: int = 0) -> onnx.ModelProto:
-    """x[N, sizes[0]] -> Gemm and Relu ... Gemm -> y[N, sizes[-1]], all float32.
-
-    Exactly round(sparsity * size) weights of each layer are zero. The rest keep the variance
-    of activations near 1 through any number of layers, so that nothing fades or overflows.
-    """
-    random = np.random.default_rng(seed)
-    nodes: list[onnx.NodeProto] = []
-    constants: list[onnx.TensorProto] = []
-    value, last = "x", len(sizes) - 1
-    for layer, (k, m) in enumerate(pairwise(sizes), start=1):
-        w = random.standard_normal((m, k), np.float32)
-        w *= np.float32(np.sqrt(2 / (k * max(1 - sparsity, 1 / k))))
-        w.flat[random.permutation(w.size)[: round(sparsity * w.size)]] = 0
-        b = random.standard_normal(m, np.float32) * np.float32(0.1)
-        constants.append(numpy_helper.from_array(w, f"fc{layer}.weight"))
-        constants.append(numpy_helper.from_array(b, f"fc{layer}.bias"))
-        gemm = "y" if layer == last else f"fc{layer}"
-        inputs = [value, f"fc{layer}.weight", f"fc{layer}.bias"]
-        nodes.append(helper.make_node("Gemm", inputs, [gemm], f"fc{layer}", transB=1))
-        if layer != last:
-            value = f"relu{layer}"
-            nodes.append(helper.make_node("Relu", [gemm], [value], value))
-    graph = helper.make_graph(
-        nodes,
-        f"mlp_s{round(sparsity * 100):02d}",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", sizes[0]])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", sizes[-1]])],
-        constants,
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--sparsity", type=float, default=0.9, help="share of zeros, 0..1")
+    shared.add_argument("--seed", type=int, default=0)
+    shared.add_argument("-o", "--output", type=Path, required=True)
+    dense = kinds.add_parser("mlp", parents=[shared])
+    dense.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="features")
+    encoder = kinds.add_parser("bert", parents=[shared])
+    for name in ("layers", "hidden", "heads", "vocabulary", "positions"):
+        encoder.add_argument(f"--{name}", type=int, default=getattr(Size(), name))
+    encoder.add_argument("--feed-forward", type=int, help="4 x hidden unless given")
+    encoder.add_argument("--style", choices=STYLES, default="torch")
+    encoder.add_argument("--opset", type=int, help="newer than the style's own")
+    encoder.add_argument("--gelu", choices=["erf", "tanh"], help="instead of the style's own")
+    encoder.add_argument("--mask-value", type=float, help="of padding's scores; =-inf too")
+    encoder.add_argument("--blocks", action="store_true", help="zeros in 4x1 row blocks")
+    encoder.add_argument(
+        "--outputs", nargs="+", choices=OUTPUTS, default=["last_hidden_state"], help="in order"
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    return parser
+
+
+def build(args: argparse.Namespace) -> onnx.ModelProto:
+    """The model asked for; ValueError says what is wrong with what was asked."""
+    if not 0 <= args.sparsity <= 1:
+        raise ValueError(f"sparsity: expected 0 to 1, got {args.sparsity}")
+    if args.kind == "mlp":
+        if len(args.sizes) < 2:
+            raise ValueError(f"sizes: expected two or more, got {args.sizes}")
+        return mlp(args.sizes, args.sparsity, args.seed)
+    size = Size(
+        layers=args.layers,
+        hidden=args.hidden,
+        heads=args.heads,
+        feed_forward=args.feed_forward or 4 * args.hidden,
+        vocabulary=args.vocabulary,
+        positions=args.positions,
+    )
+    return bert(
+        size,
+        random_weights(size, args.sparsity, args.seed, args.blocks),
+        args.style,
+        outputs=args.outputs,
+        opset=args.opset,
+        gelu=args.gelu,
+        mask_value=args.mask_value,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["mlp"])
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="features")
-    parser.add_argument("--sparsity", type=float, default=0.9, help="share of zeros, 0..1")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser = arguments()
     args = parser.parse_args()
-    if len(args.sizes) < 2 or not 0 <= args.sparsity <= 1:
-        parser.error("expected two sizes or more, and a sparsity from 0 to 1")
-    onnx.save(mlp(args.sizes, args.sparsity, args.seed), args.output)
+    try:
+        model = build(args)
+    except ValueError as error:
+        parser.error(str(error))
+    onnx.save(model, args.output)
     print(f"{args.output}: {args.output.stat().st_size:,} bytes")
 
 

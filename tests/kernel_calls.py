@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.kernels.building import address, compiled
-from engine.kernels.table import POINTS
+from engine.kernels.table import KERNELS
 
 Array = np.ndarray[Any, Any]
 
@@ -23,9 +23,9 @@ def aligned(shape: tuple[int, ...]) -> Array:
     return array
 
 
-def panel(features: int, x: Array | None = None) -> Array:
-    """panel[features + 3, POINTS], with x[rows, features] transposed into it."""
-    made = aligned((features + 3, POINTS))
+def panel(features: int, x: Array | None = None, points: int = 16) -> Array:
+    """panel[features + 3, points], with x[rows, features] transposed into it."""
+    made = aligned((features + 3, points))
     if x is not None:
         made[:features, : len(x)] = x.T
     return made
@@ -35,7 +35,7 @@ def call(
     name: str,
     operands: Sequence[Array | int],
     *,
-    live: int = POINTS,
+    live: int | None = None,
     row: int = 0,
     borders: Sequence[Array] = (),
 ) -> None:
@@ -44,4 +44,5 @@ def call(
     words += [o if isinstance(o, int) else int(o.ctypes.data) for o in operands]
     step = np.array(words, np.int64)
     table = np.array([b.ctypes.data for b in borders] or [0], np.int64)
+    live = KERNELS[name].points if live is None else live
     compiled(name).ctypes(step.ctypes.data, 0, row, live, table.ctypes.data)

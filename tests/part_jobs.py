@@ -102,5 +102,35 @@ def output_ids(output: Path) -> list[int]:
     return sorted([*kept, *(int(Path(f).stem) * sum(GROUPS) + row for f, row in rows)])
 
 
+class Job:
+    """An input, its shards, and a place for the output."""
+
+    def __init__(self, folder: Path) -> None:
+        self.inputs = write_input(folder / "in")
+        self.output = folder / "out"
+        self.dataset = Dataset.discover([str(self.inputs)])
+        self.shards = plan_shards(self.dataset)
+        self.run = record(self.dataset, self.shards)
+
+    def open(self, run: RunRecord | None = None, *, restart: bool = False) -> RunFolder:
+        return RunFolder.open(self.output, run or self.run, self.shards, restart=restart)
+
+    def part(self, shard: Shard, attempt: int = 0) -> Part:
+        return write_part(self.output, Lease(shard, attempt), self.run)
+
+    def write(self) -> list[int]:
+        return run_job(self.inputs, self.output)
+
+
+def other_output(job: Job) -> Path:
+    """Parts of another run over the same input, in a folder beside the job's."""
+    other = job.output.with_name("other")
+    run = record(job.dataset, job.shards, program="q")
+    with RunFolder.open(other, run, job.shards) as folder:
+        for shard in job.shards:
+            folder.commit(write_part(other, Lease(shard, 0), run))
+    return other
+
+
 if __name__ == "__main__":
     print(run_job(Path(sys.argv[1]), Path(sys.argv[2])))

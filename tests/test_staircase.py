@@ -23,15 +23,16 @@ HOMES = {
     "pyarrow": ("pipeline",),
     "onnx": ("engine/reader", "engine/reference"),
     "google": ("engine/reader", "engine/reference"),
-    "numba": ("engine/kernels", "engine/session"),
-    "llvmlite": ("engine/kernels", "engine/session"),
+    "numba": ("engine/kernels",),
+    "llvmlite": ("engine/kernels",),
     "psutil": ("numa", "pipeline/plan"),
     "numpy": ("engine", "pipeline"),
     "onnxruntime": ("engine/rival",),
+    "tokenizers": ("pipeline/text",),
 }
 """Where each third party may be imported: modules or packages. Nothing else may be imported."""
 
-OPTIONAL = frozenset({"onnxruntime"})
+OPTIONAL = frozenset({"onnxruntime", "tokenizers"})
 """Third parties that only an extra brings; they are imported where they are used, if at all."""
 
 MAX_FILE_LINES = 400

@@ -68,27 +68,46 @@ def _transpose8(r0, r1, r2, r3, r4, r5, r6, r7):
 
 
 @inline
-def _copy8x8(source, source_stride, target, target_stride):
-    """target[8, 8] = source[8, 8] transposed; strides in bytes."""
+def copy_eight(target, target_stride, r0, r1, r2, r3, r4, r5, r6, r7):
+    """target[8, 8] = eight floats of each of eight rows, transposed; the stride in bytes."""
     e = zeros(8)
-    rows = _transpose8(
-        load(e, source),
-        load(e, source + source_stride),
-        load(e, source + 2 * source_stride),
-        load(e, source + 3 * source_stride),
-        load(e, source + 4 * source_stride),
-        load(e, source + 5 * source_stride),
-        load(e, source + 6 * source_stride),
-        load(e, source + 7 * source_stride),
+    columns = _transpose8(
+        load(e, r0),
+        load(e, r1),
+        load(e, r2),
+        load(e, r3),
+        load(e, r4),
+        load(e, r5),
+        load(e, r6),
+        load(e, r7),
     )
-    store(target, rows[0])
-    store(target + target_stride, rows[1])
-    store(target + 2 * target_stride, rows[2])
-    store(target + 3 * target_stride, rows[3])
-    store(target + 4 * target_stride, rows[4])
-    store(target + 5 * target_stride, rows[5])
-    store(target + 6 * target_stride, rows[6])
-    store(target + 7 * target_stride, rows[7])
+    store(target, columns[0])
+    store(target + target_stride, columns[1])
+    store(target + 2 * target_stride, columns[2])
+    store(target + 3 * target_stride, columns[3])
+    store(target + 4 * target_stride, columns[4])
+    store(target + 5 * target_stride, columns[5])
+    store(target + 6 * target_stride, columns[6])
+    store(target + 7 * target_stride, columns[7])
+
+
+@inline
+def _copy8x8(source, stride, target, target_stride):
+    """target[8, 8] = source[8, 8] transposed; strides in bytes."""
+    r2, r4 = source + 2 * stride, source + 4 * stride
+    r6 = r4 + 2 * stride
+    copy_eight(
+        target,
+        target_stride,
+        source,
+        source + stride,
+        r2,
+        r2 + stride,
+        r4,
+        r4 + stride,
+        r6,
+        r6 + stride,
+    )
 
 
 def import_rows(points, element, nbytes):

@@ -127,6 +127,50 @@ def binary_constant(points, name, constant_first):
     return kernel
 
 
+def binary_broadcast(points, name, single_first):
+    """z = x[K, T] op s[1, T], or s op x: one feature for all. Words: x, s, z, outer, K.
+
+    x is [outer, K] and s [outer, 1] features. In place where z is x.
+    """
+
+    def kernel(step, arena, row, live, borders):
+        x, s = arena + load_i64(step + 8), arena + load_i64(step + 16)
+        z = arena + load_i64(step + 24)
+        shape = zeros(points)
+        for _ in range(load_i64(step + 32)):
+            one = load(shape, s)
+            for _ in range(load_i64(step + 40)):
+                if single_first:
+                    store(z, _combine(name, one, load(shape, x)))
+                else:
+                    store(z, _combine(name, load(shape, x), one))
+                x += 4 * points
+                z += 4 * points
+            s += 4 * points
+
+    return kernel
+
+
+def copy(points):
+    """y[outer, count, K, T]: each of x[outer, K, T] `count` times over.
+
+    Words: x, y, outer, K, count.
+    """
+
+    def kernel(step, arena, row, live, borders):
+        x, y = arena + load_i64(step + 8), arena + load_i64(step + 16)
+        block = load_i64(step + 32)
+        shape = zeros(points)
+        for _ in range(load_i64(step + 24)):
+            for _ in range(load_i64(step + 40)):
+                for k in range(block):
+                    store(y, load(shape, x + k * 4 * points))
+                    y += 4 * points
+            x += block * 4 * points
+
+    return kernel
+
+
 def softmax(points, logarithm):
     """Softmax over the middle of [outer, axis, inner] features. Words: x, y, outer, axis, inner."""
 

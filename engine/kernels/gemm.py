@@ -11,16 +11,14 @@ are cut into blocks so that a block of the panel stays in L1 while all rows pass
 
 from __future__ import annotations
 
-from engine.kernels.functions import inline
+from engine.kernels.functions import four_weights, inline
 from engine.kernels.vector import (
     at_least,
     at_most,
     broadcast,
     fma,
     load,
-    load_four,
     load_i64,
-    pick,
     store,
     zeros,
 )
@@ -46,11 +44,11 @@ def _dense4(shape, points, step, x, y):
                 a2, a3 = load(shape, out + 2 * row), load(shape, out + 3 * row)
             source = x
             for _ in range(count):
-                four, v = load_four(values), load(shape, source)
-                a0 = fma(pick(shape, four, 0), v, a0)
-                a1 = fma(pick(shape, four, 1), v, a1)
-                a2 = fma(pick(shape, four, 2), v, a2)
-                a3 = fma(pick(shape, four, 3), v, a3)
+                (w0, w1, w2, w3), v = four_weights(shape, values), load(shape, source)
+                a0 = fma(w0, v, a0)
+                a1 = fma(w1, v, a1)
+                a2 = fma(w2, v, a2)
+                a3 = fma(w3, v, a3)
                 values += 16
                 source += row
             if done + count == inputs:

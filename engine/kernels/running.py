@@ -16,9 +16,10 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from engine.kernels.building import cached_here
-from engine.kernels.vector import I64, at, load_i64
+from engine.kernels.functions import inline
+from engine.kernels.vector import I64, at, load_i64, store_i64
 
-_SIGNATURE = types.void(*[types.int64] * 9)
+_SIGNATURE = types.void(*[types.int64] * 4)
 
 
 @intrinsic
@@ -43,25 +44,81 @@ def _call_kernel(typing, function, step, arena, row, points, borders):
     return types.void(*[types.int64] * 6), emit
 
 
-def _run_columns(
-    counter, columns, rows, points, steps, step_count, step_nbytes, arena_and_stride, borders
-):
+def _run_columns(counter, columns, table, held):
     """Takes columns until the counter passes `columns`; all arguments are numbers or addresses.
 
-    `arena_and_stride` is the address of two int64: the arena of column 0, and the bytes to that
-    of the next column: 0 when a thread uses one arena for all the columns it takes.
+    table    int64[columns, 4]: first row, rows, first token, tokens of each; where rows are the
+             points, tokens are rows
+    held     int64[10]: address of the stages, how many, address of the step table, of the patches,
+             of the words, bytes of a step's words, arena, bytes to the next column's arena (0 when
+             a thread uses one for all the columns it takes), tiles of a group, borders
+
+    A stage is int64[4]: 1 for all sequences of a column at once and 0 for its tiles, the first
+    step, steps, points of a tile. Each step has int64[3]: its first patch, how many are of panels
+    that live within a stage, how many of others. A patch is int64[2]: which byte of the step's
+    words, bytes from tile to tile. The words are this thread's own, and as they were in the end.
     """
-    arena, stride = load_i64(arena_and_stride), load_i64(arena_and_stride + 8)
+    arena, stride = load_i64(held + 48), load_i64(held + 56)
     while True:
         column = _fetch_add(counter, 1)
         if column >= columns:
             return
-        row = column * points
-        live = min(points, rows - row)
-        step = steps
-        for _ in range(step_count):
-            _call_kernel(load_i64(step), step, arena + column * stride, row, live, borders)
-            step += step_nbytes
+        stage = load_i64(held)
+        for _ in range(load_i64(held + 8)):
+            if load_i64(stage) != 0:
+                _run_whole(stage, held, table + column * 32, arena + column * stride)
+            else:
+                _run_tiles(stage, held, table + column * 32, arena + column * stride)
+            stage += 32
+
+
+@inline
+def _run_whole(stage, held, column, arena):
+    """The steps of a stage, for all sequences of a column at once."""
+    size, borders = load_i64(held + 40), load_i64(held + 72)
+    step = load_i64(held + 32) + load_i64(stage + 8) * size
+    for _ in range(load_i64(stage + 16)):
+        _call_kernel(load_i64(step), step, arena, load_i64(column), load_i64(column + 8), borders)
+        step += size
+
+
+@inline
+def _run_tiles(stage, held, column, arena):
+    """The steps of a stage, group by group of tiles: each step for all tiles of the group, so that
+    its weights come from L2 for all but the first."""
+    size, borders = load_i64(held + 40), load_i64(held + 72)
+    first, steps, points = load_i64(stage + 8), load_i64(stage + 16), load_i64(stage + 24)
+    token, tokens = load_i64(column + 16), load_i64(column + 24)
+    group, tiles = load_i64(held + 64), -(-tokens // points)
+    for done in range(0, tiles, group):
+        count = min(group, tiles - done)
+        step = load_i64(held + 32) + first * size
+        row = load_i64(held + 16) + first * 24
+        for _ in range(steps):
+            patch = load_i64(held + 24) + load_i64(row) * 16
+            local, spread = load_i64(row + 8), load_i64(row + 16)
+            for tile in range(done, done + count):
+                live = min(points, tokens - tile * points)
+                _call_kernel(load_i64(step), step, arena, token + tile * points, live, borders)
+                _move(step, patch, local + spread, 1)
+            _move(step, patch, local, -count)
+            step += size
+            row += 24
+    step, row = load_i64(held + 32) + first * size, load_i64(held + 16) + first * 24
+    for _ in range(steps):
+        patch = load_i64(held + 24) + (load_i64(row) + load_i64(row + 8)) * 16
+        _move(step, patch, load_i64(row + 16), -tiles)
+        step += size
+        row += 24
+
+
+@inline
+def _move(step, patch, count, tiles):
+    """Moves the panels that patches name by so many tiles."""
+    for _ in range(count):
+        word = step + load_i64(patch)
+        store_i64(word, load_i64(word) + tiles * load_i64(patch + 8))
+        patch += 16
 
 
 @functools.cache

@@ -22,13 +22,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-POINTS = 16
-"""T: points of a register tile, and of a column. 8 accumulators of 4 rows x 16 points on AVX2.
+from engine.kernels.registers import register_lanes
 
-With 32 points the accumulators spill (50 GFLOP/s), with 8 a broadcast serves half as much work
-(49 GFLOP/s, against 62 here): 2048x2048, 90 % zeros, Zen 3, 2026-11."""
+WIDTHS = (16, 32)
+"""T: points of a register tile, and of a column of rows. 4 rows make 8 accumulators of a register
+each, in 16 points on AVX2 and in 32 on AVX-512.
 
-Family = Literal["linear", "unary", "binary", "constant", "softmax", "import", "export"]
+On AVX2 (Zen 3, 2048x2048, 90 % zeros, 2026-11) 32 points spill: 50 GFLOP/s, and with 8 a broadcast
+serves half as much work: 49, against 62 with 16. On AVX-512 (Xeon, the same) 16 points are four
+accumulators that wait for each other: 76 GFLOP/s, against 97 with 32."""
+
+
+def points_of_tile() -> int:
+    """T for this machine: two registers."""
+    return 2 * register_lanes()
+
+
+Family = Literal[
+    "linear",
+    "unary",
+    "binary",
+    "constant",
+    "broadcast",
+    "softmax",
+    "norm",
+    "reduction",
+    "attention",
+    "pool",
+    "embed",
+    "import",
+    "export",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +66,11 @@ class Kernel:
     arguments: tuple[str | int | bool, ...]
     structure: str = ""
     """For a linear kernel: how its weights are packed (a row of packing.PACKINGS)."""
+
+    @property
+    def points(self) -> int:
+        """T, of the tiles that it takes."""
+        return int(self.arguments[0])
 
 
 UNARY_NAMES = (
@@ -59,6 +88,7 @@ UNARY_NAMES = (
     "Neg",
     "Reciprocal",
     "Relu",
+    "Select",
     "Sigmoid",
     "Silu",
     "Softplus",
@@ -67,6 +97,18 @@ UNARY_NAMES = (
     "Tanh",
 )
 BINARY_NAMES = ("Add", "Div", "Mul", "Sub")
+REDUCTION_NAMES = (
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceSum",
+    "ReduceSumSquare",
+)
+POOL_NAMES = ("Max", "Mean", "Min", "Sum")
+IDS = {"int32": 4, "int64": 8}
+"""Element types of ids, and their bytes."""
 IMPORTS = {
     "float32": 4,
     "float64": 8,
@@ -84,41 +126,91 @@ IMPORTS = {
 
 _ELEMENTWISE = "engine.kernels.elementwise"
 _BORDERS = "engine.kernels.borders"
+_NORMALISE = "engine.kernels.normalise"
+_TOKENS = "engine.kernels.tokens"
 
-_ROWS = (
-    Kernel(f"spmm_f32_sell4x{POINTS}", "linear", "engine.kernels.spmm:sell4", (POINTS,), "sell4"),
-    Kernel(f"spmm_f32_blk4x{POINTS}", "linear", "engine.kernels.spmm:blk4", (POINTS,), "blk4"),
-    Kernel(f"gemm_f32_4x{POINTS}", "linear", "engine.kernels.gemm:dense4", (POINTS,), "dense4"),
-    *(
-        Kernel(f"{name.lower()}_f32_x{POINTS}", "unary", f"{_ELEMENTWISE}:unary", (POINTS, name))
-        for name in UNARY_NAMES
-    ),
-    *(
-        Kernel(f"{name.lower()}_f32_x{POINTS}", "binary", f"{_ELEMENTWISE}:binary", (POINTS, name))
-        for name in BINARY_NAMES
-    ),
-    *(
+
+def _rows(points: int) -> tuple[Kernel, ...]:
+    return (
         Kernel(
-            f"{name.lower()}{'_constant_first' if first else '_constant'}_f32_x{POINTS}",
-            "constant",
-            f"{_ELEMENTWISE}:binary_constant",
-            (POINTS, name, first),
-        )
-        for name in BINARY_NAMES
-        for first in (False, True)
-    ),
-    Kernel(f"softmax_f32_x{POINTS}", "softmax", f"{_ELEMENTWISE}:softmax", (POINTS, False)),
-    Kernel(f"logsoftmax_f32_x{POINTS}", "softmax", f"{_ELEMENTWISE}:softmax", (POINTS, True)),
-    *(
-        Kernel(f"import_{e}_x{POINTS}", "import", f"{_BORDERS}:import_rows", (POINTS, e, nbytes))
-        for e, nbytes in IMPORTS.items()
-    ),
-    Kernel(f"export_f32_x{POINTS}", "export", f"{_BORDERS}:export_rows", (POINTS,)),
-)
-KERNELS: dict[str, Kernel] = {row.name: row for row in _ROWS}
-"""By name, in the order of families."""
+            f"spmm_f32_sell4x{points}", "linear", "engine.kernels.spmm:sell4", (points,), "sell4"
+        ),
+        Kernel(f"spmm_f32_blk4x{points}", "linear", "engine.kernels.spmm:blk4", (points,), "blk4"),
+        Kernel(f"gemm_f32_4x{points}", "linear", "engine.kernels.gemm:dense4", (points,), "dense4"),
+        *(
+            Kernel(
+                f"{name.lower()}_f32_x{points}", "unary", f"{_ELEMENTWISE}:unary", (points, name)
+            )
+            for name in UNARY_NAMES
+        ),
+        *(
+            Kernel(
+                f"{name.lower()}_f32_x{points}", "binary", f"{_ELEMENTWISE}:binary", (points, name)
+            )
+            for name in BINARY_NAMES
+        ),
+        *(
+            Kernel(
+                f"{name.lower()}{'_constant_first' if first else '_constant'}_f32_x{points}",
+                "constant",
+                f"{_ELEMENTWISE}:binary_constant",
+                (points, name, first),
+            )
+            for name in BINARY_NAMES
+            for first in (False, True)
+        ),
+        Kernel(f"softmax_f32_x{points}", "softmax", f"{_ELEMENTWISE}:softmax", (points, False)),
+        Kernel(f"logsoftmax_f32_x{points}", "softmax", f"{_ELEMENTWISE}:softmax", (points, True)),
+        *(
+            Kernel(
+                f"{name.lower()}_broadcast{'_first' if first else ''}_f32_x{points}",
+                "broadcast",
+                f"{_ELEMENTWISE}:binary_broadcast",
+                (points, name, first),
+            )
+            for name in BINARY_NAMES
+            for first in (False, True)
+        ),
+        Kernel(f"copy_f32_x{points}", "broadcast", f"{_ELEMENTWISE}:copy", (points,)),
+        Kernel(f"layernorm_f32_x{points}", "norm", f"{_NORMALISE}:layer_norm", (points, True)),
+        Kernel(f"rmsnorm_f32_x{points}", "norm", f"{_NORMALISE}:layer_norm", (points, False)),
+        *(
+            Kernel(
+                f"{name.lower()}_f32_x{points}",
+                "reduction",
+                f"{_NORMALISE}:reduction",
+                (points, name),
+            )
+            for name in REDUCTION_NAMES
+        ),
+        Kernel(
+            f"attention_f32_x{points}", "attention", "engine.kernels.attention:attention", (points,)
+        ),
+        *(
+            Kernel(f"pool_{name.lower()}_f32_x{points}", "pool", f"{_TOKENS}:pool", (points, name))
+            for name in POOL_NAMES
+        ),
+        Kernel(f"take_first_f32_x{points}", "pool", f"{_TOKENS}:take", (points, False)),
+        Kernel(f"take_last_f32_x{points}", "pool", f"{_TOKENS}:take", (points, True)),
+        *(
+            Kernel(f"embed_{e}_x{points}", "embed", f"{_TOKENS}:embed", (points, nbytes))
+            for e, nbytes in IDS.items()
+        ),
+        *(
+            Kernel(
+                f"import_{e}_x{points}", "import", f"{_BORDERS}:import_rows", (points, e, nbytes)
+            )
+            for e, nbytes in IMPORTS.items()
+        ),
+        Kernel(f"export_f32_x{points}", "export", f"{_BORDERS}:export_rows", (points,)),
+    )
 
 
-def kernels_of(family: Family) -> tuple[Kernel, ...]:
-    """The rows of one family, in the table's order."""
-    return tuple(k for k in KERNELS.values() if k.family == family)
+KERNELS: dict[str, Kernel] = {row.name: row for points in WIDTHS for row in _rows(points)}
+"""By name: all of one width, in the order of families, then of the next."""
+
+
+def kernels_of(family: Family, points: int | None = None) -> tuple[Kernel, ...]:
+    """The rows of one family, in the table's order; of one width, or of all."""
+    rows = (k for k in KERNELS.values() if k.family == family)
+    return tuple(k for k in rows if points in (None, k.points))

@@ -105,13 +105,14 @@ def load_four(typing, address):
 
     def emit(context, b, signature, args):
         four = b.load(at(b, args[0], ir.VectorType(_F32, 4)), align=4)
-        eight = shuffle(b, four, _undefined(4), [0, 1, 2, 3, 0, 1, 2, 3])
+        wide = shuffle(b, four, _undefined(4), [lane % 4 for lane in range(kind.lanes)])
         machine = binding.get_default_triple().split("-")[0]
         register = _REGISTER_CLASS.get(machine)
         if register is None:  # correct everywhere, slower where it was never tried
-            return eight
-        shape = ir.FunctionType(ir.VectorType(_F32, 8), [ir.VectorType(_F32, 8)])
-        return b.call(ir.InlineAsm(shape, "", f"={register},0"), [eight])
+            return wide
+        vector = ir.VectorType(_F32, kind.lanes)
+        shape = ir.FunctionType(vector, [vector])
+        return b.call(ir.InlineAsm(shape, "", f"={register},0"), [wide])
 
     return kind(types.int64), emit
 
@@ -122,8 +123,8 @@ def pick(typing, shape, four, index):
     k = index.literal_value
 
     def emit(context, b, signature, args):
-        mask = [k + 4 * ((lane // 4) % 2) for lane in range(shape.lanes)]
-        return shuffle(b, args[1], _undefined(8), mask)
+        mask = [k + 4 * ((lane // 4) % (four.lanes // 4)) for lane in range(shape.lanes)]
+        return shuffle(b, args[1], _undefined(four.lanes), mask)
 
     return shape(shape, four, index), emit
 
@@ -150,6 +151,15 @@ def load_i64(typing, address):
         return b.load(at(b, args[0], I64), align=8)
 
     return types.int64(types.int64), emit
+
+
+@intrinsic
+def store_i64(typing, address, value):
+    def emit(context, b, signature, args):
+        b.store(args[1], at(b, args[0], I64), align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), emit
 
 
 @intrinsic
@@ -298,18 +308,42 @@ def if_less(typing, a, b, x, y):
 
 
 @intrinsic
+def if_nan(typing, test, x, y):
+    """x where `test` is NaN, elsewhere y."""
+
+    def emit(context, builder, signature, args):
+        return builder.select(builder.fcmp_unordered("uno", args[0], args[0]), args[1], args[2])
+
+    return x(test, x, y), emit
+
+
+@intrinsic
+def lane_numbers(typing, vector):
+    """0, 1, 2 ... in the lanes of a vector shaped as `vector`."""
+
+    def emit(context, b, signature, args):
+        numbers = [float(lane) for lane in range(vector.lanes)]
+        return ir.Constant(ir.VectorType(_F32, vector.lanes), numbers)
+
+    return vector(vector), emit
+
+
+@intrinsic
 def power_of_two(typing, exponent):
-    """2 ** exponent for whole exponents in -126..127, by building the float's bits."""
+    """2 ** exponent for whole exponents in -126..127, by building the float's bits.
+
+    The whole number is read off the low bits of exponent + 1.5 * 2 ** 23, where a float counts in
+    ones. LLVM's conversions are undefined for NaN, or done lane by lane; here NaN gives some
+    number, which what it multiplies makes NaN again.
+    """
 
     def emit(context, b, signature, args):
         lanes = exponent.lanes
         whole_kind, kind = ir.VectorType(_I32, lanes), ir.VectorType(_F32, lanes)
-        shape = ir.FunctionType(whole_kind, [kind])
-        # The saturating conversion: the plain one is undefined for NaN.
-        name = f"llvm.fptosi.sat.v{lanes}i32.v{lanes}f32"
-        whole = b.call(cgutils.get_or_insert_function(b.module, shape, name), args)
-        bias, shift = (ir.Constant(whole_kind, [n] * lanes) for n in (127, 23))
-        return b.bitcast(b.shl(b.add(whole, bias), shift), kind)
+        counting = ir.Constant(kind, [float(3 << 22)] * lanes)
+        whole = b.bitcast(b.fadd(args[0], counting), whole_kind)
+        shift, bias = (ir.Constant(whole_kind, [n] * lanes) for n in (23, 127 << 23))
+        return b.bitcast(b.add(b.shl(whole, shift), bias), kind)
 
     return exponent(exponent), emit
 

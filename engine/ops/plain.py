@@ -2,53 +2,24 @@
 
 `Linear` and the unary functions are our own. Of ONNX's, BatchNormalization and LRN stand here
 because onnx 1.23 lets their results depend on the other rows of a batch: the first it runs in
-training mode before opset 14, in the second it takes the number of rows for that of channels. Gemm,
-MatMul and convolutions stand here because BLAS adds in another order for another number of rows,
-and a row must have the same bytes in any batch.
+training mode before opset 14, in the second it takes the number of rows for that of channels. Clip
+is here for bounds that are NaN, and products for the order in which they add (products.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from engine.graph import NATIVE, Node
+from engine.ops.products import einsum, folded_product, gemm, linear, matmul
+from engine.ops.transformer import TRANSFORMER
 from engine.ops.unary import UNARY
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-def product(a: Array, b: Array) -> Array:
-    """a @ b, where each row of a[T, K] is multiplied on its own, as [1, K] @ [K, M]."""
-    if a.ndim == 2 and b.ndim == 2:
-        found: Array = np.matmul(a[:, None, :], b)[:, 0]
-        return found
-    return np.asarray(np.matmul(a, b))
-
-
-def matmul(node: Node, a: Array, b: Array) -> Array:
-    return product(a, b)
-
-
-def gemm(node: Node, a: Array, b: Array, c: Array | None = None) -> Array:
-    """alpha * a @ b + beta * c, with a and b transposed on demand."""
-    alpha, beta = (a.dtype.type(node.attributes.get(k, 1.0)) for k in ("alpha", "beta"))
-    left = a.T if node.attributes.get("transA", 0) else a
-    right = b.T if node.attributes.get("transB", 0) else b
-    y = product(left, right) * alpha
-    return y if c is None else np.asarray(y + c * beta)
-
-
-def linear(node: Node, x: Array, weights: Array, bias: Array | None = None) -> Array:
-    """y[..., M] = activations(x[..., K] @ W[M, K].T + b[M])."""
-    y = product(x, weights.T)
-    if bias is not None:
-        y = y + bias
-    for op, a, b in node.attributes.get("activations", ()):
-        y = UNARY[op].numpy(y, a, b)
-    return y
 
 
 def batch_normalization(
@@ -60,6 +31,16 @@ def batch_normalization(
     epsilon = np.float32(node.attributes.get("epsilon", 1e-5))
     y: Array = s * (x - m) / np.sqrt(v + epsilon) + t
     return y.astype(x.dtype, copy=False)
+
+
+def clip(node: Node, x: Array, low: Array | None = None, high: Array | None = None) -> Array:
+    """Bounds are attributes before opset 11; one that is NaN is none, as in onnxruntime."""
+    y = x
+    for bound, name, toward in ((low, "min", np.maximum), (high, "max", np.minimum)):
+        limit = node.attributes.get(name) if bound is None else bound.reshape(())
+        if limit is not None and limit == limit:
+            y = toward(y, np.asarray(limit, x.dtype))
+    return np.asarray(y)
 
 
 def local_response_normalization(node: Node, x: Array) -> Array:
@@ -91,16 +72,58 @@ def training(node: Node, opset: int) -> bool:
 
 PLAIN: dict[tuple[str, str], Callable[..., Array]] = {
     **{(NATIVE, name): unary for name in UNARY},
+    **{(NATIVE, name): function for name, function in TRANSFORMER.items()},
     (NATIVE, "Linear"): linear,
     ("", "BatchNormalization"): batch_normalization,
+    ("", "Clip"): clip,
     ("", "Gemm"): gemm,
     ("", "LRN"): local_response_normalization,
     ("", "MatMul"): matmul,
 }
 """By domain and name; each has one output."""
 
-PRODUCTS = frozenset({("", "Gemm"), ("", "MatMul")})
-"""Slower here than at once: constants, which have no rows, are left to onnx's evaluator."""
+FOLDED: dict[tuple[str, str], Callable[..., Array]] = {
+    (NATIVE, "Linear"): partial(linear, multiply=folded_product),
+    ("", "Einsum"): einsum,
+    ("", "Gemm"): partial(gemm, multiply=folded_product),
+    ("", "MatMul"): partial(matmul, multiply=folded_product),
+}
+"""For constants: the same bytes whatever number of threads BLAS has here."""
 
-ROW_BY_ROW = frozenset({("", "Conv"), ("", "ConvTranspose")})
-"""Run by onnx's evaluator, but one row of the first input at a time."""
+
+def _first(node: Node) -> list[int]:
+    return [0]
+
+
+def _recurrent(node: Node) -> list[int]:
+    """x, and where they are given the lengths and the initial states; layout=1 only."""
+    given = [i for i in (4, 5, 6) if i < len(node.inputs) and node.inputs[i]]
+    return [0, *given] if node.attributes.get("layout", 0) == 1 else []
+
+
+def _einsum(node: Node) -> list[int]:
+    """Operands with the first letter of the result, if it stands first there and only there."""
+    left, _, right = node.attributes["equation"].replace(" ", "").partition("->")
+    terms = left.split(",")
+    letter = right[:1] or "."
+    if letter == "." or any(letter in t[1:] for t in terms):
+        return []
+    return [i for i, term in enumerate(terms) if term.startswith(letter)]
+
+
+ROW_BY_ROW: dict[tuple[str, str], Callable[[Node], list[int]]] = {
+    ("", "Conv"): _first,
+    ("", "ConvTranspose"): _first,
+    ("", "Einsum"): _einsum,
+    ("", "GRU"): _recurrent,
+    ("", "LSTM"): _recurrent,
+    ("", "RNN"): _recurrent,
+    ("ai.onnx.ml", "LinearClassifier"): _first,
+    ("ai.onnx.ml", "LinearRegressor"): _first,
+}
+"""Run by onnx's evaluator, but one row at a time: which inputs have rows."""
+
+THREADED = frozenset(ROW_BY_ROW.keys() - FOLDED.keys()) | {
+    ("", op) for op in ("AffineGrid", "Attention", "DeformConv", "Det")
+}
+"""They reach BLAS through onnx's evaluator, so their bytes may follow its number of threads."""

@@ -97,10 +97,12 @@ _ROWS = (
     Unary("Neg", lambda x, a, b: np.negative(x)),
     Unary("Abs", lambda x, a, b: np.abs(x)),
     Unary("Reciprocal", lambda x, a, b: np.reciprocal(x)),
+    Unary("Select", lambda x, a, b: np.where(x == 0, a, b), (("zero", 0.0), ("other", 1.0))),
     Unary("Square", lambda x, a, b: np.square(x)),
 )
 UNARY: dict[str, Unary] = {row.name: row for row in _ROWS}
-"""By name. Gelu is the erf form, GeluTanh its approximation, Silu is x * sigmoid(x)."""
+"""By name. Gelu is the erf form, GeluTanh its approximation, Silu is x * sigmoid(x), Select
+one number for zero and another for all else."""
 
 
 def unary_of(
@@ -130,10 +132,12 @@ def _clip(node: Node, constants: Mapping[str, Array]) -> tuple[str, tuple[str, f
         if not name:
             continue
         bound = constants.get(name)
-        if bound is None or bound.size != 1 or math.isnan(float(bound.reshape(-1)[0])):
+        if bound is None or bound.size != 1:
             return f"its bound {name} is not one constant number"
         bounds[index] = float(bound.reshape(-1)[0])
-    return node.inputs[0], ("Clip", bounds[0], bounds[1])
+    low, high = bounds  # a bound that is NaN is none, as in onnxruntime
+    low, high = (-math.inf if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
+    return node.inputs[0], ("Clip", low, high)
 
 
 def _with_constant(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.graph import Graph, Node, Value
-from engine.program import Operand
+from engine.segments import Operand
 
 Array = np.ndarray[Any, Any]
 
@@ -27,15 +27,27 @@ class Linear:
     repeats: int = 1
 
 
+PER_POINT = -1
+"""Features of a panel that has one for each point of a tile."""
+
+
 @dataclass(frozen=True, slots=True)
 class Map:
     """One call of a kernel that leaves no choice."""
 
     kernel: str
+    """Its name without the width of the tile."""
     operands: tuple[Operand, ...]
     reads: tuple[str, ...]
+    """Values it takes as panels."""
     write: str
     detail: str = ""
+    scratch: tuple[tuple[str, int], ...] = ()
+    """Panels of its own, with their features."""
+    whole: bool = False
+    """For all sequences of a column at once, not tile by tile."""
+    direct: bool = False
+    """It writes rows of its result into the batch's array, and no panel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,8 @@ class Alias:
 
     x: str
     y: str
+    shift: int = 0
+    """Features of x before the first of y."""
 
 
 Work = Linear | Map | Alias

@@ -2,8 +2,9 @@
 
 This package and engine/reference.py are all that knows protobuf. Files in order of use: files.py
 (bytes -> ModelProto), functions.py (inlined), tensors.py (constants, mapped when they lie outside),
-nodes.py, shapes.py and shape_numbers.py (types, and which dimension counts rows), rebatch.py (a
-batch of one is freed), assemble.py (all of it together).
+nodes.py, shapes.py and shape_numbers.py (types, and which dimension counts rows), soundness.py and
+parameters.py (nothing contradicts them), rebatch.py (a batch of one is freed), assemble.py (all of
+it together).
 """
 
 from engine.reader.assemble import graph_of, load

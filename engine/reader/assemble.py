@@ -16,7 +16,8 @@ from engine.reader.files import expect_text, read_model
 from engine.reader.functions import inline
 from engine.reader.nodes import domain_of, in_running_order, node_of, unique_names
 from engine.reader.rebatch import free_targets, is_single, refuses
-from engine.reader.shapes import Skeleton, dtype_of, infer
+from engine.reader.shapes import Skeleton, dtype_of, infer, with_declared
+from engine.reader.soundness import expect_sound
 from engine.reader.tensors import array_of, dense_of
 from engine.reference import proto_of
 
@@ -65,7 +66,10 @@ def _graph(
     name: str, nodes: Sequence[Node], skeleton: Skeleton, where: str, free_ones: bool = False
 ) -> Graph:
     """The graph with inferred types."""
-    values = infer(skeleton, free_ones)
+    inferred = infer(skeleton, free_ones)
+    if not free_ones:  # what does not fit more rows than one is refuses' to tell
+        expect_sound(nodes, skeleton, inferred, where)
+    values = with_declared(skeleton, inferred, free_ones)
     known = {o for n in nodes for o in n.writes} | {v.name for v in skeleton.inputs}
     types = values | {n: Value(n, a.dtype, a.shape) for n, a in skeleton.constants.items()}
     known |= skeleton.constants.keys()

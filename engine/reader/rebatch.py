@@ -34,6 +34,8 @@ def free_targets(graph: Graph) -> tuple[list[Node], dict[str, Array]]:
             zeros = node.attributes.get("allowzero", 0)
             if target.ndim == 1 and target[:1] == 1 and not zeros:
                 name = f"{node.inputs[1]}.{node.name}"
+                while name in graph.initializers or name in graph.values or name in constants:
+                    name += "_"
                 constants[name] = np.concatenate([[0], target[1:]]).astype(np.int64)
                 node = replace(node, inputs=(node.inputs[0], name))
         nodes.append(node)

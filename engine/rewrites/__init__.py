@@ -12,11 +12,17 @@ from engine.errors import EngineError
 from engine.graph import Graph
 from engine.rewrites.activation import ACTIVATION
 from engine.rewrites.affine import AFFINE_AFTER, AFFINE_BEFORE
+from engine.rewrites.arithmetic import ARITHMETIC
+from engine.rewrites.attention import ATTENTION
 from engine.rewrites.dead_code import DEAD_CODE
 from engine.rewrites.decomposed import DECOMPOSED
 from engine.rewrites.fold import FOLD
 from engine.rewrites.identity import IDENTITY
+from engine.rewrites.layer_norm import LAYER_NORM
 from engine.rewrites.linear import LINEAR
+from engine.rewrites.mask import MASK
+from engine.rewrites.parts import PARTS
+from engine.rewrites.positions import POSITIONS
 from engine.rewrites.rewrite import Edit, Event, Rewrite, View, apply
 from engine.rewrites.sink import SINK
 from engine.rewrites.static_shape import STATIC_SHAPE
@@ -29,7 +35,13 @@ REWRITES: tuple[Rewrite, ...] = (
     STATIC_SHAPE,
     IDENTITY,
     # whole formulas before their parts are fused away
+    LAYER_NORM,
     DECOMPOSED,
+    ARITHMETIC,  # after those, which look for Pow
+    POSITIONS,
+    PARTS,
+    MASK,
+    ATTENTION,  # after MASK, whose biases it takes
     LINEAR,
     # scales before activations, behind which they can no longer reach the weights
     AFFINE_AFTER,

@@ -16,6 +16,7 @@ import numpy as np
 
 from engine.graph import NATIVE, Node
 from engine.ops.plain import training
+from engine.ops.products import folded_einsum
 from engine.rewrites.linear import linear_node
 from engine.rewrites.rewrite import Array, Edit, Rewrite, View
 
@@ -156,7 +157,8 @@ def _before(node: Node, view: View) -> Edit | str | None:
         return f"its input is shifted by {largest:.4g}, which would cost precision in a product"
     weights, bias = _parameters(node, view)
     wide = np.broadcast_to(shift, weights.shape[1])
-    folded = _folded((*chain, node), view, weights * scale, bias + weights @ wide)
+    shifted = bias + folded_einsum("mk,k->m", weights, wide)
+    folded = _folded((*chain, node), view, weights * scale, shifted)
     if isinstance(folded, str):
         return folded
     (new,) = folded.inserts

@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.errors import EngineError
 from engine.graph import Node
+from engine.ops.plain import THREADED
 from engine.reference import evaluate
 from engine.rewrites.rewrite import Edit, Rewrite, View
 
@@ -66,6 +67,8 @@ def _at(node: Node, view: View) -> Edit | str | None:
 def _refuses(node: Node, view: View, input_nbytes: int) -> str | None:
     if node.op in _RANDOM or node.attributes.get("training_mode"):
         return "it draws random numbers"
+    if (node.domain, node.op) in THREADED:
+        return "its bytes may follow the number of BLAS threads"
     if any(hasattr(a, "node") for a in node.attributes.values()):
         return "it runs subgraphs, which may not end"
     if any(view.is_output(o) for o in node.writes):

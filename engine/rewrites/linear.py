@@ -105,7 +105,7 @@ def _with_add(node: Node, view: View, constants: dict[str, Array], c_name: str) 
         return "its result has no known type"
     hidden = view.fresh(f"{node.name}.product")
     new = linear_node(node.name, (node.inputs[0], next(iter(constants)), ""), hidden, None)
-    add = Node(f"{node.name}.add", "Add", (hidden, c_name), node.outputs)
+    add = Node(view.fresh_node(f"{node.name}.add"), "Add", (hidden, c_name), node.outputs)
     value = Value(hidden, result.dtype, result.shape)
     return Edit(
         (node,), (new, add), {hidden: value}, constants, reason=f"{c_name} is added on its own"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,6 +69,7 @@ class View:
             for name in dict.fromkeys(node.reads):
                 self._readers.setdefault(name, []).append(node)
         self._names = {n.name for n in graph.nodes}
+        self._given: set[str] = set()
 
     def producer(self, name: str) -> Node | None:
         return self._producers.get(name)
@@ -115,11 +116,25 @@ class View:
 
     def fresh(self, name: str) -> str:
         """`name`, or the next free one after it: for values and constants."""
-        taken, count, found = self.graph, 1, name
-        while found in taken.initializers or found in taken.values or found in self._producers:
-            count += 1
-            found = f"{name}_{count}"
+        taken = self.graph
+        known = (taken.initializers, taken.values, self._producers, self._readers, self._given)
+        found = _next_free(name, *known)
+        self._given.add(found)
         return found
+
+    def fresh_node(self, name: str) -> str:
+        """`name`, or the next free one after it: for nodes, which edits find by their names."""
+        found = _next_free(name, self._names)
+        self._names.add(found)
+        return found
+
+
+def _next_free(name: str, *taken: Container[str]) -> str:
+    count, found = 1, name
+    while any(found in names for names in taken):
+        count += 1
+        found = f"{name}_{count}"
+    return found
 
 
 def apply(graph: Graph, edits: list[Edit]) -> Graph:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.graph import Node
+from engine.graph import Node, Shape
 from engine.rewrites.rewrite import Array, Edit, Rewrite, View
 
 
@@ -24,20 +24,31 @@ def _reshape(node: Node, view: View) -> Edit | str | None:
     before, after = view.value(node.inputs[0]), view.value(node.outputs[0])
     if before is None or after is None or before.shape is None or after.shape is None:
         return "the shapes of its input and output are not known"
-    fixed = after.shape[1:] if before.has_rows and after.has_rows else after.shape
-    if not all(isinstance(d, int) and d > 0 for d in fixed):
-        return f"its result has the shape {list(after.shape)}, with more open than the rows"
-    # 0 copies the dimension of the input, unless the node says otherwise
-    target = np.array([*([0] if len(fixed) < len(after.shape) else []), *fixed], np.int64)
+    target = _target(before.shape, after.shape)
+    if target is None:
+        return f"its result has the shape {list(after.shape)}, with more open than can be told"
     name = view.fresh(f"{node.name}.shape")
     attributes = {k: v for k, v in node.attributes.items() if k != "allowzero"}
     new = replace(node, inputs=(node.inputs[0], name), attributes=attributes)
     return Edit((node,), (new,), initializers={name: target}, reason=f"shape {list(after.shape)}")
 
 
+def _target(before: Shape, after: Shape) -> Array | None:
+    """What Reshape is given: 0 copies a dimension of the input, -1 is the one left over."""
+    target: list[int] = []
+    for axis, dim in enumerate(after):
+        if isinstance(dim, int):
+            target.append(dim)
+        else:
+            target.append(0 if axis < len(before) and before[axis] == dim else -1)
+    # a fixed 0 would be taken as a copy
+    good = target.count(-1) <= 1 and 0 not in [d for d in after if isinstance(d, int)]
+    return np.array(target, np.int64) if good else None
+
+
 def _known_dims(node: Node, view: View) -> Edit | str | None:
-    """Shape of a fixed value, or Gather of fixed dimensions from a Shape."""
-    dims = _shape_dims(node, view) if node.op == "Shape" else _gathered(node, view)
+    """Shape of a fixed value, or fixed dimensions taken from a Shape."""
+    dims = _DIMS[node.op](node, view)
     if (
         dims is None
         or any(view.is_output(o) for o in node.writes)
@@ -72,9 +83,25 @@ def _gathered(node: Node, view: View) -> Array | None:
     return found.astype(np.int64) if fixed else found
 
 
+def _sliced(node: Node, view: View) -> Array | None:
+    source = view.producer(node.inputs[0])
+    bounds = [view.constant(n) for n in node.inputs[1:3]]
+    if source is None or source.label != "Shape" or len(node.inputs) > 4 or len(bounds) != 2:
+        return None
+    dims = _shape_dims(source, view)
+    if dims is None or any(b is None or b.size != 1 for b in bounds):
+        return None
+    start, end = (int(b.reshape(-1)[0]) for b in bounds if b is not None)
+    found = dims[start:end]
+    fixed = all(isinstance(d, int | np.integer) for d in found)
+    return found.astype(np.int64) if fixed else found.astype(object)
+
+
+_DIMS = {"Gather": _gathered, "Shape": _shape_dims, "Slice": _sliced}
+
 STATIC_SHAPE = Rewrite(
     "static_shape",
     "replaces computed shapes that are already known",
     _at,
-    frozenset({"Reshape", "Shape", "Gather"}),
+    frozenset({"Reshape", *_DIMS}),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
@@ -16,23 +16,16 @@ from engine import rival
 from engine.errors import EngineError, UnsupportedError
 from engine.explanation import Explanation
 from engine.program import Program
-from engine.samples import made_up_feeds
 from jobs.bench.contest import Contender, Rates, contest, cores
-from jobs.bench.report import CONTENDERS, OURS, SWITCHED, Figure, Machine, Report
+from jobs.bench.feeds import Sample, open_dimensions, sample
+from jobs.bench.report import CONTENDERS, OURS, PADDED, SWITCHED, Figure, Machine, Report
 from jobs.bench.spec import BenchSpec
-from jobs.errors import JobError, SpecError
+from jobs.errors import JobError
 from numa.affinity import staying_on, thread_cpus
 from numa.placement import places
 from numa.topology import Topology
 
-DEFAULT_ROWS = 1024
-"""More change no engine's speed; fewer show what meeting at the end of a batch costs."""
-FEEDS_NBYTES = 16 << 20
-"""Of the batch, unless its rows are given."""
-EVEN_ROWS = 64
-
 Say = Callable[[str], None]
-Feeds = Mapping[str, Any]
 
 
 class BenchError(JobError):
@@ -44,29 +37,33 @@ def measure(spec: BenchSpec, say: Say) -> Report:
     say("compiling")
     explanation = engine.explain(spec.model)
     machine = _machine(spec.threads)
-    feeds, source = _feeds(spec, explanation.program)
+    batch = sample(spec, explanation.program)
     notes = _notes(spec, explanation, machine)
     pool = tuple(thread_cpus())  # before any session: this thread and those of numpy's BLAS
     with ExitStack() as open_sessions:
-        contenders = _ours(spec, machine, feeds, open_sessions)
-        contenders += _theirs(spec, machine, feeds, notes)
+        contenders = _ours(spec, machine, batch, open_sessions)
+        contenders += _theirs(spec, explanation.program, machine, batch, notes)
         say("comparing outputs")
         contenders = _agreeing(contenders, notes, made_up=not spec.input)
-        rows = _rows(explanation.program, feeds)
-        rates = contest(contenders, pool, rows, spec, say)
+        notes += _padding_notes(batch, contenders)
+        rates = contest(contenders, pool, batch.rows, spec, say)
     say("timing every step")
     with staying_on(machine.cpus[:1], pool):
-        profile = engine.profile(explanation.program, feeds, machine.cpus[0], spec.rounds)
+        profile = engine.profile(explanation.program, batch.feeds, machine.cpus[0], spec.rounds)
     return Report(
         model=str(spec.model),
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
         versions=_versions(rates),
         machine=machine,
-        rows=rows,
+        rows=batch.rows,
+        tokens=batch.tokens,
+        shortest=batch.shortest,
+        longest=batch.longest,
+        padding=batch.padding,
         rounds=spec.rounds,
         seconds=spec.seconds,
-        feeds=source,
-        figures=_figures(rates),
+        feeds=batch.source,
+        figures=_figures(rates, batch),
         profile=profile,
         explanation=explanation,
         notes=tuple(notes),
@@ -76,11 +73,6 @@ def measure(spec: BenchSpec, say: Say) -> Report:
 def _machine(threads: int | None) -> Machine:
     topology = Topology.discover()
     place = places(topology, engines=1, threads=threads)[0]
-    if threads is not None and len(place.cpus) < threads:
-        raise SpecError(
-            f"bench: threads: expected at most {len(place.cpus)}, the cores of a NUMA node that "
-            f"this process may use, got {threads}"
-        )
     return Machine(
         processor=_processor(),
         cpus=place.cpus,
@@ -102,32 +94,11 @@ def _processor() -> str:
     return next(named, "") or f"{platform.machine()} processor"
 
 
-def _feeds(spec: BenchSpec, program: Program) -> tuple[Feeds, str]:
-    """The batch, and where it comes from."""
-    one = made_up_feeds(program.inputs, 1)
-    row_nbytes = max(1, sum(array.nbytes for array in one.values()))
-    fitting = max(EVEN_ROWS, FEEDS_NBYTES // row_nbytes // EVEN_ROWS * EVEN_ROWS)
-    rows = spec.rows or min(DEFAULT_ROWS, fitting)
-    if not spec.input:
-        return made_up_feeds(program.inputs, rows), "made up, seeded"
-    from pipeline.sample import sample_feeds  # pyarrow: only where a dataset is given
-
-    feeds = sample_feeds(spec.input, program.inputs, rows, spec.bindings)
-    found = _rows(program, feeds)
-    fewer = f"; all that can be fed, {rows:,} were wanted" if found < rows else ""
-    return feeds, f"first rows of {', '.join(spec.input)}{fewer}"
-
-
-def _rows(program: Program, feeds: Feeds) -> int:
-    """0 where no input has rows."""
-    return next((len(feeds[v.name]) for v in program.inputs if v.has_rows), 0)
-
-
 def _notes(spec: BenchSpec, explanation: Explanation, machine: Machine) -> list[str]:
     notes = []
     for value in explanation.program.inputs if not spec.input else ():
-        if any(not isinstance(d, int) for d in (value.shape or ())[1:]):
-            notes.append(f"open dimensions of {value} were taken as 32; --input tells real ones")
+        if note := open_dimensions(value):
+            notes.append(note)
     if machine.numa_nodes > 1:
         notes.append(
             f"all cores means those of NUMA node {machine.numa_node}; "
@@ -137,28 +108,45 @@ def _notes(spec: BenchSpec, explanation: Explanation, machine: Machine) -> list[
 
 
 def _ours(
-    spec: BenchSpec, machine: Machine, feeds: Feeds, open_sessions: ExitStack
+    spec: BenchSpec, machine: Machine, batch: Sample, open_sessions: ExitStack
 ) -> list[Contender]:
     """Colonnade, then with switches off, on one core and on all."""
     made = []
-    for cpus in _cpu_sets(machine):
-        for name, switches in SWITCHED.items():
-            program = engine.compile(spec.model, choices=None, **switches)
+    for name, switches in SWITCHED.items():
+        program = engine.compile(spec.model, choices=None, **switches)
+        wide = _padded(batch, program, []) if name == OURS and batch.padding else None
+        for cpus in _cpu_sets(machine):
             session = open_sessions.enter_context(engine.Session(program, cpus))
-            made.append(Contender(name, cpus, partial(session.run, feeds)))
+            made.append(Contender(name, cpus, partial(session.run, batch.feeds)))
+            if wide is not None:
+                made.append(Contender(PADDED, cpus, partial(session.run, wide)))
     return made
+
+
+def _padded(batch: Sample, program: Program, notes: list[str]) -> Mapping[str, Any] | None:
+    """The feeds without sequences, or None where the model does not let rows be padded."""
+    try:
+        return rival.padded(batch.feeds, program.inputs)
+    except UnsupportedError as error:
+        notes.append(str(error))
+        return None
 
 
 def _cpu_sets(machine: Machine) -> tuple[tuple[int, ...], ...]:
     return tuple(dict.fromkeys((machine.cpus[:1], machine.cpus)))
 
 
-def _theirs(spec: BenchSpec, machine: Machine, feeds: Feeds, notes: list[str]) -> list[Contender]:
-    """onnxruntime, if it is there and takes the model."""
+def _theirs(
+    spec: BenchSpec, program: Program, machine: Machine, batch: Sample, notes: list[str]
+) -> list[Contender]:
+    """onnxruntime, if it is there and takes the model and the rows."""
     if spec.engine_only:
         return []
     if rival.installed_version() is None:
         notes.append("onnxruntime is not installed; pip install onnxruntime to compare with it")
+        return []
+    feeds = _padded(batch, program, notes)
+    if feeds is None:
         return []
     made = []
     for cpus in _cpu_sets(machine):
@@ -197,13 +185,24 @@ def _agreeing(contenders: list[Contender], notes: list[str], *, made_up: bool) -
     return sorted(left, key=lambda c: (len(c.cpus), CONTENDERS.index(c.name)))
 
 
-def _figures(rates: tuple[Rates, ...]) -> tuple[Figure, ...]:
+def _padding_notes(batch: Sample, contenders: list[Contender]) -> Iterator[str]:
+    """Who was given padded rows."""
+    names = [n for n in (rival.NAME, PADDED) if any(c.name == n for c in contenders)]
+    if batch.padding and names:
+        yield (
+            f"{' and '.join(names)}: the same rows padded to {batch.longest} tokens, with a mask; "
+            f"{batch.padding:.1%} of those tokens are padding"
+        )
+
+
+def _figures(rates: tuple[Rates, ...], batch: Sample) -> tuple[Figure, ...]:
     medians = {(r.contender.name, len(r.contender.cpus)): r.median for r in rates}
     figures = []
     for r in rates:
         name, count = r.contender.name, len(r.contender.cpus)
         ratio, scaling = medians[OURS, count] / r.median, r.median / medians[name, 1]
-        figures.append(Figure(name, count, r.median, r.lowest, r.highest, ratio, scaling))
+        tokens = r.median * batch.tokens / batch.rows if batch.rows else 0.0
+        figures.append(Figure(name, count, r.median, r.lowest, r.highest, tokens, ratio, scaling))
     return tuple(figures)
 
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from engine.profiling import StepTime
 from jobs.bench.markup import Child, Markup, tag
 from jobs.bench.network import network
-from jobs.bench.report import COLUMNS_OFF, OURS, RIVAL, SPARSE_OFF, Figure, Report
+from jobs.bench.report import (
+    COLUMNS_OFF,
+    OURS,
+    PADDED,
+    RIVAL,
+    SPARSE_OFF,
+    Figure,
+    Report,
+    micros,
+    rate,
+)
 from jobs.bench.style import STYLE
 from numa.notation import cpulist, size
 
@@ -15,6 +26,7 @@ BAR_HEIGHT = 18
 _CLASSES = {OURS: "bar-colonnade", RIVAL: "bar-onnxruntime"}
 _MEANINGS = {
     COLUMNS_OFF: "layer after layer over the whole batch",
+    PADDED: "colonnade with all rows as long as the longest",
     SPARSE_OFF: "every weight multiplied, zeros as well",
 }
 
@@ -41,7 +53,7 @@ def _header(report: Report) -> Markup:
         f"L2 {size(m.l2_nbytes)} and L3 {size(m.l3_nbytes)} a core"
     )
     how = (
-        f"Batches of {report.rows:,} rows ({report.feeds}); medians of {report.rounds} rounds, "
+        f"Batches of {report.batch} ({report.feeds}); medians of {report.rounds} rounds, "
         f"in turns of {report.seconds:g} s"
     )
     return tag(
@@ -62,15 +74,16 @@ def _tiles(report: Report) -> Markup:
         ours, rival = report.figure(OURS, count), report.figure(RIVAL, count)
         assert ours is not None
         what = "rows/s on one core" if count == 1 else f"rows/s on {count} cores"
-        tiles.append((f"{ours.median:,.0f}", what))
+        tiles.append((rate(ours.median), what))
+        if report.tokens:
+            tiles.append((rate(ours.tokens), what.replace("rows/s", "tokens/s")))
         if rival is not None:
             tiles.append((times(rival.ratio), f"onnxruntime, {_cores(count)}"))
         if count > 1:
             tiles.append((f"{ours.scaling:.2f}x", f"from one core to {count}"))
     tiles.append((f"{report.zeros:.1%}", "of weights are zero"))
-    return tag(
-        "div", [tag("div", tag("b", a), tag("span", b), cls="tile") for a, b in tiles], cls="tiles"
-    )
+    cards = [tag("div", tag("b", a), tag("span", b), cls="tile") for a, b in tiles]
+    return tag("div", cards, cls="tiles many" if len(tiles) > 6 else "tiles")
 
 
 def _cores(count: int) -> str:
@@ -88,10 +101,11 @@ def _race(report: Report) -> Markup:
     for count in report.core_counts:
         rows.append(tag("h3", _cores(count)))
         rows += [_lane(f, most) for f in report.figures if f.cores == count]
-    meanings = "; ".join(f"{name}: {text}" for name, text in _MEANINGS.items())
+    present = {f.contender for f in report.figures}
+    meanings = "; ".join(f"{n}: {text}" for n, text in _MEANINGS.items() if n in present)
     return tag(
         "section",
-        tag("h2", "Rows a second"),
+        tag("h2", "Rows and tokens a second" if report.tokens else "Rows a second"),
         tag("p", f"{meanings}. The thin line spans the rounds.", cls="soft small"),
         tag("div", rows, cls="race"),
         _notes(report),
@@ -110,7 +124,7 @@ def _lane(f: Figure, most: float) -> tuple[Markup, ...]:
         tag("line", x1=left, x2=right, y1=half, y2=half, cls="spread"),
         height=BAR_HEIGHT,
         role="img",
-        aria_label=f"{f.contender}, {_cores(f.cores)}: {f.median:,.0f} rows a second",
+        aria_label=f"{f.contender}, {_cores(f.cores)}: {rate(f.median)} rows a second",
     )  # fmt: skip
     ours = f.contender == OURS
     verdict = f"colonnade {times(f.ratio)} as fast"
@@ -119,9 +133,15 @@ def _lane(f: Figure, most: float) -> tuple[Markup, ...]:
     return (
         tag("div", f.contender, cls="ours" if ours else None),
         bar,
-        tag("div", f"{f.median:,.0f}", cls="num ours" if ours else "num"),
+        tag("div", *_rates(f), cls="num ours" if ours else "num"),
         tag("div", verdict, cls="small soft verdict"),
     )
+
+
+def _rates(f: Figure) -> Iterator[Child]:
+    yield rate(f.median)
+    if f.tokens:
+        yield tag("div", f"{rate(f.tokens)} tok/s", cls="tokens")
 
 
 def _notes(report: Report) -> Child:
@@ -130,12 +150,21 @@ def _notes(report: Report) -> Child:
     return tag("ul", [tag("li", note, cls="small wrap") for note in report.notes])
 
 
+_ROWS_GO = (
+    "Rows go down. A shaft is a column of rows that one core carries through the nodes while "
+    "its activations stay in L2; the more colour a course has, the more time it takes. "
+    "A hatched slab is a node without a kernel."
+)
+_SEQUENCES_GO = (
+    "Sequences go down. A shaft is a tile of their tokens that one core carries from attention to "
+    "attention while its activations stay in L2; a beam across the shafts is a stage that needs "
+    "whole sequences, cut where one ends. The more colour a course has, the more time it takes. "
+    "A hatched slab is a node without a kernel."
+)
+
+
 def _network(report: Report) -> Markup:
-    text = (
-        "Rows go down. A shaft is a column of rows that one core carries through the nodes while "
-        "its activations stay in L2; the more colour a course has, the more time it takes. "
-        "A hatched slab is a node without a kernel."
-    )
+    text = _SEQUENCES_GO if report.tokens else _ROWS_GO
     return tag(
         "section",
         tag("h2", "The network as columns"),
@@ -147,8 +176,8 @@ def _network(report: Report) -> Markup:
 def _steps(report: Report) -> Markup:
     p = report.profile
     text = (
-        f"One core, columns one by one: {p.seconds * 1e6:,.3f} µs a row over all steps; the same "
-        f"batch as a whole takes {p.whole_seconds * 1e6:,.3f} µs a row. GFLOP/s count weights that "
+        f"One core, columns one by one: {micros(p.seconds)} µs a row over all steps; the same "
+        f"batch as a whole takes {micros(p.whole_seconds)} µs a row. GFLOP/s count weights that "
         "are not zero; as dense, all of them."
     )
     names = ("µs a row", "share", "multiply-adds", "not zero", "GFLOP/s", "as dense")
@@ -158,13 +187,13 @@ def _steps(report: Report) -> Markup:
         "section",
         tag("h2", "Every step"),
         tag("p", text, cls="soft small"),
-        tag("div", tag("table", tag("tr", head), body), cls="scroll"),
+        tag("div", tag("table", tag("tr", head), body), cls="scroll tall"),
     )
 
 
 def _step(s: StepTime) -> Markup:
     name = s.node or f"({s.value})"
-    figures = [f"{s.seconds * 1e6:,.3f}", f"{s.share:.1%}"]
+    figures = [micros(s.seconds), f"{s.share:.1%}"]
     if s.multiply_adds:
         figures += [f"{s.multiply_adds:,}", f"{s.nonzeros:,}"]
         figures += [f"{s.useful_gflops:,.1f}", f"{s.dense_gflops:,.1f}"]
@@ -172,7 +201,7 @@ def _step(s: StepTime) -> Markup:
         figures += [""] * 4
     return tag(
         "tr",
-        tag("td", name, cls="name cut" if s.node else "name cut soft", title=name),
+        tag("td", tag("bdi", name), cls="name cut" if s.node else "name cut soft", title=name),
         tag("td", s.kernel, cls="mono"),
         [tag("td", f, cls="num") for f in figures],
         cls="fallback" if s.kernel == "reference" else None,

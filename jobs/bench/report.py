@@ -13,13 +13,15 @@ OURS = "colonnade"
 RIVAL = "onnxruntime"
 COLUMNS_OFF = "columns off"
 SPARSE_OFF = "sparse off"
+PADDED = "padded"
+"""Colonnade, all rows as long as the longest; takes part where lengths differ."""
 SWITCHED: dict[str, dict[str, Any]] = {
     OURS: {},
     COLUMNS_OFF: {"columns": False},
     SPARSE_OFF: {"sparse": False},
 }
-"""Our contenders, with the switches of engine.compile that make them."""
-CONTENDERS = (OURS, RIVAL, COLUMNS_OFF, SPARSE_OFF)
+"""Ours on the rows as they are, with the switches of engine.compile that make them."""
+CONTENDERS = (OURS, RIVAL, PADDED, COLUMNS_OFF, SPARSE_OFF)
 """In the order of turns and of tables."""
 
 
@@ -47,6 +49,8 @@ class Figure:
     median: float
     lowest: float
     highest: float
+    tokens: float
+    """Tokens a second, padding not counted: the median; 0 where the model has no sequences."""
     ratio: float
     """Colonnade's median on as many cores over this one: how many times as fast it is."""
     scaling: float
@@ -63,6 +67,13 @@ class Report:
     """Of colonnade, python, numpy, numba, and of onnxruntime where it took part."""
     machine: Machine
     rows: int
+    tokens: int
+    """Of all rows of the batch; 0 where the model has no sequences."""
+    shortest: int
+    longest: int
+    """Tokens of one row."""
+    padding: float
+    """Share of tokens that padding to the longest adds, of all then, 0..1."""
     rounds: int
     seconds: float
     """Of each turn."""
@@ -80,6 +91,16 @@ class Report:
         )
 
     @property
+    def batch(self) -> str:
+        """The batch in words."""
+        rows = f"{self.rows:,} {'row' if self.rows == 1 else 'rows'}"
+        if not self.tokens:
+            return rows
+        if self.shortest == self.longest:
+            return f"{rows} of {self.longest:,} tokens"
+        return f"{rows} of {self.shortest:,} to {self.longest:,} tokens, {self.tokens:,} in all"
+
+    @property
     def core_counts(self) -> tuple[int, ...]:
         return tuple(dict.fromkeys(f.cores for f in self.figures))
 
@@ -93,16 +114,15 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Plain values under these keys.
 
-        model, date, versions, machine, rows, rounds, seconds, feeds, notes: as the fields here;
+        model, date, versions, machine, rows, tokens, shortest, longest, padding, rounds, seconds,
+        feeds, notes: as the fields here;
         figures: a list of Figure; ratio_to_onnxruntime: by number of cores, absent without it;
-        profile: rows, rounds, cpu, seconds_a_row, whole_seconds_a_row, and steps (StepTime with
-        useful_gflops and dense_gflops); explanation: what `colonnade explain --json` prints.
+        profile: rows, tokens, rounds, cpu, seconds_a_row, whole_seconds_a_row, and steps
+        (StepTime with useful_gflops and dense_gflops); explanation: what `colonnade explain
+        --json` prints.
         """
         profile = self.profile
-        plain: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in ("model", "date", "rows", "rounds", "seconds", "feeds")
-        }
+        plain: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
         rivals = {str(f.cores): f.ratio for f in self.figures if f.contender == RIVAL}
         return plain | {
             "notes": list(self.notes),
@@ -112,6 +132,7 @@ class Report:
             **({"ratio_to_onnxruntime": rivals} if rivals else {}),
             "profile": {
                 "rows": profile.rows,
+                "tokens": profile.tokens,
                 "rounds": profile.rounds,
                 "cpu": profile.cpu,
                 "seconds_a_row": profile.seconds,
@@ -120,3 +141,20 @@ class Report:
             },
             "explanation": self.explanation.to_json(),
         }
+
+
+_PLAIN = (
+    "model", "date", "rows", "tokens", "shortest", "longest", "padding", "rounds", "seconds",
+    "feeds",
+)  # fmt: skip
+"""Fields that to_json() takes as they are."""
+
+
+def rate(value: float) -> str:
+    """Of rows or tokens a second: three figures at the least."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def micros(seconds: float) -> str:
+    """Microseconds: of a millisecond and more without what nobody reads."""
+    return f"{seconds * 1e6:,.{3 if seconds < 1e-3 else 0}f}"

@@ -18,6 +18,9 @@ def _option(help: str, default: Any, kind: Any = str, metavar: str = "") -> Any:
     return field(default=default, metadata=metadata)
 
 
+_LEAST = {"rows": 1, "tokens": 1, "rounds": 1, "threads": 1, "seconds": 0.001}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchSpec:
     """One bench. None means "decided by the bench", which reports what it chose."""
@@ -30,7 +33,17 @@ class BenchSpec:
     )
     bind: tuple[str, ...] = _option("As for `run`.", (), metavar="INPUT=FIELD")
     rows: int | None = _option(
-        "Rows of a batch. Default: 1024, fewer if feeds are above 16 MiB then.", None, int, "N"
+        "Rows of a batch. Default: 1024, fewer if feeds are above 16 MiB then; of sequences, as "
+        "many as have 1024 tokens, at least 8.",
+        None,
+        int,
+        "N",
+    )
+    tokens: int | None = _option(
+        "Tokens of a made-up row. Default: 128, fewer if the model has fewer positions.",
+        None,
+        int,
+        "N",
     )
     seconds: float = _option("Length of each measurement.", 0.5, float, "S")
     rounds: int = _option("Turns of every contender; medians are shown.", 5, int, "R")
@@ -44,7 +57,13 @@ class BenchSpec:
     )
 
     def __post_init__(self) -> None:
-        for name, least in (("rows", 1), ("rounds", 1), ("threads", 1), ("seconds", 0.001)):
+        for name, least in (
+            ("rows", 1),
+            ("tokens", 1),
+            ("rounds", 1),
+            ("threads", 1),
+            ("seconds", 0.001),
+        ):
             value = getattr(self, name)
             if value is not None and not least <= value < float("inf"):
                 raise SpecError(f"bench: {name}: expected at least {least}, got {value}")
@@ -53,6 +72,8 @@ class BenchSpec:
                 raise SpecError(f"bench: bind: expected INPUT=FIELD, got {item!r}")
         if self.bind and not self.input:
             raise SpecError("bench: bind: expected --input too; give the dataset with the fields")
+        if self.tokens is not None and self.input:
+            raise SpecError("bench: tokens: rows of --input have their own lengths; leave it out")
         if self.html is not None and (self.html.is_dir() or not self.html.parent.is_dir()):
             raise SpecError(f"{self.html}: expected a file in a folder that exists; choose another")
 

@@ -25,6 +25,7 @@ svg { display: block; width: 100%; }
 
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 12px;
   margin: 24px 0 0; }
+.many { grid-template-columns: repeat(auto-fit, minmax(min(200px, 45%), 1fr)); }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: 11px 12px; }
 .tile b { display: block; font-size: 25px; line-height: 1.25; font-weight: 650;
@@ -37,6 +38,7 @@ svg { display: block; width: 100%; }
   font-weight: 600; }
 .verdict { white-space: nowrap; }
 .race .ours { font-weight: 650; }
+.tokens { color: var(--soft); font-size: 12px; font-weight: 400; }
 .bar-colonnade { fill: var(--accent); } .bar-onnxruntime { fill: var(--rival); }
 .bar-off { fill: var(--off); } .spread { stroke: var(--ink); stroke-width: 1.5; opacity: .55; }
 
@@ -56,11 +58,21 @@ svg { display: block; width: 100%; }
 .shafts i { background: linear-gradient(90deg, #0003, transparent 22% 38%, #0001 48%,
   transparent 58% 78%, #0003), color-mix(in srgb, var(--accent) var(--heat), var(--stone));
   border-top: 1px solid var(--stone-edge); }
+.beam { align-self: stretch !important; display: flex; gap: 2px; margin-left: 10px;
+  padding: 0 !important; border: solid var(--stone-edge); border-width: 2px 0; z-index: 1; }
+.beam i { background: linear-gradient(180deg, #fff3, transparent 35% 70%, #0003),
+  color-mix(in srgb, var(--accent) var(--heat), var(--stone)); }
+.fold { padding: 6px 16px; font-size: 13px; background: var(--stone);
+  border: 1px solid var(--stone-edge); border-width: 1px 1px 0; }
+.each { background: var(--card); border: 1px solid var(--stone-edge); border-width: 1px 1px 2px; }
+.each summary { padding: 6px 16px; cursor: pointer; font-size: 13px; color: var(--soft); }
+.every { max-height: 60vh; overflow-y: auto; border-top: 1px solid var(--line); }
 .slab { margin: 0 0 0 18px; align-self: stretch !important; grid-row: 1 / span 2;
   border-top: 1px solid var(--stone-edge);
   background: repeating-linear-gradient(135deg, #0000 0 7px, #0002 7px 8px),
   color-mix(in srgb, var(--stop) var(--heat), var(--stone)); }
-.about b { font-weight: 600; } .about .cut { line-height: 1.35; }
+.about b { font-weight: 600; } .about .name { direction: rtl; text-align: left; }
+.about .cut { line-height: 1.35; }
 .reason { grid-column: 2 / -1; color: var(--stop); font-size: 13px; padding-top: 0 !important;
   overflow-wrap: anywhere; }
 .fill { fill: var(--accent); } .track { fill: var(--stone); } .stop-fill { fill: var(--stop); }
@@ -75,13 +87,14 @@ svg { display: block; width: 100%; }
 .foot .track { fill: var(--card); }
 .fits { color: var(--good); font-weight: 600; } .over { color: var(--stop); font-weight: 600; }
 
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; } .tall { max-height: 75vh; overflow-y: auto; }
 table { border-collapse: collapse; width: 100%; margin-top: 8px; background: var(--card);
   border: 1px solid var(--line); }
 th { font-weight: 600; color: var(--soft); font-size: 13px; text-align: left; }
 th.num { text-align: right; }
 th, td { padding: 5px 10px; border-bottom: 1px solid var(--line); }
-td.name { max-width: 230px; } tr.fallback td { color: var(--stop); }
+td.name { max-width: 260px; direction: rtl; }
+td.name { text-align: left; } tr.fallback td { color: var(--stop); }
 ul { margin: 6px 0; padding-left: 20px; }
 footer { margin-top: 40px; border-top: 1px solid var(--line); padding-top: 12px; }
 @media (max-width: 760px) {
@@ -89,6 +102,7 @@ footer { margin-top: 40px; border-top: 1px solid var(--line); padding-top: 12px;
   .shafts { grid-template-columns: repeat(3, 1fr); gap: 5px; }
   .step .zeros, .step .gauge { display: none; }
   .reason { grid-column: 2 / -1; }
+  .about .name { direction: ltr; white-space: normal; overflow-wrap: anywhere; }
   .race { grid-template-columns: 92px minmax(60px, 1fr) 78px; } .race .verdict { display: none; }
   .cache { grid-template-columns: 1fr; } .slab { grid-row: 1 / span 2; } }
 @media print { body { background: #fff; } .shafts i, .slab, svg {

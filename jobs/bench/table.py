@@ -10,21 +10,29 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from jobs.bench.folding import folded, runs, skeleton
 from jobs.bench.markup import visible
-from jobs.bench.report import OURS, Figure, Report
+from jobs.bench.report import OURS, Figure, Report, micros, rate
 from numa.notation import cpulist, size
 
 if TYPE_CHECKING:
     from engine.profiling import StepTime
 
 BAR_WIDTH = 12
-FIGURES_WIDTH = 54
-"""Of the columns with numbers, gaps included."""
-LEAST_NAME = 8
-BARS_FROM = 96
-"""Characters a line; a narrower terminal gets numbers only."""
+BARS_FROM = 108
+"""Characters a line; narrower terminals get numbers only."""
+DENSE_FROM = 96
+"""The same for rates as if no weight were zero."""
+FIGURE_WIDTHS = {"us/row": 9, "share": 6, "": BAR_WIDTH, "zeros": 5, "GFLOP/s": 7, "as dense": 8}
+"""Of the columns with numbers, gaps not included."""
+GAP = 3
+"""As rich puts it; the table's edges take one together."""
+LEAST_NAME = 12
+MOST_KERNEL = 20
+"""Where lines are short."""
 PIPE_WIDTH = 120
 """Where stdout is no terminal, nothing should be cut."""
+_WIDTHS = {"": BARS_FROM, "as dense": DENSE_FROM}
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
@@ -41,7 +49,7 @@ def _head(report: Report) -> Group:
         Text(visible(report.model), style="bold", overflow="fold"),
         Text(
             f"{visible(m.processor)}, cores {cpulist(m.cpus)} of node {m.numa_node}, "
-            f"L2 {size(m.l2_nbytes)}; batches of {report.rows:,} rows, {visible(report.feeds)}",
+            f"L2 {size(m.l2_nbytes)}; batches of {report.batch}, {visible(report.feeds)}",
             style="dim",
         ),
         Text(""),
@@ -52,61 +60,87 @@ def _head(report: Report) -> Group:
 def _speeds(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("contender", no_wrap=True)
-    for name in ("cores", "rows/s", "lowest .. highest", "colonnade is", "scaling"):
+    tokens = ["tokens/s"] if report.tokens else []
+    for name in ("cores", "rows/s", *tokens, "lowest .. highest", "ratio", "scaling"):
         table.add_column(name, justify="right", no_wrap=True)
     before = None
     for f in report.figures:
         if before not in (None, f.cores):
             table.add_section()
         before = f.cores
-        table.add_row(*_speed(f), style="bold" if f.contender == OURS else "")
+        style = "bold" if f.contender == OURS else ""
+        table.add_row(*_speed(f, tokens=bool(tokens)), style=style)
     return table
 
 
-def _speed(f: Figure) -> tuple[str, ...]:
+def _speed(f: Figure, *, tokens: bool) -> tuple[str, ...]:
     ratio = "" if f.contender == OURS else f"{f.ratio:.2f}x"
     scaling = "" if f.cores == 1 else f"{f.scaling:.2f}x"
-    spread = f"{f.lowest:,.0f} .. {f.highest:,.0f}"
-    return f.contender, str(f.cores), f"{f.median:,.0f}", spread, ratio, scaling
+    spread = f"{rate(f.lowest)} .. {rate(f.highest)}"
+    rates = (rate(f.median), *([rate(f.tokens)] if tokens else []))
+    return f.contender, str(f.cores), *rates, spread, ratio, scaling
 
 
 def _steps(report: Report, width: int) -> Table:
-    bars = width >= BARS_FROM
-    kernel = max(len(s.kernel) for s in report.profile.steps) if report.profile.steps else 0
-    left = width - kernel - FIGURES_WIDTH - (BAR_WIDTH + 2 if bars else 0)
+    figures = [n for n in FIGURE_WIDTHS if width >= _WIDTHS.get(n, 0)]
+    room = width - sum(FIGURE_WIDTHS[n] + GAP for n in figures) - GAP - 2
+    widest = max((len(s.kernel) for s in report.profile.steps), default=0)
+    kernel = min(widest, max(MOST_KERNEL, room - 2 * LEAST_NAME))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("node", overflow="ellipsis", no_wrap=True, max_width=max(left, LEAST_NAME))
-    table.add_column("kernel", no_wrap=True)
-    for name in ("us/row", "share", *([""] if bars else []), "zeros", "GFLOP/s", "as dense"):
+    table.add_column("node", no_wrap=True)
+    table.add_column("kernel", overflow="ellipsis", no_wrap=True, max_width=kernel)
+    for name in figures:
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    segment = 0
-    for step in report.profile.steps:
-        if step.segment != segment:
-            table.add_section()
-        segment = step.segment
-        style = "yellow" if step.kernel == "reference" else ""
-        table.add_row(*_step(step, bars=bars), style=style)
+    steps = report.profile.steps
+    before: tuple[int, int] | None = None
+    for run in runs([(s.segment, s.kernel, s.multiply_adds, skeleton(s.node)) for s in steps]):
+        for index in range(run.period):
+            step = folded([steps[i] for i in run.alike(index)])
+            group = (step.segment, run.first)
+            if before is not None and before != group:
+                table.add_section()
+            if run.times > 1 and before != group:
+                table.add_row(Text(f"{run.times} times, summed", style="cyan"))
+            before = group
+            style = "yellow" if step.kernel == "reference" else ""
+            cells = _step(step, max(room - kernel, LEAST_NAME))
+            table.add_row(*(cells[n] for n in ("node", "kernel", *figures)), style=style)
     return table
 
 
-def _step(step: StepTime, *, bars: bool) -> tuple[str | Text, ...]:
-    name = Text(visible(step.node or f"({step.value})"), style="" if step.node else "dim")
-    rates: tuple[str, ...] = ("", "", "")
+def _step(step: StepTime, width: int) -> dict[str, str | Text]:
+    """By the names of the columns."""
+    name = tail(visible(step.node or f"({step.value})"), width)
+    cells: dict[str, str | Text] = {
+        "node": Text(name, style="" if step.node else "dim"),
+        "kernel": step.kernel,
+        "us/row": micros(step.seconds),
+        "share": f"{step.share:.1%}",
+        "": Text("━" * round(step.share * BAR_WIDTH), style="cyan"),
+        **dict.fromkeys(("zeros", "GFLOP/s", "as dense"), ""),
+    }
     if step.multiply_adds:
-        zeros = 1 - step.nonzeros / step.multiply_adds
-        rates = (f"{zeros:.1%}", f"{step.useful_gflops:,.1f}", f"{step.dense_gflops:,.1f}")
-    bar = (Text("━" * round(step.share * BAR_WIDTH), style="cyan"),) if bars else ()
-    return name, step.kernel, f"{step.seconds * 1e6:,.3f}", f"{step.share:.1%}", *bar, *rates
+        cells["GFLOP/s"] = f"{step.useful_gflops:,.1f}"
+        cells["as dense"] = f"{step.dense_gflops:,.1f}"
+    if step.has_weights:
+        cells["zeros"] = f"{1 - step.nonzeros / step.multiply_adds:.1%}"
+    return cells
+
+
+def tail(text: str, width: int) -> str:
+    """The end of a name, whose beginning many have in common."""
+    return text if len(text) <= width else "…" + text[len(text) - width + 1 :]
 
 
 def _foot(report: Report) -> Group:
     profile = report.profile
     lines = [
+        Text("ratio: how many times as fast colonnade is; scaling: over one core", style="dim"),
         Text(
-            f"steps on one core, {profile.seconds * 1e6:,.3f} us a row in all; "
-            f"a whole batch takes {profile.whole_seconds * 1e6:,.3f}",
+            f"steps on one core, {micros(profile.seconds)} us a row in all; "
+            f"a whole batch takes {micros(profile.whole_seconds)}",
             style="dim",
-        )
+        ),
     ]
     lines += [Text(visible(str(w))) for w in report.explanation.working_sets]
     share = sum(s.share for s in profile.steps if s.kernel == "reference")

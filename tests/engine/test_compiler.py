@@ -16,8 +16,9 @@ import small_models as small
 import engine
 from engine.dispatch import choose
 from engine.errors import EngineError, UnsupportedError
-from engine.program import Column, Fallback
+from engine.kernels.registers import register_lanes
 from engine.reader import graph_of
+from engine.segments import Column, Fallback
 from engine.sparsity import measure
 
 ROOT = Path(__file__).parents[2]
@@ -50,13 +51,13 @@ def mlp(density: float = 0.1, seed: int = 0) -> onnx.ModelProto:
 
 
 def test_golden_digits(golden: Golden) -> None:
-    found = engine.explain(DIGITS)
+    found = engine.explain(DIGITS, points=16)
     golden("digits_graph", str(found.source))
     golden("digits_program", str(found.program))
 
 
 def test_golden_explanation_with_a_fallback(golden: Golden) -> None:
-    found = engine.explain(graph_of(mlp()))
+    found = engine.explain(graph_of(mlp()), points=16)
     text = str(found)
     head, _, tail = text.partition("\nWorking set\n")
     golden(
@@ -74,8 +75,24 @@ def test_segments_alternate_around_a_node_without_kernel() -> None:
 
 
 def test_kernels_are_chosen_by_density() -> None:
-    choices = engine.compile(graph_of(mlp())).choices
-    assert sorted(choices.values()) == ["gemm_f32_4x16", "spmm_f32_sell4x16"]
+    choices = engine.compile(graph_of(mlp()), points=16).choices
+    assert sorted(choices.values()) == ["16", "gemm_f32_4x16", "spmm_f32_sell4x16"]
+
+
+def test_tiles_are_as_wide_as_the_machine_or_as_recorded() -> None:
+    graph = graph_of(mlp())
+    narrow, wide = (engine.compile(graph, points=points) for points in (16, 32))
+    assert {s.points for s in narrow.segments if isinstance(s, Column)} == {16}
+    assert {s.points for s in wide.segments if isinstance(s, Column)} == {32}
+    assert engine.compile(graph).choices["@points"] == str(2 * register_lanes())
+    x = np.random.default_rng(0).standard_normal((37, 64)).astype(np.float32)
+    with engine.Session(narrow, [0]) as one, engine.Session(wide, [0]) as other:
+        np.testing.assert_allclose(one.run({"x": x})["y"], other.run({"x": x})["y"], atol=1e-6)
+    again = engine.compile(graph, choices=narrow.choices)
+    assert again.choices == narrow.choices
+    assert {s.points for s in again.segments if isinstance(s, Column)} == {16}
+    with pytest.raises(EngineError, match=r"points: expected one of \(16, 32\), got 24"):
+        engine.compile(graph, points=24)
 
 
 def test_row_blocks_are_seen() -> None:
@@ -86,8 +103,8 @@ def test_row_blocks_are_seen() -> None:
 
 
 def test_sparse_off_multiplies_all() -> None:
-    choices = engine.compile(graph_of(mlp()), sparse=False).choices
-    assert set(choices.values()) == {"gemm_f32_4x16"}
+    choices = engine.compile(graph_of(mlp()), sparse=False, points=16).choices
+    assert set(choices.values()) == {"16", "gemm_f32_4x16"}
 
 
 def test_recorded_choices_win_and_keep_the_fingerprint() -> None:
@@ -101,6 +118,14 @@ def test_recorded_choices_win_and_keep_the_fingerprint() -> None:
 def test_an_unknown_recorded_kernel_is_refused() -> None:
     with pytest.raises(EngineError, match="another release"):
         engine.compile(graph_of(mlp()), choices={"Gemm_0": "spmm_of_tomorrow"})
+
+
+def test_recorded_choices_of_nodes_that_are_not_there_are_refused() -> None:
+    with pytest.raises(EngineError, match=r"choices: .* got \['Gemm_7'\]; .* other switches"):
+        engine.compile(graph_of(mlp()), choices={"Gemm_7": "gemm_f32_4x16"})
+    choices = engine.compile(graph_of(mlp())).choices
+    with pytest.raises(EngineError, match=r"choices: .* got \['Gemm_0', "):
+        engine.compile(graph_of(mlp()), choices=choices, rewrites_off=("linear",))
 
 
 def test_an_unknown_switch_is_refused_with_the_nearest() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_calls import call, panel
 
-from engine.kernels.table import BINARY_NAMES, IMPORTS, KERNELS, POINTS, Kernel, kernels_of
+from engine.kernels.table import BINARY_NAMES, IMPORTS, KERNELS, WIDTHS, Kernel, kernels_of
 from engine.ops.unary import UNARY
 from engine.packing import PACKINGS, round_up
 
@@ -33,7 +33,7 @@ def problems(draw: st.DrawFn) -> tuple[Array, Array, Array, tuple[float, float],
     """W[M, K], bias[M], x[live, K], bounds, live: any zeros, empty rows, skewed rows."""
     outputs = draw(st.integers(1, 70))
     inputs = draw(st.sampled_from([1, 3, 8, 60, 383, 384, 385, 800, 1100]))
-    live = draw(st.integers(1, POINTS))
+    live = draw(st.integers(1, min(WIDTHS)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     density = draw(st.sampled_from([0.0, 0.02, 0.1, 0.5, 1.0]))
     keep = rng.random((outputs, inputs)) < density * rng.random((outputs, 1)) * 2
@@ -48,10 +48,10 @@ def run_linear(
     kernel: Kernel, weights: Array, bias: Array, x: Array, bounds: tuple[float, float], live: int
 ) -> Array:
     outputs, inputs = weights.shape
-    packed = PACKINGS[kernel.structure](weights, POINTS)
+    packed = PACKINGS[kernel.structure](weights, kernel.points)
     padded = np.zeros(round_up(outputs, 4), np.float32)
     padded[:outputs] = bias
-    source, target = panel(inputs, x), panel(outputs)
+    source, target = panel(inputs, x, kernel.points), panel(outputs, None, kernel.points)
     words = (*packed.streams, *packed.numbers, padded, np.array(bounds, np.float32))
     call(kernel.name, (source, target, *words), live=live)
     return target[:outputs, :live].T
@@ -104,11 +104,11 @@ def test_unary_is_its_numpy_meaning(kernel: Kernel) -> None:
     name = str(kernel.arguments[1])
     a, b = PARAMETERS.get(name, (1.0, 0.0))
     rng = np.random.default_rng(1)
-    spread = rng.standard_normal(16 * 400) * np.repeat([1e-3, 0.3, 2.0, 30.0], 1600)
-    x = np.concatenate([spread, np.resize(RARE, 16)]).astype(np.float32).reshape(-1, 16)
+    spread = rng.standard_normal(32 * 400) * np.repeat([1e-3, 0.3, 2.0, 30.0], 3200)
+    x = np.concatenate([spread, np.resize(RARE, 32)]).astype(np.float32).reshape(-1, kernel.points)
     if name in ("Log", "Sqrt"):
-        x[:300] = np.abs(x[:300])
-    source, target = panel(len(x)), panel(len(x))
+        x[: 9600 // kernel.points] = np.abs(x[: 9600 // kernel.points])
+    source, target = (panel(len(x), None, kernel.points) for _ in range(2))
     source[: len(x)] = x
     call(kernel.name, (source, target, len(x), np.array((a, b), np.float32)))
     expected = UNARY[name].numpy(x.astype(np.float64), a, b)
@@ -123,30 +123,31 @@ def test_unary_is_its_numpy_meaning(kernel: Kernel) -> None:
 @named("features", [1, 7, 64])
 def test_arithmetic(kernel: Kernel, features: int) -> None:
     rng = np.random.default_rng(features)
-    x = rng.standard_normal((POINTS, features)).astype(np.float32)
-    y = rng.standard_normal((POINTS, features)).astype(np.float32)
+    x, y = rng.standard_normal((2, kernel.points, features)).astype(np.float32)
     x[0, 0], y[1, 0] = np.nan, np.inf
     name = str(kernel.arguments[1])
     assert name in BINARY_NAMES
     meaning = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}[name]
-    out = panel(features)
+    out, source = panel(features, None, kernel.points), panel(features, x, kernel.points)
     if kernel.family == "binary":
-        call(kernel.name, (panel(features, x), panel(features, y), out, features))
+        call(kernel.name, (source, panel(features, y, kernel.points), out, features))
         expected = meaning(x, y)
     else:
         constant = rng.standard_normal(features).astype(np.float32)
-        call(kernel.name, (panel(features, x), out, features, constant, 4))
+        call(kernel.name, (source, out, features, constant, 4))
         first = kernel.arguments[2]
         expected = meaning(constant, x) if first else meaning(x, constant)
     np.testing.assert_allclose(out[:features].T, expected, rtol=1e-6)
 
 
+@named("points", WIDTHS)
 @named("features", [1, 20])
-def test_one_constant_for_all_features(features: int) -> None:
-    x = np.arange(POINTS * features, dtype=np.float32).reshape(POINTS, features)
-    out = panel(features)
+def test_one_constant_for_all_features(features: int, points: int) -> None:
+    x = np.arange(points * features, dtype=np.float32).reshape(points, features)
+    out = panel(features, None, points)
     half = np.array([0.5], np.float32)
-    call(f"mul_constant_f32_x{POINTS}", (panel(features, x), out, features, half, 0))
+    words = (panel(features, x, points), out, features, half, 0)
+    call(f"mul_constant_f32_x{points}", words)
     np.testing.assert_array_equal(out[:features].T, x * np.float32(0.5))
 
 
@@ -154,12 +155,12 @@ def test_one_constant_for_all_features(features: int) -> None:
 @named("dims", [(1, 10, 1), (3, 4, 5), (1, 1, 6), (7, 2, 1)])
 def test_softmax_over_the_middle(kernel: Kernel, dims: tuple[int, int, int]) -> None:
     rng = np.random.default_rng(3)
-    x = (rng.standard_normal((POINTS, *dims)) * 20).astype(np.float32)
+    x = (rng.standard_normal((kernel.points, *dims)) * 20).astype(np.float32)
     x[2, 0, 0, 0], x[3, 0, 0, 0], x[4, 0, 0, 0] = np.nan, -np.inf, np.inf
-    features = int(np.prod(dims))
-    out = panel(features)
-    call(kernel.name, (panel(features, x.reshape(POINTS, -1)), out, *dims))
-    expected = naive.softmax(x, axis=2).reshape(POINTS, -1)
+    features, points = int(np.prod(dims)), kernel.points
+    out = panel(features, None, points)
+    call(kernel.name, (panel(features, x.reshape(points, -1), points), out, *dims))
+    expected = naive.softmax(x, axis=2).reshape(points, -1)
     if kernel.name.startswith("log"):
         with np.errstate(divide="ignore"):
             expected = np.log(expected)
@@ -172,22 +173,25 @@ def test_softmax_over_the_middle(kernel: Kernel, dims: tuple[int, int, int]) -> 
         np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-7)
 
 
+@named("points", WIDTHS)
 @named("element", list(IMPORTS))
-@named(("features", "live"), [(1, 16), (8, 16), (21, 16), (21, 5), (64, 1), (3, 8)])
-def test_import_and_export_transpose(element: str, features: int, live: int) -> None:
+@named(("features", "live"), [(1, 16), (8, 16), (21, 32), (21, 16), (21, 5), (64, 1), (3, 8)])
+def test_import_and_export_transpose(element: str, features: int, live: int, points: int) -> None:
     rng = np.random.default_rng(features)
+    live = min(live, points)
     rows = live + 32
     x = (rng.random((rows, features)) * 3 * (1 if element == "bool" else 60)).astype(element)
-    held, back = panel(features), np.full((rows, features), -1, np.float32)
-    call(f"import_{element}_x{POINTS}", (held, 0, features), row=32, live=live, borders=[x])
+    held, back = panel(features, None, points), np.full((rows, features), -1, np.float32)
+    call(f"import_{element}_x{points}", (held, 0, features), row=32, live=live, borders=[x])
     expected = x[32:].astype(np.float32)
     np.testing.assert_array_equal(held[:features, :live].T, expected)
     assert not held[:features, live:].any(), "lanes without a row must be zero"
-    call(f"export_f32_x{POINTS}", (held, 0, features), row=32, live=live, borders=[back])
+    call(f"export_f32_x{points}", (held, 0, features), row=32, live=live, borders=[back])
     np.testing.assert_array_equal(back[32:], expected)
     assert (back[:32] == -1).all(), "rows of other columns were written"
 
 
 def test_every_row_has_a_test_above() -> None:
-    tested = {"linear", "unary", "binary", "constant", "softmax", "import", "export"}
-    assert {k.family for k in KERNELS.values()} == tested
+    here = {"linear", "unary", "binary", "constant", "softmax", "import", "export"}
+    beside = {"attention", "broadcast", "embed", "norm", "pool", "reduction"}  # test_token_kernels
+    assert {k.family for k in KERNELS.values()} == here | beside

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.kernels.table import POINTS
 from engine.packing import OFFSET_REACH, block_inputs, pack_dense4, pack_sell4
 from engine.sparsity import measure
+
+POINTS = 16
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,10 +12,11 @@ import pytest
 import small_models as small
 
 import engine
+from engine.batch import Batch
 from engine.errors import EngineError, FeedError
-from engine.program import Column
 from engine.rival import Rival, disagreement
 from engine.samples import made_up_feeds
+from engine.segments import Column
 
 Array = np.ndarray[Any, Any]
 ROWS = 50
@@ -95,7 +96,7 @@ def test_a_convolution_through_the_reference_has_its_work(tmp_path: Path) -> Non
 
 def test_timed_runs_compute_the_same_as_others(path: Path) -> None:
     """What follows a segment reads what the timed segment wrote."""
-    program = engine.compile(path)
+    program = engine.compile(path, points=16)
     feeds = made_up_feeds(program.inputs, ROWS)
     with engine.Session(program) as session:
         expected = session.run(feeds)["y"]
@@ -103,9 +104,9 @@ def test_timed_runs_compute_the_same_as_others(path: Path) -> None:
         assert [s.shape[0] for s in seconds] == [-(-ROWS // 16), 1, -(-ROWS // 16)]
         last = session._segments[-1]
         known = {"top": np.zeros((ROWS, 6), np.float32)}
-        last(known, ROWS)
+        last(known, Batch(ROWS))
         untimed = known.pop("y")
-        last.timed(known, ROWS)
+        last.timed(known, Batch(ROWS))
         assert known["y"].tobytes() == untimed.tobytes() != expected.tobytes()
 
 

@@ -17,7 +17,7 @@ from small_models import Array, model, node, onnxruntime_run
 import engine
 from engine import reference
 from engine.errors import EngineError, ModelError
-from engine.graph import ROWS
+from engine.graph import ROWS, TOKENS
 from engine.reader import graph_of, load
 
 RNG = np.random.default_rng(0)
@@ -299,8 +299,23 @@ def test_every_spelling_of_a_free_leading_dimension(leading: str | int | None) -
 
 
 def test_other_symbols_keep_their_names() -> None:
-    graph = graph_of(model([node("Relu", "x", "y")], {"x": ["batch", "seq", "N", None]}, "y"))
-    assert graph.outputs[0].shape == (ROWS, "seq", "N_", "x.3")
+    graph = graph_of(model([node("Relu", "x", "y")], {"x": ["batch", 4, "seq", "N", None]}, "y"))
+    assert graph.outputs[0].shape == (ROWS, 4, "seq", "N_", "x.4")
+
+
+def test_the_second_free_dimension_counts_tokens() -> None:
+    shapes = {"x": ["batch", "seq", 4], "m": ["batch", "seq", 1]}
+    graph = graph_of(model([node("Mul", "x m", "y")], shapes, "y"))
+    assert graph.outputs[0].shape == (ROWS, TOKENS, 4)
+    assert graph.outputs[0].has_tokens and graph.outputs[0].features == 4
+    flat = graph_of(model([node("Flatten", "x", "y")], {"x": ["batch", "seq", 4]}, "y"))
+    assert flat.outputs[0].shape == (ROWS, f"4*{TOKENS}")
+
+
+def test_two_lengths_are_no_tokens() -> None:
+    shapes = {"x": ["batch", "seq", 4], "m": ["batch", "other", 4]}
+    graph = graph_of(model([node("Concat", "x m", "y", axis=1)], shapes, "y"))
+    assert not any(v.has_tokens for v in graph.values.values())
 
 
 def test_types_of_unknown_operators_are_taken_from_the_file() -> None:

@@ -108,7 +108,7 @@ def test_batch_normalization_is_inference_in_every_operator_set(opset: int) -> N
 # --- unary
 
 
-STANDARD = {"GeluTanh", "Silu", "Square"}
+STANDARD = {"GeluTanh", "Select", "Silu", "Square"}
 """Rows of UNARY that ONNX spells otherwise."""
 
 

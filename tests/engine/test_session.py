@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import engine
 from engine.errors import EngineError, FeedError
-from engine.program import Column
 from engine.reader import graph_of
+from engine.segments import Column
 
 Array = np.ndarray[Any, Any]
 CPUS = tuple(sorted(os.sched_getaffinity(0)))

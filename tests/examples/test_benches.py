@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+import token_jobs
+from onnx import numpy_helper
 
+from scripts.bench_minilm import pruned, workload
 from scripts.bench_models import check_agreement
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +49,44 @@ def test_models_are_timed_beside_onnxruntime() -> None:
     (figure,) = bench("scripts.bench_models", *words.split())
     assert (figure["sparsity"], figure["batch"], figure["cores"]) == (0.9, 16, 1)
     assert figure["ratio"] == pytest.approx(figure["colonnade"] / figure["onnxruntime"])
+
+
+@pytest.mark.slow
+def test_texts_are_timed_ragged_and_padded(tmp_path: Path) -> None:
+    folder = token_jobs.write_texts(tmp_path, token_jobs.texts())
+    words = [str(folder / name) for name in ("model.onnx", "tokenizer.json")]
+    words += ["--input", str(folder / "data"), "--max-tokens", "24", "--batches", "2"]
+    ragged, padded, rival, by_length = bench(
+        "scripts.bench_minilm", *words, "--rounds", "1", "--sparsity", "0.9"
+    )
+    assert (ragged["tokens_saved"], ragged["ragged_ratio"]) == (1, 1)
+    assert padded["tokens_saved"] == rival["tokens_saved"] > by_length["tokens_saved"] >= 1
+    assert padded["ragged_ratio"] == pytest.approx(
+        ragged["tokens_a_second"] / padded["tokens_a_second"]
+    )
+
+
+def test_a_workload_counts_what_each_computes() -> None:
+    lengths = [1, 9, *[2] * 31]
+    given = workload([np.full(n, 7, np.int64) for n in lengths], ["input_ids"], None)
+    assert (given.sentences, given.tokens) == (33, 72)
+    assert (given.padded_tokens, given.sorted_tokens) == (32 * 9 + 2, 32 * 2 + 9)
+    first = given.padded[0]["input_ids"]
+    assert first.shape == (32, 9) and first[0].tolist() == [7] + [0] * 8
+    assert given.ragged[0]["input_ids"].lengths.tolist() == lengths[:32]
+
+
+def test_pruning_zeroes_the_smallest_weights_of_products_alone() -> None:
+    before = {t.name: numpy_helper.to_array(t) for t in token_jobs.proto().graph.initializer}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(token_jobs.proto())
+    after = {t.name: numpy_helper.to_array(t) for t in pruned(copy, 0.75).graph.initializer}
+    name = next(n for n in after if n.endswith("attention.self.query.weight"))
+    assert np.mean(after[name] == 0) == 0.75
+    kept = after[name] != 0
+    assert np.abs(before[name][~kept]).max() <= np.abs(after[name][kept]).min()
+    table = "embeddings.word_embeddings.weight"
+    np.testing.assert_array_equal(after[table], before[table])
 
 
 def test_outputs_that_differ_end_the_bench() -> None:

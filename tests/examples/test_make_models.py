@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from scripts.make_models import SIZES, mlp
+from scripts.models.mlp import SIZES, mlp
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.8, 0.9, 1.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,6 +177,16 @@ def test_null_is_skipped_within_the_budget(tmp_path: Path) -> None:
         pq.read_table(p) for p in (output / "_colonnade" / "rejects").glob("*.parquet")
     ).to_pylist()
     assert len(reject) == 1 and str(path) in json.dumps(reject) and "137" in json.dumps(reject)
+
+    for marker in ("_SUCCESS", ""):  # a job that is done, then one that lacks only its end
+        again = colonnade(*words(source, output, "--on-error", "skip", "--max-errors", "0"))
+        assert again.code == 3 and not again.lent, "a rerun does not widen the budget"
+        assert f"1 row rejected, over --max-errors 0; they are listed in {output}" in again.stderr
+        advice = again.stderr.splitlines()[-1]
+        assert "--on-error skip" in advice and "--max-errors" not in advice
+        (output / (marker or "_SUCCESS")).unlink(missing_ok=True)
+    assert colonnade(*shlex.split(advice)[1:]).code == 0
+    assert (output / "_SUCCESS").exists()
 
 
 def test_nan_passes_through(tmp_path: Path) -> None:

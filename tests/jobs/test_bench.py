@@ -100,9 +100,11 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_json_has_its_keys_and_hangs_together(source: Source) -> None:
     plain = bench(source.model)
     assert list(plain) == [
-        "model", "date", "rows", "rounds", "seconds", "feeds", "notes", "versions", "machine",
-        "figures", "ratio_to_onnxruntime", "profile", "explanation",
+        "model", "date", "rows", "tokens", "shortest", "longest", "padding", "rounds", "seconds",
+        "feeds", "notes", "versions", "machine", "figures", "ratio_to_onnxruntime", "profile",
+        "explanation",
     ]  # fmt: skip
+    assert (plain["tokens"], plain["longest"], plain["padding"]) == (0, 0, 0)
     assert (plain["rows"], plain["rounds"], plain["feeds"]) == (40, 2, "made up, seeded")
     names = {"colonnade", "onnxruntime", "columns off", "sparse off"}
     by_cores: dict[int, dict[str, Any]] = {}
@@ -221,8 +223,9 @@ def test_text_becomes_markup_by_tag_alone() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["missing.onnx"], "missing.onnx"),
         (["m", "--rows", "0"], "rows: expected at least 1, got 0"),
+        (["m", "--tokens", "0"], "tokens: expected at least 1, got 0"),
+        (["m", "--tokens", "9", "--input", "x"], "rows of --input have their own lengths"),
         (["m", "--rounds", "0"], "rounds: expected at least 1, got 0"),
         (["m", "--seconds", "nan"], "seconds: expected at least 0.001, got nan"),
         (["m", "--threads", "0"], "threads: expected at least 1, got 0"),
@@ -231,9 +234,19 @@ def test_text_becomes_markup_by_tag_alone() -> None:
         (["m", "--html", "no/such/folder/x.html"], "expected a file in a folder that exists"),
     ],
 )
-def test_wrong_values_exit_with_1(arguments: list[str], said: str) -> None:
+def test_usage_errors_exit_with_2(arguments: list[str], said: str) -> None:
     result = invoke(*arguments)
-    assert result.exit_code == 1 and said in result.stderr
+    assert result.exit_code == 2 and said in result.stderr
+
+
+def test_a_missing_model_is_named() -> None:
+    result = invoke("missing.onnx")
+    assert result.exit_code == 1 and "missing.onnx" in result.stderr
+
+
+def test_tokens_for_a_model_without_sequences_are_refused(source: Source) -> None:
+    result = invoke(source.model, "--tokens", 8)
+    assert result.exit_code == 2 and "expected a model of sequences" in result.stderr
 
 
 def test_more_threads_than_cores_are_refused(source: Source) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from click.testing import CliRunner, Result
 from small_job import ROOT, SHARDS, Source, colonnade, words
 
 from jobs.cli import main
+
+NEEDED = ["--model", "m", "--input", "i", "--output", "o"]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,16 @@ def test_help_answers_at_once_with_examples() -> None:
         (["run", "--engines", "two"], "'two' is not a valid integer"),
         (["run", "--executor", "rai"], "'rai' is not one of 'local', 'ray'"),
         (["explain"], "Missing argument 'MODEL'"),
+        (["explain", "m", "--bind", "x"], "expected INPUT=FIELD, got 'x'"),
+        (["explain", "m", "--bind", "x=a"], "expected --input too"),
+        (["topology", "--threads", "0"], "0 is not in the range x>=1"),
+        (["run", "--model", "m"], "expected --input"),
+        (["run", *NEEDED, "--engines", "0"], "engines: expected at least 1, got 0"),
+        (["run", *NEEDED, "--stall-seconds", "nan"], "stall_seconds: expected at least 0.1"),
+        (["run", *NEEDED, "--batch-rows", "1" + "0" * 19], "batch_rows: expected at most"),
+        (["run", *NEEDED, "--output", ""], "output: expected a path, got ''"),
+        (["run", *NEEDED, "--max-errors", "3"], "add --on-error skip"),
+        (["bench", "m", "--threads", "0"], "threads: expected at least 1, got 0"),
     ],
 )
 def test_usage_errors_exit_with_2(arguments: list[str], said: str) -> None:
@@ -55,12 +68,30 @@ def test_usage_errors_exit_with_2(arguments: list[str], said: str) -> None:
     assert result.exit_code == 2 and said in result.stderr
 
 
-def test_wrong_values_exit_with_1() -> None:
-    needed = ["--model", "m", "--input", "i", "--output", "o"]
-    result = invoke("run", *needed, "--engines", "0")
-    assert result.exit_code == 1 and "engines: expected at least 1, got 0" in result.stderr
-    result = invoke("run", "--model", "m")
-    assert result.exit_code == 1 and "expected --input" in result.stderr
+@pytest.mark.parametrize("option", ["--engines", "--threads"])
+def test_more_than_the_machine_has_is_refused_with_the_numbers(option: str) -> None:
+    result = invoke("run", *NEEDED, option, "9999")
+    assert result.exit_code == 1, result.output
+    assert "expected at most" in result.stderr and "got 9999" in result.stderr
+
+
+def test_a_fault_of_the_config_is_no_usage_error(tmp_path: Path) -> None:
+    config = tmp_path / "job.toml"
+    config.write_text("threads = 0")
+    result = invoke("run", *NEEDED, "--config", str(config))
+    assert result.exit_code == 1 and f"{config}: threads: expected at least 1" in result.stderr
+
+
+def test_version_with_and_without_an_installed_distribution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    assert invoke("--version").stdout.startswith("colonnade ")
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout) == (0, "colonnade, not installed\n")
 
 
 def test_explain_with_binding(source: Source) -> None:
@@ -75,6 +106,15 @@ def test_explain_with_binding(source: Source) -> None:
     assert result.exit_code == 1 and "'id'" in result.stderr
 
 
+def test_explain_measures_when_asked(source: Source) -> None:
+    result = invoke("explain", str(source.model), "--measure")
+    assert result.exit_code == 0, result.stderr
+    assert "Measured on cpu" in result.stdout and "the cost model chose" in result.stdout
+    plain = json.loads(invoke("explain", str(source.model), "--measure", "--json").stdout)
+    assert {k["chosen"] for k in plain["measured"]["kernels"]} == {True, False}
+    assert "Measured" not in invoke("explain", str(source.model)).stdout
+
+
 def test_topology_shows_places() -> None:
     result = invoke("topology", "--engines", "1", "--threads", "1")
     assert result.exit_code == 0 and "engine 0 on node 0" in result.stdout
@@ -86,8 +126,11 @@ def test_topology_shows_places() -> None:
 
 def test_dry_run_as_json(source: Source, tmp_path: Path) -> None:
     result = invoke(*words(source, tmp_path / "out", "--dry-run", "--json"))
-    plan = json.loads(result.stdout)
+    said = json.loads(result.stdout)
+    plan = said["plan"]
     assert len(plan["shards"]) == SHARDS and plan["memory"]["engines"] == 1
+    assert plan["binding"]["fields"][0]["field"] == "x" and len(plan["places"]) == 1
+    assert said["standing"]["resumed"] is False and "exit_code" not in said
 
 
 def test_verify_finds_a_flipped_byte(source: Source, tmp_path: Path) -> None:

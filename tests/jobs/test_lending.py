@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_executor import ScriptedExecutor, part, shard
 
+from jobs.endings import Ending, Limits
 from jobs.errors import DONE, INCOMPLETE, INFRASTRUCTURE, USER
 from jobs.leases import LeaseTable
-from jobs.lending import Ending, Lending, Limits
+from jobs.lending import Lending
 from pipeline.events import Event, PartWritten, ScorerDied, ScorerReady, ShardFailed, ShardSetAside
 from pipeline.parts import Part
 from pipeline.shards import Lease
@@ -96,6 +97,9 @@ def test_every_shard_ends_once_whatever_happens(data: st.DataObject) -> None:
     if ending.exit_code in (DONE, INCOMPLETE):
         assert set(published) | set(run.table.set_aside) == set(range(shards))
         assert ending.exit_code == (INCOMPLETE if run.table.set_aside else DONE)
+    elif "in the same way" in ending.message:
+        failed = {e.lease.shard.index for e in run.told if isinstance(e, ShardFailed)}
+        assert not published and len(failed) == 3 and ending.exit_code in (USER, INFRASTRUCTURE)
     else:
         assert ending.exit_code == INFRASTRUCTURE, ending
         died = Counter(e.scorer for e in run.told if isinstance(e, ScorerDied))
@@ -177,7 +181,9 @@ def test_bad_input_stops_the_job_with_its_own_words(kind: str) -> None:
         else PartWritten(scorer, part(lease))
     )
     run = Run(executor, shards=40)
-    assert run.run() == Ending(USER, said)
+    ending = run.run()
+    assert ending.exit_code == USER and ending.message.startswith(said)
+    assert ("--on-error skip" in ending.message) == (kind == "rows"), "skip saves no damaged file"
     assert len(run.executor.lent) < 40, "lending stopped"
 
 
@@ -209,6 +215,57 @@ def test_repeated_failure(kind: str, code: int) -> None:
     run = Run(executor, shards=6)
     assert run.run().exit_code == code
     assert len(tries) == 2 and tries[0] != tries[1], "once more, on the other scorer"
+
+
+@pytest.mark.parametrize(("kind", "code"), [("engine", USER), ("internal", INFRASTRUCTURE)])
+def test_what_fails_the_first_shards_alike_stops_the_job(kind: str, code: int) -> None:
+    executor = Replies(kindly, scorers=2)
+    executor.reply = lambda scorer, lease: ShardFailed(  # type: ignore[method-assign]
+        scorer, lease, kind, f"{lease.shard}: no kernel for row {lease.shard.index}"
+    )
+    run = Run(executor, shards=60)
+    ending = run.run()
+    assert (
+        ending.exit_code == code and "the first 3 shards failed in the same way" in ending.message
+    )
+    assert "no kernel for row" in ending.message and len(executor.lent) <= 4
+
+
+def test_failures_that_differ_or_come_after_a_success_do_not_stop_the_job() -> None:
+    for good, word in ((0, "alike"), (99, "")):
+        executor = Replies(kindly, scorers=1)
+
+        def reply(scorer: int, lease: Lease, good: int = good, word: str = word) -> Event:
+            if lease.shard.index == good:
+                return PartWritten(scorer, part(lease))
+            return ShardFailed(scorer, lease, "engine", word or "abcdefgh"[lease.shard.index])
+
+        executor.reply = reply  # type: ignore[method-assign]
+        run = Run(executor, shards=6)
+        run.table._fresh.sort(key=lambda item: item[1])  # shard 0 first
+        ending = run.run()
+        assert ending.exit_code == INCOMPLETE and len(run.table.set_aside) >= 5, ending
+
+
+def test_second_failed_write_in_a_row_stops_the_job() -> None:
+    executor = Replies(kindly, scorers=1)
+    executor.reply = lambda scorer, lease: ShardFailed(  # type: ignore[method-assign]
+        scorer, lease, "output", f"/out: no space left, shard {lease.shard.index}"
+    )
+    run = Run(executor, shards=60)
+    ending = run.run()
+    assert ending.exit_code == INFRASTRUCTURE and "no space left" in ending.message
+    assert len(executor.lent) == 2, "two shards, each once"
+
+
+def test_scorer_that_refuses_to_start_is_not_started_again() -> None:
+    executor = Replies(kindly, scorers=2)
+    executor.events = lambda timeout: [  # type: ignore[method-assign]
+        ScorerDied(number, "another model", refused=True) for number in executor.lives
+    ]
+    run = Run(executor, shards=5)
+    assert run.run() == Ending(USER, "another model")
+    assert not executor.restarts
 
 
 def test_budget_of_rejects() -> None:

@@ -50,7 +50,7 @@ def resident(process: psutil.Process) -> int:
 def test_peak_stays_within_the_printed_bound(tmp_path: Path) -> None:
     arguments = job(tmp_path)
     plan = CliRunner().invoke(main, [*arguments, "--dry-run", "--json"])
-    memory = json.loads(plan.stdout)["memory"]
+    memory = json.loads(plan.stdout)["plan"]["memory"]
     parts = ("interpreter", "weights", "session", "reading", "outputs", "writing")
     bound = memory["engines"] * sum(memory[name] for name in parts) + memory["driver"]
     peak = 0

@@ -12,7 +12,7 @@ from small_job import Source
 from jobs.driver import Driver
 from jobs.executors import Seat
 from jobs.interrupts import Interrupts
-from jobs.spec import resolve
+from jobs.resolving import resolve
 from numa.placement import Place
 from pipeline.errors import MemoryPlanError
 from pipeline.plan import Plan

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
 from scripted_executor import shard
 
-from jobs import progress, tally
-from jobs.progress import Bar, JsonLines, Log, Silent, describe
+from jobs import bar, progress, tally
+from jobs.bar import Bar
+from jobs.progress import JsonLines, Log, Silent
 from jobs.tally import Summary, Tally, clock
+from jobs.troubles import Troubles
 from pipeline.events import (
     Event,
     JobStarted,
@@ -33,7 +36,7 @@ STARTED = JobStarted(
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The clock of tally and progress; a test moves it by hand."""
     time = [100.0]
-    for module in (tally, progress):
+    for module in (tally, progress, bar):
         monkeypatch.setattr(module, "monotonic", lambda: time[0])
     return time
 
@@ -124,24 +127,53 @@ def test_bar_draws_rows_shards_and_troubles() -> None:
     drawn = console.file.getvalue()  # type: ignore[attr-defined]
     assert "scorer 1 died: killed by SIGSEGV" in drawn
     assert "starting 2 scorers" in drawn
-    assert "1,000/1,000 rows" in drawn and "10/10 shards, 2 scorers" in drawn
+    assert "1,000/1,000 rows" in drawn and "10/10 shards" in drawn
     assert "100%" in drawn
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
+def test_bar_stays_on_its_line_and_counts_what_was_set_aside(width: int) -> None:
+    """With room for the `^C` that a terminal echoes behind it."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    counts, bar = Tally(), Bar(console)
+    aside = ShardSetAside(9, "poison")
+    for event in [STARTED, ScorerReady(0, "", {}), aside, *(committed(i) for i in range(2, 9))]:
+        counts.add(event)
+        bar.show(event, counts)
+    bar._drawn = 0.0
+    bar.show(committed(1), counts)
+    bar.close()
+    written = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())  # type: ignore[attr-defined]
+    lines = [line for line in re.split(r"[\r\n]", written) if "%" in line]
+    assert lines and max(map(len, lines)) <= width - 3, lines
+    assert width < 40 or "1 set aside" in lines[-1]
+    assert width < 60 or "9/10 shards" in lines[-1]
 
 
 def test_auto_is_a_log_where_stderr_is_no_terminal() -> None:
     assert isinstance(progress.make("auto"), Log)
 
 
-def test_trouble_names_file_and_rows() -> None:
-    text = describe(ShardFailed(1, Lease(shard(4), 0), "input", "truncated"))
-    assert text == "shard 4: /in/4 rows 0:10 failed on scorer 1: truncated"
-    assert describe(committed(1)) == ""
+def test_trouble_names_file_and_rows_and_says_why_once() -> None:
+    line = Troubles().line
+    lease = Lease(shard(4), 0)
+    failed = ShardFailed(1, lease, "engine", "shard 4: /in/4 rows 0:10: NaN")
+    assert line(failed) == "shard 4: /in/4 rows 0:10 failed on scorer 1: NaN"
+    assert line(failed) == "shard 4: /in/4 rows 0:10 failed on scorer 1, as before"
+    assert line(ShardSetAside(4, failed.message)) == "shard 4 set aside"
+    assert line(ScorerDied(0, "killed")) == "scorer 0 died: killed"
+    assert line(ShardSetAside(5, "killed")) == "shard 5 set aside"
+    assert line(ShardFailed(1, lease, "input", "/in/4: truncated")) == ""
+    assert line(ShardSetAside(4, "/in/4: truncated")) == "shard 4 set aside: /in/4: truncated"
+    assert line(ShardFailed(1, lease, "rows", "row 3")) == "", "the job ends with these words"
+    assert line(committed(1)) == ""
 
 
 def test_summary_prints_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     summary = Summary(
         exit_code=3, message="", output="/out", rows_in=1000, rows_out=997, rejects=3, parts=10,
-        seconds=2.0, rows_per_second=500.0, nbytes=4096, scorers={0: "1,000 rows; in place"},
+        over_budget=True, seconds=2.0, rows_per_second=500.0, nbytes=4096,
+        scorers={0: "1,000 rows; in place"},
     )  # fmt: skip
     progress.print_summary(summary)
     assert capsys.readouterr().out.splitlines() == [
@@ -152,3 +184,13 @@ def test_summary_prints_aligned(capsys: pytest.CaptureFixture[str]) -> None:
         "scorer 0  1,000 rows; in place",
     ]
     assert summary.to_json()["rejects"] == 3
+
+
+def test_an_event_is_written_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads print, too: Ray's, about actors that died."""
+    written: list[str] = []
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "write", written.append)
+    monkeypatch.setattr("sys.stdout", stream)
+    JsonLines().show(committed(3), Tally())
+    assert len(written) == 1 and written[0].endswith("}\n")

@@ -71,12 +71,31 @@ def test_dry_run_writes_nothing(source: Source, tmp_path: Path) -> None:
     assert "memory" in run.stdout and not output.exists()
 
 
+def test_dry_run_says_how_far_the_output_folder_is(source: Source, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    dry = words(source, output, "--dry-run", "--progress", "none")
+    assert colonnade(*words(source, output)).code == 0
+    assert colonnade(*dry).stdout.endswith("  folder  done before: nothing to do\n")
+    (output / "_SUCCESS").unlink()
+    for index in (0, 5, 7):
+        (output / f"part-{index:06}.parquet").unlink()
+    run = colonnade(*dry)
+    assert run.code == 0 and f"resumes: {SHARDS - 3} of {SHARDS} shards" in run.stdout, run.stdout
+    assert "nothing done yet" in colonnade(*dry, "--restart").stdout
+    standing = json.loads(colonnade(*dry, "--json").stdout)["standing"]
+    assert standing["committed_shards"] == SHARDS - 3 and standing["resumed"]
+    other = colonnade(*dry, "--keep", "id")
+    assert other.code == 1 and "keep" in other.stderr, "as the run itself would say"
+
+
 def test_arrow_parts_and_json_summary(source: Source, tmp_path: Path) -> None:
     output = tmp_path / "out"
     run = colonnade(*words(source, output, "--format", "arrow", "--json", "--progress", "log"))
     assert run.code == 0, run.stderr
     summary = json.loads(run.stdout)
     assert summary["rows_in"] == ROWS and summary["parts"] == SHARDS
+    assert len(summary["plan"]["shards"]) == SHARDS and summary["plan"]["binding"]["fields"]
+    assert summary["standing"]["committed_shards"] == 0
     assert len(list(output.glob("part-*.arrow"))) == SHARDS
     assert f"100%  {ROWS} of {ROWS} rows, {SHARDS} of {SHARDS} shards" in run.stderr
 

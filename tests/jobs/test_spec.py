@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from jobs.cli import main
-from jobs.errors import SpecError
-from jobs.spec import OPTIONS, JobSpec, resolve
+from jobs.errors import ConfigError, SpecError
+from jobs.resolving import resolve
+from jobs.spec import OPTIONS, JobSpec
 
 NEEDED = {"model": "m.onnx", "input": ("in",), "output": "out"}
 
@@ -52,29 +54,57 @@ def test_command_line_wins_over_config(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("engine = 2", "unknown option 'engine'; did you mean 'engines'?"),
-        ("engines = 'two'", "engines: expected int, got 'two'"),
-        ("engines = true", "engines: expected int, got True"),
+        ("engines = 'two'", "job.toml: engines: expected an integer, got 'two'"),
+        ("engines = true", "engines: expected an integer, got True"),
         ("engines = 0", "engines: expected at least 1, got 0"),
         ("executor = 'rai'", "expected one of local, ray, got 'rai'; did you mean 'ray'?"),
-        ("restart = 1", "restart: expected bool, got 1"),
+        ("batch_rows = 99999999999", "batch_rows: expected at most 16,777,216, got 99999999999"),
+        ("stall_seconds = nan", "stall_seconds: expected at least 0.1, got nan"),
+        ("stall_seconds = inf", "stall_seconds: expected at most 604,800, got inf"),
+        ("stall_seconds = 'x'", "stall_seconds: expected a number, got 'x'"),
+        ("restart = 1", "restart: expected true or false, got 1"),
+        ("format = 1", "format: expected a string, got 1"),
+        ("model = 1", "job.toml: model: expected a string, got 1"),
+        ("output = ['a']", "output: expected a string, got ['a']"),
+        ("output = ''", "output: expected a path, got ''"),
+        ("output = '~nobody-here/x'", "output: expected a path, got '~nobody-here/x'"),
+        ("input = 5", "job.toml: input: expected a string or a list of strings, got 5"),
+        ("input = ['']", "input: expected a path, got ''"),
+        ("input = { a = 1 }", "input: expected a string or a list of strings, got {'a': 1}"),
+        ("keep = true", "job.toml: keep: expected a string or a list of strings, got True"),
+        ("keep = [1]", "keep: expected a string or a list of strings, got [1]"),
+        ("off = 3", "off: expected a string or a list of strings, got 3"),
+        ("bind = 3", "bind: expected a list of strings or a table of them, got 3"),
+        ("bind = { x = 3 }", "bind: expected a list of strings or a table of them"),
         ("bind = ['x']", "bind: expected INPUT=FIELD, got 'x'"),
         ("bind = ['x=a', 'x=b']", "input 'x' is bound twice"),
-        ("input = [1]", "input: expected a list of strings"),
+        ("input = [1]", "input: expected a string or a list of strings, got [1]"),
         ("engines = = 2", "expected TOML"),
         ("address = 'auto'", "add --executor ray"),
         ("max_errors = 3", "add --on-error skip"),
     ],
 )
 def test_config_refused(tmp_path: Path, text: str, said: str) -> None:
-    config = write(tmp_path / "job.toml", text)
+    given = {name: f"{name} = 'x'" for name in NEEDED if not text.startswith(name)}
+    config = write(tmp_path / "job.toml", "\n".join([*given.values(), text]))
     with pytest.raises(SpecError) as caught:
-        resolve(NEEDED, config)
+        resolve({}, config)
     assert said in str(caught.value)
+    ours = caught.value.exit_code == 1
+    assert (
+        ours == isinstance(caught.value, ConfigError) == str(caught.value).startswith(str(config))
+    )
 
 
 def test_missing_config_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"nowhere\.toml: cannot be read"):
         resolve(NEEDED, tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize("given", [{"output": ""}, {"output": " "}, {"input": ("a", "")}])
+def test_saying_nothing_is_not_the_working_folder(given: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=r"expected a path, got '"):
+        resolve({**NEEDED, **given})
 
 
 @pytest.mark.parametrize("name", ["model", "input", "output"])
@@ -97,7 +127,7 @@ def test_resume_command_parses_back_to_the_same_spec(monkeypatch: pytest.MonkeyP
         progress="none",
     )  # fmt: skip
     seen: list[JobSpec] = []
-    monkeypatch.setattr("jobs.cli._run", lambda spec: seen.append(spec) or 0)
+    monkeypatch.setattr("jobs.run.score", lambda spec: seen.append(spec) or 0)
     words = shlex.split(spec.command())
     result = CliRunner().invoke(main, words[1:], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -111,3 +141,13 @@ def test_every_option_is_on_the_command_line() -> None:
     assert flags == {*OPTIONS, "config"}
     assert all(option.metadata["help"] for option in OPTIONS.values())
     assert Path(resolve(NEEDED).model).is_absolute()
+
+
+def test_a_tokenizer_is_a_path_and_needs_not_be_given(tmp_path: Path) -> None:
+    config = write(tmp_path / "job.toml", 'tokenizer = "t/tokenizer.json"\nmax_tokens = 7\n')
+    spec = resolve(NEEDED, config)
+    assert spec.tokenizer == str(tmp_path / "t" / "tokenizer.json")
+    assert f"--tokenizer {spec.tokenizer} --max-tokens 7" in spec.command()
+    assert resolve(NEEDED).tokenizer is None
+    with pytest.raises(SpecError, match="max_tokens: expected at least 1, got 0"):
+        resolve({**NEEDED, "max_tokens": 0})

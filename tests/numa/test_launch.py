@@ -50,11 +50,21 @@ def test_a_command_finds_itself_on_its_place(place: Place) -> None:
     assert seen["masks"] == [list(place.cpus)]
     assert seen["environ"]["COLONNADE_NUMA_CPUS"] == cpulist(place.cpus)
     assert seen["environ"]["COLONNADE_NUMA_NODE"] == str(place.node)
-    assert {seen["environ"][name] for name in launch.POOLS} == {str(len(place.cpus))}
+    pools = {name: int(seen["environ"][name]) for name in launch.POOLS}
+    assert pools == {name: threads or len(place.cpus) for name, threads in launch.POOLS.items()}
     if seen["environ"]["COLONNADE_NUMA_BIND"] == "":
         assert seen["policy"] == f"bind {place.node}"
     else:  # a kernel or a container that refuses: then the reason stands there
         assert policy().startswith("unknown")
+
+
+def test_blas_has_one_thread_on_any_number_of_cpus() -> None:
+    """It adds in another order with two, whatever the caller's environment says."""
+    names = [f"{name}_NUM_THREADS" for name in ("OMP", "OPENBLAS", "MKL", "BLIS")]
+    echo = "echo " + " ".join(f"${name}" for name in names)
+    cpus = cpulist(TOPOLOGY.allowed_cpus)
+    words = [sys.executable, "-m", "numa.launch", cpus, str(NODE), "--", "sh", "-c", echo]
+    assert run(*words, **dict.fromkeys(names, "5")).stdout.split() == ["1"] * len(names)
 
 
 def test_the_process_stays_the_same() -> None:

@@ -20,7 +20,8 @@ PLACES = {
     ("one node", 2, None): ["0: 0-1", "0: 2-3"],
     ("one node", 3, None): ["0: 0", "0: 1", "0: 2-3"],
     ("one node", None, 2): ["0: 0,2"],
-    ("one node", 1, 99): ["0: 0-3"],
+    ("one node", 1, 4): ["0: 0-3"],
+    ("uneven nodes", None, 4): ["0: 0-1", "1: 2-3,5-6"],
     ("kernel without NUMA", None, None): ["0: 0-3"],
     ("two sockets with SMT", None, None): ["0: 0-3", "1: 4-7"],
     ("two sockets with SMT", 1, None): ["0: 0-3"],
@@ -64,6 +65,20 @@ def test_too_many_engines_are_refused_with_the_most_there_can_be(
     assert len(places(topology, engines=most)) == most
     with pytest.raises(NumaError, match=f"expected at most {most} engines.* got {most + 1}; ask"):
         places(topology, engines=most + 1)
+
+
+@pytest.mark.parametrize(
+    ("machine", "engines", "most"),
+    [("one node", None, 4), ("one node", 2, 2), ("uneven nodes", None, 6),
+     ("container with a quota", 1, 3), ("container with a quota", 2, 2)],
+)  # fmt: skip
+def test_too_many_threads_are_refused_with_the_most_there_can_be(
+    machine: str, engines: int | None, most: int, tmp_path: Path
+) -> None:
+    topology = Topology.discover(write_tree(BY_NAME[machine], tmp_path))
+    places(topology, engines, most)
+    with pytest.raises(NumaError, match=f"expected at most {most} threads.* got {most + 1}; ask"):
+        places(topology, engines, most + 1)
 
 
 @pytest.mark.parametrize(("name", "value"), [("engines", 0), ("engines", -1), ("threads", 0)])
@@ -110,6 +125,10 @@ def test_what_holds_for_every_machine(
 ) -> None:
     budget = min(len(topology.cores), max(1, int(topology.cpu_quota or 999)))
     if engines is not None and engines > budget:
+        with pytest.raises(NumaError):
+            places(topology, engines, threads)
+        return
+    if threads is not None and threads > max(len(p.cpus) for p in places(topology, engines)):
         with pytest.raises(NumaError):
             places(topology, engines, threads)
         return

@@ -133,6 +133,44 @@ def test_a_missing_field_is_answered_with_the_one_that_would_fit() -> None:
         bind(narrow, (value("names", "N", 3),), ())
 
 
+FLAT = pa.schema([(name, pa.float32()) for name in "abcdefgh"] + [("x", pa.string())])
+
+
+def refusal(schema: pa.Schema, requested: dict[str, str] | None = None) -> str:
+    with pytest.raises(BindingError) as caught:
+        bind(schema, (value("x", "N", 8),), (), requested)
+    return str(caught.value)
+
+
+def test_a_field_that_cannot_be_bound_is_not_proposed_again() -> None:
+    text = pa.schema([("x", pa.string()), ("id", pa.string())])
+    assert refusal(text).endswith(
+        "got string: string is no number; convert the field to numbers first, or name another "
+        "with --bind"
+    )
+    fitting = text.append(pa.field("pixels", pa.list_(pa.float32(), 8)))
+    assert refusal(fitting).endswith("; did you mean --bind x=pixels?")
+
+
+@pytest.mark.parametrize("requested", [None, {"x": "a"}, {"x": "a,b,c,d,e,f,g,h"}, {"x": "x"}])
+def test_several_fields_for_one_input_are_told_to_be_joined_first(
+    requested: dict[str, str] | None,
+) -> None:
+    for schema in (FLAT, FLAT.remove(8)) if requested != {"x": "x"} else (FLAT,):
+        message = refusal(schema, requested)
+        assert "several cannot be joined here yet" in message
+        assert message.endswith("write them into one fixed_size_list<float>[8] field first")
+
+
+def test_no_list_in_a_refusal_is_blank() -> None:
+    with pytest.raises(BindingError, match=r"an input of the model \(none\)"):
+        bind(SCHEMA, (), (), {"x": "id"})
+    empty = pa.schema([])
+    with pytest.raises(BindingError, match=r"expected a field \(none\)"):
+        bind(empty, (), (), keep=["id"])
+    assert "expected a field 'x', got none" in refusal(empty)
+
+
 def test_an_unknown_input_is_answered_with_the_like_one() -> None:
     with pytest.raises(BindingError, match="did you mean 'inputs'"):
         bind(SCHEMA, (value("inputs", "N"),), (), {"input": "score"})

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.dataset import Dataset
 from pipeline.errors import InputError, OutputError
+from pipeline.footers import FOREIGN
 
 TABLE = pa.table({"id": np.arange(10), "x": np.ones(10, np.float32)})
 
@@ -105,6 +106,36 @@ def test_other_files_are_refused_by_their_first_bytes(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_text("id,x\n1,2\n")
     assert "starts with b'id,x'" in refused(path)
+
+
+def test_an_arrow_stream_is_named_and_its_advice_works(tmp_path: Path) -> None:
+    stream, made = tmp_path / "a.arrow", tmp_path / "b.arrow"
+    with pa.ipc.new_stream(str(stream), TABLE.schema) as writer:
+        writer.write_table(TABLE)
+    message = refused(stream)
+    assert "got an Arrow IPC stream, which has no footer; write it as a file: pyarrow." in message
+    advice = message.rpartition("write it as a file: ")[2]
+    exec("import pyarrow, pyarrow.feather\n" + advice, {"OLD": str(stream), "NEW": str(made)})
+    assert discover(made).rows == 10
+
+
+@pytest.mark.parametrize("start", FOREIGN)
+def test_what_people_take_for_parquet_is_named(tmp_path: Path, start: bytes) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(start + bytes(100))
+    name, advice = FOREIGN[start]
+    assert f"a.parquet: expected a Parquet or Arrow IPC file, got {name}; {advice}" in refused(path)
+
+
+def test_a_dangling_link_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").symlink_to("gone")
+    assert "b.parquet: expected a file, got a link to gone, which does not" in refused(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.parquet")
+    assert "expected a file, got a pipe" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,21 @@ def test_every_field_changes_the_digest_and_is_named(name: str) -> None:
     other = replace(BASE, **{name: changed})
     assert other.digest != BASE.digest
     (line,) = BASE.differences(other)
-    assert line.startswith("input /in/b" if name == "files" else f"{name}: the folder has ")
+    assert line.startswith("input /in/b" if name == "files" else f"{name}: ")
+    hashed = name in ("model_sha256", "program", "shards", "tokenizer")
+    assert ("the folder has " in line) is (not hashed and name != "files"), "hashes say nothing"
+
+
+def test_what_follows_from_a_difference_is_left_out() -> None:
+    (line,) = BASE.differences(replace(BASE, model_sha256="n", program="q"))
+    assert line.startswith("model_sha256: the folder was made with another model")
+    (line,) = BASE.differences(replace(BASE, files={"/in/a": (10, 1)}, shards="t"))
+    assert line.startswith("input /in/b")
+
+
+def test_nothing_is_called_none() -> None:
+    (line,) = replace(BASE, keep="").differences(replace(BASE, keep="id"))
+    assert line == "keep: the folder has none, this run has id"
 
 
 def test_equal_fingerprints_have_no_differences() -> None:

@@ -10,33 +10,12 @@ from unittest import mock
 
 import part_jobs
 import pytest
-from part_jobs import record, run_job, write_input, write_part
+from part_jobs import Job, other_output, record
 
 from pipeline.dataset import Dataset
 from pipeline.errors import OutputError, StorageError
-from pipeline.manifest import RunFolder, RunRecord, read_run
-from pipeline.parts import Part
-from pipeline.shards import Lease, Shard, plan_shards
-
-
-class Job:
-    """An input, its shards, and a place for the output."""
-
-    def __init__(self, folder: Path) -> None:
-        self.inputs = write_input(folder / "in")
-        self.output = folder / "out"
-        self.dataset = Dataset.discover([str(self.inputs)])
-        self.shards = plan_shards(self.dataset)
-        self.run = record(self.dataset, self.shards)
-
-    def open(self, run: RunRecord | None = None, *, restart: bool = False) -> RunFolder:
-        return RunFolder.open(self.output, run or self.run, self.shards, restart=restart)
-
-    def part(self, shard: Shard, attempt: int = 0) -> Part:
-        return write_part(self.output, Lease(shard, attempt), self.run)
-
-    def write(self) -> list[int]:
-        return run_job(self.inputs, self.output)
+from pipeline.manifest import RunFolder, read_run
+from pipeline.shards import plan_shards
 
 
 @pytest.fixture
@@ -127,8 +106,8 @@ def test_the_lock_dies_with_its_driver(job: Job) -> None:
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"model_sha256": "other"}, "model_sha256: the folder has m, this run has other"),
-        ({"program": "q"}, "program: the folder has p, this run has q"),
+        ({"model_sha256": "other"}, "model_sha256: the folder was made with another model"),
+        ({"program": "q"}, "program: the folder was made with another --off"),
         ({"on_error": "null"}, "on_error: the folder has skip, this run has null"),
     ],
 )
@@ -189,19 +168,14 @@ def test_a_file_is_no_output_folder(job: Job) -> None:
 
 def test_a_part_of_another_run_under_our_name_is_refused(job: Job) -> None:
     job.write()
-    other = _other_output(job)
+    other = other_output(job)
     shutil.copy(other / "part-000002.parquet", job.output)
-    with pytest.raises(OutputError, match=r"part-000002\.parquet: expected shard 2"):
+    told = r"part-000002\.parquet: expected shard 2.* got what another run made of it; delete it"
+    with pytest.raises(OutputError, match=told):
         job.open()
-
-
-def _other_output(job: Job) -> Path:
-    other = job.output.with_name("other")
-    run = record(job.dataset, job.shards, program="q")
-    with RunFolder.open(other, run, job.shards) as folder:
-        for shard in job.shards:
-            folder.commit(write_part(other, Lease(shard, 0), run))
-    return other
+    shutil.copy(other / "part-000003.parquet", job.output / "part-000002.parquet")
+    with pytest.raises(OutputError, match=r"got /.*/1\.parquet rows 0:3 of another run; delete it"):
+        job.open()
 
 
 def lose_part(output: Path) -> None:

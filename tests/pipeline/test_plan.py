@@ -25,7 +25,9 @@ class Program:
     fingerprint: str = "0123456789abcdef"
     weights_nbytes: int = 40 << 20
 
-    def session_nbytes(self, threads: int, rows: int) -> int:
+    def session_nbytes(
+        self, threads: int, rows: int, tokens: int = 0, longest: int | None = None
+    ) -> int:
         return 2 * self.weights_nbytes + threads * (1 << 20) + rows * 64
 
 
@@ -96,7 +98,27 @@ def test_the_driver_is_priced_where_it_is() -> None:
 def test_batches_are_some_megabytes(width: int, rows: int) -> None:
     x = Value("x", np.dtype(np.float32), ("N", width))
     schema = pa.schema([("x", pa.list_(pa.float32(), width))])
-    assert default_batch_rows(bind(schema, (x,), (Y,))) == rows
+    files = (DataFile("/in/a", "parquet", 1, 1, (RowGroup(10, (40 * width,)),)),)
+    assert default_batch_rows(Dataset(files, schema, ()), bind(schema, (x,), (Y,))) == rows
+
+
+def with_kept(nbytes: int, dictionary: int) -> Dataset:
+    """A field `id` of so many bytes a row beside a dictionary, and x, in one row group."""
+    group = RowGroup(10_000, (nbytes * 10_000, 40_960_000), (dictionary, 0))
+    return Dataset((DataFile("/in/a", "parquet", 1, 1, (group,)),), SCHEMA, ())
+
+
+def test_kept_fields_count_in_batches_and_bound() -> None:
+    bound = bind(SCHEMA, (X,), (Y,))
+    assert default_batch_rows(with_kept(8, 0), bound) == 3264
+    assert default_batch_rows(with_kept(60_000, 0), bound) == 256
+
+    def total(dictionary: int) -> int:
+        data = with_kept(8, dictionary)
+        return price(data, Program(), bound, engines=1, threads=1, batch_rows=256).total
+
+    in_flight = 4 + 3 + 4 + 3  # read, being decoded, scored, and a value of that size written
+    assert total(5 << 20) - total(1 << 20) == in_flight * (4 << 20)
 
 
 def test_kept_fields_that_cannot_be_written_are_refused_before_the_start() -> None:

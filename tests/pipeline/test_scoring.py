@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from engine.errors import EngineError, FeedError
 from engine.graph import Value
 from pipeline.binding import Binding, bind
+from pipeline.errors import RowError
 from pipeline.scoring import encode, prepare, score
 
 SCHEMA = pa.schema([("x", pa.float32()), ("id", pa.int64())])
@@ -55,10 +56,26 @@ def test_only_the_refused_rows_are_lost(
     assert out.column("y").drop_null().to_pylist() == [2.0 * i for i in kept]
 
 
-def test_fail_passes_the_engines_error_on() -> None:
-    batch = pa.record_batch({"x": [1.0, 2.0], "id": [0, 1]}, SCHEMA)
-    with pytest.raises(EngineError, match="gather"):
-        score(refusing({2}), prepare(batch, binding("fail"), "fail"), "fail")
+@given(st.integers(1, 40), st.sets(st.integers(0, 39), min_size=1))
+def test_fail_names_the_first_refused_row(rows: int, refused: set[int]) -> None:
+    batch = pa.record_batch({"x": [float(i) for i in range(rows)], "id": range(rows)}, SCHEMA)
+    prepared = prepare(batch, binding("fail"), "fail")
+    if min(refused) >= rows:
+        assert score(refusing(refused), prepared, "fail").bad == ()
+        return
+    with pytest.raises(RowError, match=f"^row {min(refused)}: the model cannot run.*gather"):
+        score(refusing(refused), prepared, "fail")
+
+
+def test_fail_blames_no_row_for_what_only_rows_together_bring_about() -> None:
+    def run(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+        if len(feeds["x"]) > 2:
+            raise EngineError("too many")
+        return {"y": feeds["x"]}
+
+    batch = pa.record_batch({"x": [1.0, 2.0, 3.0], "id": [0, 1, 2]}, SCHEMA)
+    with pytest.raises(EngineError, match="too many"):
+        score(run, prepare(batch, binding("fail"), "fail"), "fail")
 
 
 def test_wrong_feeds_are_no_fault_of_rows() -> None:

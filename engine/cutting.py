@@ -1,0 +1,69 @@
+"""How a batch is cut into columns: neither results nor their bytes depend on it.
+
+A column of rows is some tiles of rows, a column of sequences some whole sequences. Within a stage
+a column's tiles go through the steps in groups: a step reads its weights once from L3 and again
+from L2 for the rest of the group. A group is as large as its panels leave L2 room for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from engine.segments import Sequences
+
+Array = np.ndarray[Any, Any]
+
+COLUMN_TOKENS = 256
+"""Tokens of a column at most, unless one sequence is longer: half a tile is lost at its end, so
+3 % of so many."""
+COLUMNS_A_THREAD = 4
+"""Columns of sequences that a thread has to take, at least, where there are enough: so that none
+waits long for the last."""
+GROUP_TILES = 4
+"""Tiles of a group at most: the fourth saves 1/12 of what the weights' stream costs."""
+TILES_MORE = 8
+"""Arenas grow by so many tiles, so that slightly longer columns need no new ones."""
+L2_SHARE = 0.75
+"""Of L2, for the panels of a group; the rest is for weights."""
+
+
+def group_tiles(segment: Sequences, l2_nbytes: int) -> int:
+    """Tiles of a group: as many as L2 holds inputs of a step for, where weights are in slabs, and
+    one where they are not."""
+    linear = [s for s in segment.steps if s.multiply_adds]
+    if max(Counter(s.node for s in linear).values(), default=1) == 1:
+        return 1
+    spans = {s.name: s.nbytes for s in (*segment.local.spans, *segment.spread.spans)}
+    largest = max(sum(spans[name] for name in step.reads) for step in linear)
+    return max(1, min(GROUP_TILES, int(L2_SHARE * l2_nbytes) // largest))
+
+
+def cut_rows(rows: int, threads: int, points: int, group: int) -> Array:
+    """int64[columns, 4]: first row, rows, and the same again as tokens. As many columns as threads
+    or a multiple, each of at most a group of tiles."""
+    tiles = -(-rows // points)
+    columns = -(-max(1, -(-tiles // group)) // threads) * threads
+    size = max(1, -(-tiles // columns)) * points
+    first = np.arange(0, rows, size, dtype=np.int64)
+    count = np.minimum(size, rows - first)
+    return np.stack([first, count, first, count], axis=1)
+
+
+def cut_sequences(offsets: Array, threads: int, points: int) -> Array:
+    """int64[columns, 4]: first row, rows, first token, tokens; whole sequences, the longest
+    column first, so that the last ones to be taken are short."""
+    tokens = int(offsets[-1])
+    most = min(COLUMN_TOKENS, max(points, tokens // (threads * COLUMNS_A_THREAD)))
+    rows, columns = len(offsets) - 1, []
+    row = 0
+    while row < rows:
+        # as many whole sequences as fit, and one at least
+        end = int(np.searchsorted(offsets, offsets[row] + most, side="right")) - 1
+        end = max(end, row + 1)
+        columns.append((row, end - row, offsets[row], offsets[end] - offsets[row]))
+        row = end
+    table = np.array(columns, np.int64).reshape(-1, 4)
+    return np.ascontiguousarray(table[np.argsort(-table[:, 3], kind="stable")])

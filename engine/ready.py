@@ -1,0 +1,265 @@
+"""A segment with kernels made ready: words, weights on cache lines, an arena for each thread.
+
+A batch is one call into machine code for each thread and segment. Each thread has its own words,
+because panels move from tile to tile by changing them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from engine.batch import Batch
+from engine.cutting import TILES_MORE, cut_rows, cut_sequences, group_tiles
+from engine.errors import FeedError
+from engine.kernels.running import run_columns
+from engine.segments import OFFSETS, POSITIONS, Column, Sequences
+from engine.weights import LINE, Weights, aligned
+from engine.words import STEP_NBYTES, Words
+from engine.workers import Workers
+
+Array = np.ndarray[Any, Any]
+EMPTY_CALLS = 33
+"""Calls of no step, to know what a call costs when steps are timed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Borders:
+    """One batch's arrays of imports, then of exports. Tasks hold them: a thread may still write
+    when the caller has left by an exception."""
+
+    arrays: tuple[Array, ...]
+    table: Array
+    """int64: their addresses."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """A step of a group of tiles, or of whole sequences: what is timed at once."""
+
+    step: int
+    first: int
+    """Tile of the column."""
+    tiles: int
+    whole: bool
+
+
+class ReadyColumns:
+    """A column segment, or one of sequences, with its words and arenas in memory."""
+
+    def __init__(
+        self, segment: Column | Sequences, workers: Workers, depth_first: bool, l2_nbytes: int
+    ) -> None:
+        self.sequential = isinstance(segment, Sequences)
+        found = segment if isinstance(segment, Sequences) else segment.as_sequences()
+        self.segment = found if depth_first else found.layer_wise()
+        self.depth_first = depth_first
+        self.group = group_tiles(found, l2_nbytes)
+        self._workers = workers
+        self._run = run_columns()
+        self._tiles = 0
+        self._arenas: list[Array] = [aligned(0)] * len(workers)
+        self._whole = aligned(0)
+        workers.run(lambda index: self._prepare() if index == 0 else None)
+
+    def _prepare(self) -> None:
+        """The first thread copies the weights: whoever writes a page first decides on which NUMA
+        node it lies."""
+        self._weights = Weights()
+        self._layout = Words(self.segment, self._weights)
+        self._tables = self._layout.tables()
+        self._words = [self._layout.sized(self.group, 0)] * len(self._workers)
+
+    def _make_room(self, tiles: int) -> None:
+        """Arenas and words for columns of `tiles`, written by the threads that use them."""
+        if tiles <= self._tiles:
+            return
+        room = -(-tiles // TILES_MORE) * TILES_MORE
+        self._tiles = 0  # until every thread has them, however the caller is interrupted
+
+        def task(index: int) -> None:
+            self._words[index] = self._layout.sized(self.group, room)
+            self._arenas[index] = aligned(self._arena_nbytes(room) if self.depth_first else LINE)
+            self._arenas[index][:] = 0
+
+        self._workers.run(task)
+        self._tiles = room
+
+    def _arena_nbytes(self, tiles: int) -> int:
+        return max(LINE, self.segment.arena_nbytes(tiles, self.group))
+
+    # ---- a batch --------------------------------------------------------------------------
+
+    def __call__(self, known: dict[str, Array], batch: Batch) -> None:
+        """Adds the segment's exports to `known`."""
+        columns, borders = self._cut(batch), self._borders(known, batch)
+        if self.depth_first:
+            self._together(0, len(self.segment.stages), columns, borders, None)
+        else:
+            whole = self._layer_wise_room(len(columns))
+            for stage in range(len(self.segment.stages)):
+                self._together(stage, 1, columns, borders, whole)
+            self._whole = whole
+        self._export(known, borders)
+
+    def _layer_wise_room(self, columns: int) -> Array:
+        """An arena for all columns; kept from batch to batch, but not beyond an interruption, after
+        which a thread may still be writing to it."""
+        found, self._whole = self._whole, aligned(0)
+        nbytes = self._arena_nbytes(self._tiles) * columns
+        return found if len(found) >= nbytes else aligned(nbytes)
+
+    def _cut(self, batch: Batch) -> Array:
+        """The batch's columns, and arenas that are large enough."""
+        threads, points = len(self._workers), self.segment.points
+        if self.sequential:
+            assert batch.offsets is not None
+            columns = cut_sequences(batch.offsets, threads, points)
+        else:
+            columns = cut_rows(batch.rows, threads, points, self.group)
+        self._make_room(-(-int(columns[:, 3].max(initial=1)) // points))
+        return columns
+
+    def _borders(self, known: dict[str, Array], batch: Batch) -> _Borders:
+        segment, sources = self.segment, known
+        if batch.offsets is not None and self.sequential:
+            sources = {**known, OFFSETS: batch.offsets, POSITIONS: batch.positions()}
+            for name, entries in segment.tables:
+                _check_ids(name, entries, sources[name], batch)
+        # contiguous rows of the border's element type, which is how kernels read
+        arrays = [np.ascontiguousarray(sources[b.value], b.dtype) for b in segment.imports]
+        for b in segment.exports:
+            count = batch.tokens if b.tokens else batch.rows
+            arrays.append(np.empty((count, b.features), np.float32))
+        addresses = np.array([a.ctypes.data for a in arrays] or [0], np.int64)
+        return _Borders(tuple(arrays), addresses)
+
+    def _export(self, known: dict[str, Array], borders: _Borders) -> None:
+        results = borders.arrays[len(self.segment.imports) :]
+        for border, result in zip(self.segment.exports, results, strict=True):
+            known[border.value] = result
+
+    def _together(
+        self, first: int, count: int, columns: Array, borders: _Borders, whole: Array | None
+    ) -> None:
+        """All threads take columns through `count` stages from `first` on."""
+        counter = np.zeros(1, np.int64)
+
+        def task(index: int) -> None:
+            if whole is None:
+                place = (self._arenas[index].ctypes.data, 0, self.group)
+            else:
+                place = (whole.ctypes.data, self._arena_nbytes(self._tiles), self.group)
+            self._call(counter, columns, (first, count), self._words[index], place, borders)
+
+        def abandon() -> None:
+            counter[0] = len(columns)
+
+        self._workers.run(task, abandon)
+
+    def _call(
+        self,
+        counter: Array,
+        columns: Array,
+        stages: tuple[int, int],
+        words: Array,
+        place: tuple[int, int, int],
+        borders: _Borders,
+        tables: tuple[Array, Array, Array] | None = None,
+    ) -> None:
+        """Into machine code, which takes columns until the counter has passed them all.
+
+        `place` is the arena, the bytes to the next column's, and the tiles of a group.
+        """
+        stage_table, step_table, patches = tables or self._tables
+        held = np.array(
+            [
+                stage_table[stages[0] :].ctypes.data,
+                stages[1],
+                step_table.ctypes.data,
+                patches.ctypes.data,
+                words.ctypes.data,
+                STEP_NBYTES,
+                *place,
+                borders.table.ctypes.data,
+            ],
+            np.int64,
+        )
+        self._run(counter.ctypes.data, len(columns), columns.ctypes.data, held.ctypes.data)
+
+    # ---- timed ----------------------------------------------------------------------------
+
+    def timed(self, known: dict[str, Array], batch: Batch) -> Array:
+        """As a call, on the first thread alone: seconds[columns, steps], depth first.
+
+        Each step is a call of its own for each group of tiles; what an empty call takes is
+        subtracted.
+        """
+        columns, stop = self._cut(batch), threading.Event()
+        borders = self._borders(known, batch)
+        seconds = np.zeros((len(columns), len(self.segment.steps)))
+
+        def task(index: int) -> None:
+            if index or not len(columns):
+                return
+            nothing = _Visit(0, 0, 0, True)
+            times = [self._once(columns[0], nothing, borders) for _ in range(EMPTY_CALLS)]
+            empty = float(np.median(times))
+            for number, column in enumerate(columns):
+                for visit in self._visits(int(column[3])):
+                    if stop.is_set():
+                        return
+                    took = self._once(column, visit, borders)
+                    seconds[number, visit.step] += max(0.0, took - empty)
+
+        self._workers.run(task, stop.set)
+        self._export(known, borders)
+        return seconds
+
+    def _visits(self, tokens: int) -> Iterator[_Visit]:
+        """What a column does, in its order."""
+        first, tiles = 0, -(-tokens // self.segment.points)
+        for stage in self.segment.stages:
+            for done in range(0, 1 if stage.whole else tiles, self.group):
+                for step in range(first, first + len(stage.steps)):
+                    yield _Visit(step, done, min(self.group, tiles - done), stage.whole)
+            first += len(stage.steps)
+
+    def _once(self, column: Array, visit: _Visit, borders: _Borders) -> float:
+        """Seconds of a visit, in the first thread's arena; of nothing without tiles."""
+        words = self._layout.moved(self._words[0], visit.first)
+        here, counter = column[None].copy(), np.zeros(1, np.int64)
+        points = self.segment.points
+        if not visit.whole:
+            here[0, 2] += visit.first * points
+            here[0, 3] = min(visit.tiles * points, column[3] - visit.first * points)
+        stage = np.array([[visit.whole, visit.step, min(1, visit.tiles), points]], np.int64)
+        place = (self._arenas[0].ctypes.data, 0, self.group)
+        tables = (stage, *self._tables[1:])
+        began = perf_counter()
+        self._call(counter, here, (0, 1), words, place, borders, tables)
+        return perf_counter() - began
+
+
+def _check_ids(name: str, entries: int, ids: Array, batch: Batch) -> None:
+    """Raises FeedError for ids that the table does not have: a kernel reads unchecked."""
+    assert batch.offsets is not None
+    if not ids.size or (int(ids.min()) >= -entries and int(ids.max()) < entries):
+        return
+    token = int(np.argmax((ids < -entries) | (ids >= entries)))
+    row = int(np.searchsorted(batch.offsets, token, side="right")) - 1
+    if name == POSITIONS:
+        length = int(batch.offsets[row + 1] - batch.offsets[row])
+        raise FeedError(
+            f"row {row}: expected a sequence of at most {entries} tokens, which is all that the "
+            f"model has positions for, got {length}; truncate it"
+        )
+    raise FeedError(
+        f"feed {name}: row {row}, token {token - int(batch.offsets[row])}: "
+        f"expected an id below {entries}, got {int(ids[token])}; is it the model's tokenizer?"
+    )

@@ -1,0 +1,227 @@
+"""Attention spelled out becomes one node, `colonnade.Attention`, on values of tokens.
+
+    q, k, v   [N, S, heads * d] -> Reshape [N, S, heads, d] -> Transpose [N, heads, S, d]
+    scores    q @ k^T, scaled before or after the product, or both; plus a bias a key
+    y         softmax(scores) @ v -> Transpose -> Reshape [N, S, heads * d]
+
+Where heads come from is found out by heads.py, which knows q, k and v split from one value, too.
+The softmax is the root; the last Reshape is replaced, and what it read is left to dead_code. A
+mask stands behind mask.py's Unsqueeze by now, as a bias [N, S]. ONNX's own Attention (opset 23)
+takes [N, S, heads * d], or [N, heads, S, d] between the same Reshapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.graph import NATIVE, ROWS, TOKENS, Node, Value
+from engine.rewrites.heads import Heads, heads_of, scaled
+from engine.rewrites.mask import key_bias, odd_attention
+from engine.rewrites.rewrite import Edit, Rewrite, View
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """What a softmax is taken of."""
+
+    q: Heads
+    k: Heads
+    scale: float
+    bias: str
+    """[N, S], or empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Triple:
+    """All that attention is made of."""
+
+    q: Heads
+    k: Heads
+    v: Heads
+    scale: float
+    bias: str
+    """[N, S], or empty."""
+
+
+def _at(node: Node, view: View) -> Edit | str | None:
+    if node.op == "Attention":
+        return _standard(node, view)
+    value = view.value(node.inputs[0])
+    if value is None or value.shape is None or value.shape[2:] != (TOKENS, TOKENS):
+        return None
+    axis = node.attributes.get("axis", 1 if view.graph.opsets.get("", 1) < 13 else -1)
+    if axis not in (-1, 3):
+        return f"its shares are taken over axis {axis}, not over the keys"
+    scores = _scores(node.inputs[0], view)
+    if isinstance(scores, str):
+        return scores
+    result = _mixed(node, view)
+    if isinstance(result, str):
+        return result
+    v, product = result
+    heads = _Triple(scores.q, scores.k, v, scores.scale, scores.bias)
+    return _edit(product, heads, view)
+
+
+def _edit(product: Node, found: _Triple, view: View) -> Edit | str:
+    """One node in place of the Reshape that puts the heads of the product together."""
+    last = _joined(product, view)
+    if isinstance(last, str):
+        return last
+    three = (found.q, found.k, found.v)
+    if len({(h.heads, h.depth) for h in three}) != 1 or found.v.scale != 1:
+        return "its queries, keys and values are not of the same heads"
+    parts = _Parts(last, view)
+    inputs = [parts.of(h) for h in three]
+    done = view.value(last.outputs[0])
+    if done is None or done.shape != (ROWS, TOKENS, found.v.features):
+        return f"{done or last.outputs[0]} does not put its heads together"
+    bias = [found.bias] if found.bias else []
+    new = _node(last, (*inputs, *bias), found.v.heads, found.scale)
+    reason = f"{found.v.heads} heads of {inputs[0]}"
+    return Edit((last,), (*parts.nodes, new), parts.values, reason=reason)
+
+
+def _node(last: Node, inputs: tuple[str, ...], heads: int, scale: float) -> Node:
+    """The node in place of the last one of the pattern."""
+    attributes = {"heads": heads, "scale": scale}
+    return Node(last.name, "Attention", inputs, (last.outputs[0],), NATIVE, attributes)
+
+
+class _Parts:
+    """Queries, keys and values as values of their own."""
+
+    def __init__(self, last: Node, view: View) -> None:
+        self.last, self.view = last, view
+        self.nodes: list[Node] = []
+        self.values: dict[str, Value] = {}
+
+    def of(self, heads: Heads) -> str:
+        """The value that holds these heads and no others: a part is made where there is none."""
+        value = self.view.value(heads.source)
+        assert value is not None
+        if value.features == heads.features:
+            return heads.source
+        name = self.view.fresh(f"{heads.source}.{heads.start}")
+        node = self.view.fresh_node(f"{self.last.name}.{heads.start}")
+        attributes = {"start": heads.start, "count": heads.features}
+        self.nodes.append(Node(node, "Part", (heads.source,), (name,), NATIVE, attributes))
+        self.values[name] = Value(name, value.dtype, (ROWS, TOKENS, heads.features))
+        return name
+
+
+def _scores(name: str, view: View) -> _Scores | str:
+    """Up from the softmax: the bias first, then what scales the product."""
+    scale, bias = 1.0, ""
+    while True:
+        node = view.producer(name)
+        if node is None:
+            return f"its scores {name} are not computed"
+        if node.label == "MatMul":
+            break
+        step = scaled(node, view)
+        if step is not None:
+            name, scale = step[0], scale * step[1]
+        elif node.label == "Add" and not bias:
+            found = _with_bias(node, view)
+            if found is None:
+                return "it adds something to its scores that is not known to be a mask of keys"
+            name, bias = found
+            if scale != 1:
+                return "its mask is scaled, too"
+        else:
+            return f"{node.name} ({node.label}) stands between the product and the softmax"
+    q, k = (heads_of(n, view) for n in node.inputs)
+    if q is None or k is None or q.transposed or not k.transposed:
+        return "its queries and keys are not values of tokens split into heads"
+    return _Scores(q, k, scale * q.scale * k.scale, bias)
+
+
+def _with_bias(node: Node, view: View) -> tuple[str, str] | None:
+    for scores, mask in (node.inputs, node.inputs[::-1]):
+        bias = key_bias(mask, view)
+        if bias is not None:
+            return scores, bias
+    return None
+
+
+def _mixed(softmax: Node, view: View) -> tuple[Heads, Node] | str:
+    """Down from the softmax: the values, and the product with them."""
+    product = _reader(softmax, view)
+    if isinstance(product, str):
+        return product
+    v = heads_of(product.inputs[1], view) if product.label == "MatMul" else None
+    if v is None or v.transposed:
+        return f"{product.name} ({product.label}) does not take values of tokens split into heads"
+    return v, product
+
+
+def _joined(product: Node, view: View) -> Node | str:
+    """The Reshape behind [N, heads, S, d] that puts the heads together."""
+    transpose = _reader(product, view)
+    if isinstance(transpose, str):
+        return transpose
+    if transpose.label != "Transpose" or transpose.attributes.get("perm") != [0, 2, 1, 3]:
+        return f"{transpose.name} ({transpose.label}) does not put the heads together"
+    last = _reader(transpose, view)
+    if isinstance(last, str):
+        return last
+    return last if last.label == "Reshape" else f"{last.name} ({last.label}) is no Reshape"
+
+
+def _reader(node: Node, view: View) -> Node | str:
+    """The one node that needs the result; what only asks for its shape does not count."""
+    name = node.outputs[0]
+    readers = [n for n in view.readers(name) if n.label != "Shape"]
+    if len(readers) != 1 or view.is_output(name):
+        return f"{name} is read by {len(readers)} nodes, or an output"
+    return readers[0]
+
+
+def _standard(node: Node, view: View) -> Edit | str | None:
+    """ONNX's Attention, with a mask of keys or none: of [N, S, heads * d], or [N, heads, S, d]."""
+    inputs = [*node.inputs, *[""] * (6 - len(node.inputs))]
+    odd = odd_attention(node)
+    if odd:
+        return odd
+    bias = key_bias(inputs[3], view) if inputs[3] else ""
+    if bias is None:
+        return f"{inputs[3]} is not known to be a mask of keys"
+    q = view.value(inputs[0])
+    if q is None or q.shape is None or len(q.shape) not in (3, 4):
+        return f"{q or inputs[0]} are not values of tokens"
+    scale = float(node.attributes.get("scale") or 0.0)
+    if len(q.shape) == 4:
+        three = [heads_of(n, view) for n in inputs[:3]]
+        found = [h for h in three if h is not None and not h.transposed]
+        if len(found) < 3:
+            return "its queries, keys and values are not values of tokens split into heads"
+        scale = (scale or found[0].depth ** -0.5) * found[0].scale * found[1].scale
+        return _edit(node, _Triple(found[0], found[1], found[2], scale, bias), view)
+    return _side_by_side(node, q, inputs, bias, scale, view)
+
+
+def _side_by_side(
+    node: Node, q: Value, inputs: list[str], bias: str, scale: float, view: View
+) -> Edit | str:
+    """[N, S, heads * d] is how our own has it."""
+    heads = int(node.attributes.get("q_num_heads", 0))
+    if not heads or heads != node.attributes.get("kv_num_heads", heads):
+        return "its queries and keys have not the same number of heads"
+    if not q.has_tokens or not q.features:
+        return f"{q} are not values of tokens"
+    for name in (*inputs[1:3], node.outputs[0]):
+        value = view.value(name)
+        if value is None or value.shape != q.shape:
+            return f"{value or name} is not shaped as its queries are"
+    scale = scale or (q.features / heads) ** -0.5
+    new = _node(node, (*inputs[:3], *([bias] if bias else [])), heads, scale)
+    return Edit((node,), (new,), reason=f"{heads} heads of {inputs[0]}")
+
+
+ATTENTION = Rewrite(
+    "attention",
+    "recognizes attention spelled out in several nodes",
+    _at,
+    frozenset({"Softmax", "Attention"}),
+)

@@ -1,0 +1,112 @@
+"""Where the heads of queries, keys and values come from: which features of a value of tokens.
+
+Heads are split off by Reshape and Transpose, or queries, keys and values are split from one value
+by Split, Slice or Gather, before or after the heads are. Whatever only moves elements is followed
+up from [N, heads, S, d], or [N, heads, d, S], to a value [N, S, F], and then run from there on an
+array of numbers, which shows where each comes to lie.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.errors import EngineError
+from engine.graph import Node
+from engine.reference import evaluate
+from engine.rewrites.rewrite import Array, View
+
+_MOVES = frozenset(
+    {"Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+)
+_ROWS, _TOKENS = 2, 3
+"""The array of numbers that is sent through."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """A value [N, heads, S, d] or [N, heads, d, S], by where it comes from."""
+
+    source: str
+    """[N, S, F]."""
+    start: int
+    """Its first feature; heads stand side by side."""
+    heads: int
+    depth: int
+    transposed: bool
+    scale: float
+
+    @property
+    def features(self) -> int:
+        return self.heads * self.depth
+
+
+def scaled(node: Node, view: View) -> tuple[str, float] | None:
+    """(value, factor) of a product or quotient with a constant number."""
+    if node.label not in ("Mul", "Div"):
+        return None
+    pairs = (node.inputs, node.inputs[::-1]) if node.op == "Mul" else (node.inputs,)
+    for value, other in pairs:
+        number = view.scalar(other)
+        if number and view.constant(value) is None:
+            return value, number if node.op == "Mul" else 1 / number
+    return None
+
+
+def heads_of(name: str, view: View) -> Heads | None:
+    """The value's heads, or None where it has none."""
+    path: list[tuple[Node, str]] = []
+    scale = 1.0
+    while not _is_source(name, view):
+        node = view.producer(name)
+        if node is None:
+            return None
+        step = scaled(node, view)
+        if step is not None:
+            name, scale = step[0], scale * step[1]
+        elif node.label in _MOVES and all(view.constant(n) is not None for n in node.reads[1:]):
+            path.append((node, name))
+            name = node.inputs[0]
+        else:
+            return None
+    value = view.value(name)
+    features = value.features if value is not None else None
+    if value is None or not features or value.dtype != np.float32:
+        return None
+    numbers = np.arange(_ROWS * _TOKENS * features).reshape(_ROWS, _TOKENS, features)
+    moved = _sent(numbers, path[::-1], view)
+    return None if moved is None else _found(name, numbers, moved, scale)
+
+
+def _is_source(name: str, view: View) -> bool:
+    value = view.value(name)
+    return value is not None and value.has_tokens and len(value.shape or ()) == 3
+
+
+def _sent(numbers: Array, path: list[tuple[Node, str]], view: View) -> Array | None:
+    """The numbers as the nodes move them."""
+    for node, output in path:
+        constants = {n: view.graph.initializers[n] for n in node.reads[1:]}
+        try:
+            found = evaluate(node, {node.inputs[0]: numbers, **constants}, view.graph.opsets)
+        except EngineError:
+            return None
+        numbers = found[output]
+    return numbers
+
+
+def _found(name: str, numbers: Array, moved: Array, scale: float) -> Heads | None:
+    """The part of the features, split into heads, that has come out."""
+    if moved.ndim != 4 or not moved.size or moved.shape[0] != _ROWS:
+        return None
+    start = int(moved.flat[0])
+    for transposed in (False, True):
+        heads, depth = moved.shape[1], moved.shape[2 if transposed else 3]
+        part = numbers[..., start : start + heads * depth]
+        if part.shape[2] != heads * depth:
+            continue
+        split = part.reshape(_ROWS, _TOKENS, heads, depth)
+        if np.array_equal(split.transpose((0, 2, 3, 1) if transposed else (0, 2, 1, 3)), moved):
+            return Heads(name, start, heads, depth, transposed, scale)
+    return None

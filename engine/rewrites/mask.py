@@ -1,0 +1,221 @@
+"""Whatever exporters compute from an attention mask becomes a bias a key, a panel of one feature.
+
+A mask [N, S] of ones and zeros is turned into something that is added to the scores, by casts,
+subtractions, products, Where and Expand, in as many spellings as there are exporters: [N, 1, 1, S]
+or [N, 1, S, S], -10000, the least float or minus infinity, of int64, bool or float. Or the scores
+themselves are filled, by Where. All of it says one thing: a number for keys that count, and another
+for keys that do not. So the part of the graph between the mask and the scores is not matched but
+run, see key_rules.py; where its result depends on the mask of the key alone, it becomes
+
+    bias[N, S] = Select(Cast(mask) - at)   or   (Cast(mask) - at) * slope
+
+behind an Unsqueeze to [N, 1, 1, S], which broadcasts as before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from engine.graph import NATIVE, ROWS, TOKENS, Node, Value
+from engine.rewrites.key_rules import Rule, rule_of
+from engine.rewrites.rewrite import Array, Edit, Rewrite, View
+
+MAX_NODES = 64
+LEAST_FILL = -1e9
+"""Scores are filled with no more than this. For fewer, a row without any key would not be what it
+was: there, fill + score is rounded to the fill, whose neighbours are 64 away."""
+
+# fmt: off
+_COMPUTES = frozenset({
+    "Add", "And", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Gather",
+    "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mul", "Not",
+    "Or", "Range", "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
+})
+# fmt: on
+_ARITHMETIC = frozenset({"Add", "Cast", "Div", "Mul", "Relu", "Sub", "colonnade.Select"})
+"""What a bias [N, S] may be made by, and stay: kernels know it."""
+
+
+def key_bias(name: str, view: View) -> str | None:
+    """The bias [N, S] that the value [N, 1, 1, S] is, by this rewrite or from the start."""
+    node, value = view.producer(name), view.value(name)
+    if node is None or node.label not in ("Unsqueeze", "Reshape"):
+        return None
+    bias = view.value(node.inputs[0])
+    if value is None or value.shape != (ROWS, 1, 1, TOKENS) or bias is None:
+        return None
+    return bias.name if bias.shape == (ROWS, TOKENS) and bias.dtype == np.float32 else None
+
+
+def _is_made(name: str, view: View) -> bool:
+    """Whether it is a bias already, of arithmetic that there are kernels for."""
+    bias = key_bias(name, view)
+    maker = view.producer(bias) if bias is not None else None
+    return bias is not None and (maker is None or maker.label in _ARITHMETIC)
+
+
+def _at(node: Node, view: View) -> Edit | str | None:
+    if node.op == "Where" and _fills_scores(node, view):
+        return _filled(node, view)
+    name = node.outputs[0]
+    if _is_made(name, view) or not _is_mask(name, view):
+        return None
+    rule = _known(name, view)
+    return rule if isinstance(rule, str) else _edit(node, rule, view)
+
+
+def _is_mask(name: str, view: View) -> bool:
+    """Whether it is added to scores [N, heads, S, S], and shaped as a mask of keys."""
+    value, readers = view.value(name), view.readers(name)
+    if value is None or not _by_keys(value) or view.is_output(name):
+        return False
+    return bool(readers) and all(_adds(n, name, view) for n in readers)
+
+
+def _by_keys(value: Value) -> bool:
+    shape = value.shape or ()
+    return len(shape) == 4 and (shape[0], shape[3]) == (ROWS, TOKENS)
+
+
+def _adds(reader: Node, name: str, view: View) -> bool:
+    """Whether the node adds the value to scores: only there may its shape change."""
+    if reader.label == "Attention":
+        return len(reader.inputs) > 3 and reader.inputs[3] == name and not odd_attention(reader)
+    return reader.label == "Add" and _is_scores(reader.outputs[0], view)
+
+
+def odd_attention(node: Node) -> str | None:
+    """What an ONNX Attention does beside the plain thing."""
+    odd = [k for k in ("is_causal", "softcap", "qk_matmul_output_mode") if node.attributes.get(k)]
+    if odd or any(node.inputs[4:]):
+        return f"it has {odd or 'a past'}"
+    return "it has more than one result" if any(node.outputs[1:]) else None
+
+
+def _is_scores(name: str, view: View) -> bool:
+    value = view.value(name)
+    shape = value.shape if value is not None and value.shape is not None else ()
+    return len(shape) == 4 and shape[2:] == (TOKENS, TOKENS)
+
+
+def _known(name: str, view: View) -> Rule | str:
+    part = _behind(name, view)
+    return part if isinstance(part, str) else rule_of(name, part, view)
+
+
+def _behind(name: str, view: View) -> list[Node] | str:
+    """The nodes that compute the value from graph inputs and constants, in order."""
+    found: dict[str, Node] = {}
+    waiting = [name]
+    while waiting:
+        node = view.producer(waiting.pop())
+        if node is None or node.name in found:
+            continue
+        if node.domain or node.op not in _COMPUTES or len(found) > MAX_NODES:
+            return f"{node.name} ({node.label}) is not known from masks"
+        found[node.name] = node
+        if node.op != "Shape":  # a shape is known, whoever computes the value
+            waiting += node.reads
+    return [n for n in view.graph.nodes if n.name in found]
+
+
+# ---- Where: scores are filled -----------------------------------------------------------------
+
+
+def _fills_scores(node: Node, view: View) -> bool:
+    """Whether it takes scores where a mask says so, and one number elsewhere."""
+    if len(node.inputs) != 3 or not _is_scores(node.outputs[0], view):
+        return False
+    fills = [_uniform(n, view) is not None for n in node.inputs[1:]]
+    scores = node.inputs[2 if fills[0] else 1]
+    # a mask may be filled, too, before it is added
+    return fills.count(True) == 1 and isinstance(_behind(scores, view), str)
+
+
+def _uniform(name: str, view: View) -> float | None:
+    array = view.constant(name)
+    if array is None or not array.size or array.dtype != np.float32:
+        return None
+    return float(array.flat[0]) if bool((array == array.flat[0]).all()) else None
+
+
+def _filled(node: Node, view: View) -> Edit | str | None:
+    """Where(mask, scores, fill) is scores + (0 or fill): what is filled has no share left."""
+    condition, *branches = node.inputs
+    first = _uniform(branches[0], view) is not None
+    fill, scores = _uniform(branches[0 if first else 1], view), branches[1 if first else 0]
+    value = view.value(condition)
+    if value is None or not _by_keys(value):
+        return f"{value or condition} is no mask of keys"
+    if fill is None or not fill <= LEAST_FILL:
+        return f"it fills scores with {fill}, not with {LEAST_FILL:g} or less"
+    rule = _known(condition, view)
+    if isinstance(rule, str):
+        return rule
+    # a mask of bool is known as 0 where it is true, and -inf where not
+    fills = {0.0: fill if first else 0.0, -np.inf: 0.0 if first else fill}
+    filled = Rule(rule.mask, rule.kind, rule.at, fills[rule.low], fills[rule.other])
+    steps = _Steps(view, view.fresh(f"{node.name}.mask"), view.fresh_node(f"{node.name}.mask"))
+    steps.bias(filled)
+    steps.nodes.append(Node(node.name, "Add", (scores, steps.name), node.outputs))
+    return steps.edit(node, str(filled))
+
+
+# ---- the bias ---------------------------------------------------------------------------------
+
+
+def _edit(node: Node, rule: Rule, view: View) -> Edit:
+    steps = _Steps(view, node.outputs[0], node.name)
+    steps.bias(rule)
+    return steps.edit(node, str(rule))
+
+
+@dataclass(slots=True)
+class _Steps:
+    """Writes the nodes from a mask to the value `name`, [N, 1, 1, S]."""
+
+    view: View
+    name: str
+    node: str
+    """Name of the last node."""
+    nodes: list[Node] = field(default_factory=list)
+    values: dict[str, Value] = field(default_factory=dict)
+    constants: dict[str, Array] = field(default_factory=dict)
+
+    def bias(self, rule: Rule) -> None:
+        """The mask's float numbers, what the rule makes of them, and four dimensions."""
+        y = self._step("Cast", rule.mask, to=1)
+        y = self._step("Sub", y, rule.at) if rule.at else y
+        if rule.kind == "linear":
+            y = self._step("Mul", y, rule.low)
+        else:
+            y = self._step("Relu", y) if rule.kind == "above" else y
+            y = self._step("Select", y, zero=rule.low, other=rule.other)
+        axes = self.view.fresh(f"{self.name}.axes")
+        self.constants[axes] = np.array([1, 2], np.int64)
+        old = self.view.graph.opsets.get("", 1) < 13
+        inputs, attributes = ((y,), {"axes": [1, 2]}) if old else ((y, axes), {})
+        self.nodes.append(Node(self.node, "Unsqueeze", inputs, (self.name,), "", attributes))
+        self.values[self.name] = Value(self.name, np.dtype(np.float32), (ROWS, 1, 1, TOKENS))
+
+    def _step(self, op: str, x: str, number: float | None = None, **attributes: float) -> str:
+        """One node on [N, S], with a number as its second input."""
+        inputs: tuple[str, ...] = (x,)
+        if number is not None:
+            constant = self.view.fresh(f"{self.name}.{op.lower()}.by")
+            self.constants[constant] = np.array(number, np.float32)
+            inputs = (x, constant)
+        y = self.view.fresh(f"{self.name}.{op.lower()}")
+        node = self.view.fresh_node(f"{self.node}.{op.lower()}")
+        domain = NATIVE if op == "Select" else ""
+        self.nodes.append(Node(node, op, inputs, (y,), domain, attributes))
+        self.values[y] = Value(y, np.dtype(np.float32), (ROWS, TOKENS))
+        return y
+
+    def edit(self, node: Node, reason: str) -> Edit:
+        return Edit((node,), tuple(self.nodes), self.values, self.constants, reason=reason)
+
+
+MASK = Rewrite("mask", "turns what is computed from an attention mask into a bias a key", _at)

@@ -1,0 +1,93 @@
+"""Columns of sequences: where tokens are the points, and some work needs a whole sequence.
+
+A transformer is token by token but for one operator. So a column here is some whole sequences,
+taken by one thread through all layers; inside it their tokens stand side by side in tiles of T,
+without padding, and each stretch between two attentions is run depth first, tile by tile:
+
+      stage 0, by tile      embeddings, LayerNorm, Q K V       tile 0 | tile 1 | tile 2
+      stage 1, whole        attention, head by head            every tile of each sequence
+      stage 2, by tile      projection, residual, LayerNorm,   tile 0 | tile 1 | tile 2
+                            feed-forward, LayerNorm, Q K V
+      stage 3, whole        attention ...
+
+What a stage keeps for itself (the feed-forward's wide panel) has one tile of memory, which stays
+in L2; what the next stage reads has a tile for each of the column's tiles. No thread waits for
+another: a sequence's attention needs nothing but its own tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine import arena
+from engine.graph import Graph, Value
+from engine.ops.work import Map, Refusal
+from engine.segments import OFFSETS, POSITIONS, Sequences, Stage, Step
+from engine.steps import Chooser, Lowered, StepBuilder, opening, written
+
+INT64 = np.dtype(np.int64)
+
+
+def sequences(
+    graph: Graph, group: Sequence[Lowered], wanted: set[str], choose: Chooser, points: int
+) -> Sequences:
+    """The segment of a group of native nodes over tokens."""
+    builder = StepBuilder(graph, choose, points)
+    builder.border(Value(OFFSETS, INT64, None))
+    builder.border(Value(POSITIONS, INT64, None))
+    steps = opening(builder, group)
+    whole = [False] * len(steps)
+    direct: list[str] = []
+    imported = len(builder.borders)
+    for item in group:
+        work = item.work
+        assert not isinstance(work, Refusal)
+        if isinstance(work, Map) and work.direct:
+            direct.append(work.write)
+            builder.border(graph.values[work.write])
+        made = builder.steps(item.node.name, work)
+        steps += made
+        whole += [isinstance(work, Map) and work.whole] * len(made)
+    leaving = [n for n in written(group) if n in wanted and n not in direct]
+    exports = [builder.border(graph.values[n]) for n in leaving]
+    steps += [builder.export_step(b) for b in exports]
+    whole += [False] * len(exports)
+    steps = [builder.indexed(s) for s in steps]
+    borders = tuple(builder.borders.values())
+    crossing = _crossing(steps, whole)
+    return Sequences(
+        nodes=tuple(item.node.name for item in group),
+        stages=_stages(steps, whole),
+        imports=borders[:imported],
+        exports=borders[imported:],
+        local=arena.plan(builder.lifetimes(steps, lambda n: n not in crossing)),
+        # by stages: one tile of a panel may be written before the next of another is read
+        spread=arena.plan(builder.lifetimes(steps, lambda n: n in crossing, _stage_numbers(whole))),
+        points=points,
+    )
+
+
+def _stage_numbers(whole: Sequence[bool]) -> list[int]:
+    """For each step the number of its stage: a new one wherever `whole` changes."""
+    changes = [i > 0 and whole[i] != whole[i - 1] for i in range(len(whole))]
+    return [sum(changes[: i + 1]) for i in range(len(changes))]
+
+
+def _stages(steps: Sequence[Step], whole: Sequence[bool]) -> tuple[Stage, ...]:
+    numbers = _stage_numbers(whole)
+    stages: list[Stage] = []
+    for number in range(max(numbers, default=-1) + 1):
+        inside = [i for i, n in enumerate(numbers) if n == number]
+        stages.append(Stage(whole[inside[0]], tuple(steps[i] for i in inside)))
+    return tuple(stages)
+
+
+def _crossing(steps: Sequence[Step], whole: Sequence[bool]) -> set[str]:
+    """Panels that more than one stage touches, and all that whole stages touch."""
+    stages: dict[str, set[int]] = {}
+    for number, step, at_once in zip(_stage_numbers(whole), steps, whole, strict=True):
+        for name in (*step.reads, *step.writes):
+            stages.setdefault(name, set()).update([number] if not at_once else [number, -1])
+    return {name for name, numbers in stages.items() if len(numbers) > 1}

@@ -1,0 +1,249 @@
+"""From work to steps: which kernel, which words, which panels, and how long each lives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from engine.arena import Lifetime
+from engine.dispatch import structure_of
+from engine.graph import Graph, Node, Value
+from engine.ops.native import map_unary
+from engine.ops.work import PER_POINT, Alias, Linear, Map, Refusal, Work
+from engine.packing import PACKINGS, round_up
+from engine.segments import SLICE, Border, Operand, Panel, Place, Step, Stride, slack_nbytes
+
+Array = np.ndarray[Any, Any]
+_NO_CLAMP = (-np.inf, np.inf)
+SLAB_NBYTES = 192 * 1024
+"""Packed weights of a slab: they stay in L2 beside the panels of a group of tiles."""
+WHOLE_NBYTES = {"dense4": 1 << 20}
+WHOLE_SPARSE_NBYTES = 4 << 20
+"""Packed weights up to which they are left whole. Slabs make a tile of inputs pass through L1 more
+often, and spare L3: MLP of the bench, 64 rows, dense, Xeon: 22.4 -> 15.3 ms; 80 % zeros: 5.5 ->
+4.7; BERT-base of 90 % zeros, whose matrices are small: 263 -> 279."""
+
+Chooser = Callable[[str, Linear], str]
+"""Node and work -> name of the linear kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A node with its work, or with the reason why it has none."""
+
+    node: Node
+    work: Work | Refusal
+
+
+class StepBuilder:
+    """Makes the steps of one segment, and knows its panels and borders."""
+
+    def __init__(self, graph: Graph, choose: Chooser, points: int) -> None:
+        self.graph = graph
+        self.choose = choose
+        self.points = points
+        self.root: dict[str, Panel] = {}
+        """Value -> where it lies: a panel of that name, or a part of one."""
+        self.features: dict[str, int] = {}
+        """Panel -> features."""
+        self.borders: dict[str, Border] = {}
+
+    # ---- borders --------------------------------------------------------------------------
+
+    def border(self, value: Value) -> Border:
+        """The border of a value, with the next free index."""
+        if value.name not in self.borders:
+            features = value.features or 0
+            self.borders[value.name] = Border(
+                value.name, len(self.borders), features, value.dtype, value.has_tokens
+            )
+        return self.borders[value.name]
+
+    def import_step(self, b: Border) -> Step:
+        self._own(b.value, b.features)
+        operands = (Panel(b.value), b.index, b.features)
+        return Step("", f"import_{b.dtype.name}_x{self.points}", operands, (), (b.value,))
+
+    def export_step(self, b: Border) -> Step:
+        panel = self.root[b.value]
+        operands = (panel, b.index, b.features)
+        return Step("", f"export_f32_x{self.points}", operands, (panel.value,), ())
+
+    # ---- steps ----------------------------------------------------------------------------
+
+    def _own(self, value: str, features: int) -> None:
+        self.root[value] = Panel(value)
+        self.features[value] = features
+
+    def steps(self, node: str, work: Work) -> list[Step]:
+        """The steps of one node's work, in order."""
+        if isinstance(work, Alias):
+            self.root[work.y] = self._within(Panel(work.x, work.shift))
+            return []
+        if isinstance(work, Linear):
+            return self._linear(node, work)
+        return [self._map(node, work)]
+
+    def _within(self, panel: Panel) -> Panel:
+        """The part of a value as a part of the panel that the value lies in."""
+        root = self.root.get(panel.value)
+        return panel if root is None else replace(root, shift=root.shift + panel.shift)
+
+    def _placed(self, operand: Operand) -> Operand:
+        """The word by the panel that its value lies in, not by the value."""
+        if isinstance(operand, Panel):
+            return self._within(operand)
+        if isinstance(operand, Stride):
+            return self.features[self.root[operand.value].value] * self.points * 4
+        return operand
+
+    def _map(self, node: str, work: Map) -> Step:
+        if not work.direct:
+            self._own(work.write, self.graph.values[work.write].features or 0)
+        for name, features in work.scratch:
+            self._own(name, self.points if features == PER_POINT else features)
+        operands = tuple(self._placed(o) for o in work.operands)
+        reads = tuple(dict.fromkeys(self.root[n].value for n in work.reads))
+        own = () if work.direct else (work.write,)
+        writes = (*own, *(name for name, _ in work.scratch))
+        kernel = f"{work.kernel}_x{self.points}"
+        return Step(node, kernel, operands, reads, writes, work.detail)
+
+    def _linear(self, node: str, work: Linear) -> list[Step]:
+        """A step for each slab of outputs and each repetition, then activations in place."""
+        kernel = self.choose(node, work)
+        outputs, inputs = work.weights.shape
+        x = self.root[work.x]
+        self._own(work.y, outputs * work.repeats)
+        clamp, after = _clamp(work.activations)
+        slabs = [_Slab(work, rows, kernel, clamp, self.points) for rows in _slabs(work, kernel)]
+        steps = []
+        for i in range(work.repeats):
+            source = Panel(x.value, x.shift + i * inputs)
+            for slab in slabs:
+                target = Panel(work.y, i * outputs + slab.rows.start)
+                steps.append(slab.step(node, source, target))
+        for name, a, b in after:  # in place, while the panel is in L2
+            m = map_unary(name, (a, b), work.y, work.y, outputs * work.repeats)
+            kernel = f"{m.kernel}_x{self.points}"
+            steps.append(Step(node, kernel, m.operands, (work.y,), (work.y,), m.detail))
+        return steps
+
+    # ---- memory ---------------------------------------------------------------------------
+
+    def lifetimes(
+        self,
+        steps: Sequence[Step],
+        keep: Callable[[str], bool] = lambda name: True,
+        times: Sequence[int] | None = None,
+    ) -> list[Lifetime]:
+        """How long the panels that `keep` wants live, each with room for a slice: in steps, or in
+        `times` of each step."""
+        first: dict[str, int] = {}
+        last: dict[str, int] = {}
+        for step, time in zip(steps, times or range(len(steps)), strict=True):
+            for name in (*step.reads, *step.writes):
+                if keep(name):
+                    first.setdefault(name, time)
+                    last[name] = time
+        return [
+            Lifetime(
+                n, self.features[n] * self.points * 4 + slack_nbytes(self.points), first[n], last[n]
+            )
+            for n in first
+        ]
+
+    def indexed(self, step: Step) -> Step:
+        """The step with borders by index."""
+        operands = (
+            self.borders[o.value].index if isinstance(o, Place) else o for o in step.operands
+        )
+        return replace(step, operands=tuple(operands))
+
+
+def written(group: Iterable[Lowered]) -> list[str]:
+    """Every value that the nodes write, once."""
+    return list(dict.fromkeys(n for item in group for n in item.node.writes))
+
+
+def opening(builder: StepBuilder, group: Sequence[Lowered]) -> list[Step]:
+    """Import steps for what comes from outside as panels; the rest of it gets borders alone."""
+    inside = set(written(group))
+    steps = []
+    for item in group:
+        panels = _panels(item.work)
+        for name in item.node.reads:
+            if name in inside or name in builder.graph.initializers or name in builder.root:
+                continue
+            border = builder.border(builder.graph.values[name])
+            if name in panels:
+                steps.append(builder.import_step(border))
+    return steps
+
+
+def _panels(work: Work | Refusal) -> tuple[str, ...]:
+    """Values that the work takes as panels."""
+    if isinstance(work, Map):
+        return work.reads
+    return (work.x,) if isinstance(work, Alias | Linear) else ()
+
+
+class _Slab:
+    """Some outputs of a Linear, packed for one step."""
+
+    def __init__(
+        self, work: Linear, rows: range, kernel: str, clamp: tuple[float, float], points: int
+    ) -> None:
+        self.rows, self._kernel = rows, kernel
+        part = slice(rows.start, rows.stop)
+        weights = work.weights[part]
+        self._words = linear_words(kernel, weights, work.bias[part], clamp, points)
+        self._size, self._nonzeros = weights.size, int(np.count_nonzero(weights))
+        self._detail = f"{self._nonzeros} of {len(rows)}x{weights.shape[1]}"
+        if clamp != _NO_CLAMP:
+            self._detail += f", clamp {clamp[0]:g}..{clamp[1]:g}"
+
+    def step(self, node: str, x: Panel, y: Panel) -> Step:
+        operands = (x, y, *self._words)
+        work = (self._size, self._nonzeros)
+        return Step(node, self._kernel, operands, (x.value,), (y.value,), self._detail, *work)
+
+
+def _slabs(work: Linear, kernel: str) -> list[range]:
+    """The outputs, cut so that each part's weights stay in L2 while a group of tiles passes."""
+    outputs, inputs = work.weights.shape
+    structure = structure_of(kernel)
+    each = 4 * outputs * inputs if structure == "dense4" else 6 * np.count_nonzero(work.weights)
+    whole = each <= WHOLE_NBYTES.get(structure, WHOLE_SPARSE_NBYTES)
+    parts = 1 if whole else -(-int(each) // SLAB_NBYTES)
+    size = round_up(-(-outputs // parts), SLICE)
+    return [range(first, min(first + size, outputs)) for first in range(0, outputs, size)]
+
+
+def _clamp(
+    activations: Sequence[tuple[str, float, float]],
+) -> tuple[tuple[float, float], list[tuple[str, float, float]]]:
+    """Leading Relu and Clip become the bounds that linear kernels apply in registers."""
+    low, high = _NO_CLAMP
+    rest = list(activations)
+    while rest and rest[0][0] in ("Relu", "Clip"):
+        name, a, b = rest[0]
+        a, b = (0.0, np.inf) if name == "Relu" else (a, b)
+        if a > high or b < low or a > b:  # bounds that cross: the order of the two matters
+            break
+        low, high = max(low, a), min(high, b)
+        rest.pop(0)
+    return (low, high), rest
+
+
+def linear_words(
+    kernel: str, weights: Array, bias: Array, clamp: tuple[float, float], points: int
+) -> tuple[Array | int, ...]:
+    """Packed weights, then numbers, bias and clamp: words 3 and on of a linear kernel."""
+    packed = PACKINGS[structure_of(kernel)](weights, points)
+    padded = np.zeros(round_up(len(bias), SLICE), np.float32)
+    padded[: len(bias)] = bias
+    return (*packed.streams, *packed.numbers, padded, np.array(clamp, np.float32))

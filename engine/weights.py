@@ -1,0 +1,35 @@
+"""Weights as a session holds them: copies that start on a cache line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+LINE = 64
+
+
+def aligned(nbytes: int) -> Array:
+    """Zeroed uint8[nbytes] that starts on a cache line."""
+    raw = np.zeros(nbytes + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + nbytes]
+
+
+class Weights:
+    """Aligned copies of arrays, each made once, by the thread that first asks for it: whoever
+    writes a page first decides on which NUMA node it lies."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, tuple[Array, Array]] = {}
+
+    def address(self, array: Array) -> int:
+        """Where the copy starts; 16 bytes of slack follow it."""
+        if id(array) not in self._copies:
+            flat = np.ascontiguousarray(array).reshape(-1)
+            memory = aligned(flat.nbytes + LINE)
+            copy = memory[: flat.nbytes].view(flat.dtype)
+            copy[...] = flat
+            self._copies[id(array)] = array, copy  # the array too, or its id could come again
+        return int(self._copies[id(array)][1].ctypes.data)

@@ -1,0 +1,142 @@
+"""From a job's spec to all that is decided before its first shard is lent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import engine
+from engine.settings import switches_of
+from pipeline.binding import Binding, TokenRules, bind
+from pipeline.dataset import Dataset
+from pipeline.fingerprint import fingerprint, model_sha256
+from pipeline.hooks import AFTER, BEFORE, Hook
+from pipeline.manifest import RunRecord, read_run
+from pipeline.plan import make_plan, price, read_fields
+from pipeline.scorer_spec import ScorerSpec
+from pipeline.text import TokenizerFile, check_fits
+
+if TYPE_CHECKING:
+    from jobs.executors import Seat
+    from jobs.spec import JobSpec
+    from pipeline.plan import MemoryPrice, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that is decided before the first shard is lent."""
+
+    plan: Plan
+    run: RunRecord
+    specs: tuple[ScorerSpec, ...]
+    program: engine.Program
+
+
+def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
+    """Reads footers, compiles the model, binds fields to inputs and prices the plan."""
+    dataset = Dataset.discover(spec.input)
+    dataset.refuse_output(Path(spec.output))
+    # A missing model is for the engine to explain.
+    sha256 = model_sha256(spec.model) if Path(spec.model).is_file() else ""
+    program = _compiled(spec, sha256)
+    tokenizer = TokenizerFile.of(spec.tokenizer) if spec.tokenizer else None
+    before, after = Hook.of(BEFORE, spec.before), Hook.of(AFTER, spec.after)
+    binding, written = _bound_to(spec, program, dataset, before, after)
+    if tokenizer is not None:
+        check_fits(tokenizer, binding)
+    limits = {seat.machine: seat.memory_limit_nbytes for seat in seats}
+    plan = make_plan(
+        dataset, program, binding, tuple(seat.place for seat in seats),
+        model=spec.model, batch_rows=spec.batch_rows, output=spec.output, format=spec.format,
+        on_error=spec.on_error, memory_limit_nbytes=sum(limits.values()),
+        tokenizer=tokenizer, before=before, after=after, written=written,
+    )  # fmt: skip
+    run = RunRecord(
+        fingerprint=fingerprint(
+            dataset, plan.shards, binding, model_sha256=sha256, program=program.fingerprint,
+            format=spec.format, on_error=spec.on_error,
+            tokenizer=tokenizer.sha256 if tokenizer else "", hooks=(before, after),
+        ),
+        choices=program.choices, model=spec.model, format=spec.format,
+    )  # fmt: skip
+    return Prepared(plan, run, _scorer_specs(spec, plan, run, seats), program)
+
+
+def _compiled(spec: JobSpec, sha256: str) -> engine.Program:
+    """The program, with the kernels that the output folder's run began with: they add in
+    different orders, so a resume must use them again."""
+    stored = None if spec.restart else read_run(Path(spec.output))
+    same_model = stored is not None and stored.fingerprint.model_sha256 == sha256
+    choices = stored.choices if stored is not None and same_model else None
+    return engine.compile(spec.model, choices=choices, **switches_of(spec.off))
+
+
+def _bound_to(
+    spec: JobSpec,
+    program: engine.Program,
+    dataset: Dataset,
+    before: Hook | None,
+    after: Hook | None,
+) -> tuple[Binding, Any]:
+    """The binding to the dataset, or to what the hook makes of it, and the schema of the parts."""
+    schema = before.load().schema_of(dataset.schema) if before else dataset.schema
+    binding = bind(
+        schema, program.inputs, program.outputs, spec.bindings, spec.keep,
+        on_error=spec.on_error, rules=_token_rules(spec, program),
+    )  # fmt: skip
+    written = binding.output_schema(schema)
+    return binding, after.load().schema_of(written) if after else written
+
+
+def check_memory(prepared: Prepared, seats: tuple[Seat, ...]) -> None:
+    """Each machine's engines against what that machine can give; the first has the driver.
+
+    Where a machine has several NUMA nodes, each node's engines against that node, too: memory
+    that is bound to a full node is not taken from another, the kernel kills instead.
+    """
+    for number, (machine, group) in enumerate(groupby(seats, key=lambda seat: seat.machine)):
+        here = sorted(group, key=lambda seat: seat.place.node)
+        _bound(prepared, here, driver=number == 0).check(here[0].memory_limit_nbytes, machine)
+        for node, group_of_node in groupby(here, key=lambda seat: seat.place.node):
+            there = list(group_of_node)
+            where = f"NUMA node {node} of {machine}"
+            _bound(prepared, there, driver=False).check(there[0].node_memory_nbytes, where)
+
+
+def _bound(prepared: Prepared, seats: Sequence[Seat], *, driver: bool) -> MemoryPrice:
+    plan = prepared.plan
+    return price(
+        plan.dataset, prepared.program, plan.binding, engines=len(seats),
+        threads=max(len(seat.place.cpus) for seat in seats), batch_rows=plan.batch_rows,
+        batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer,
+        fields=read_fields(plan.dataset, plan.before), driver=driver,
+    )  # fmt: skip
+
+
+def _token_rules(spec: JobSpec, program: engine.Program) -> TokenRules:
+    return TokenRules(
+        program.id_limits, program.max_tokens, spec.max_tokens, spec.too_long, spec.tokenizer or "",
+        hooked=spec.before is not None,
+    )  # fmt: skip
+
+
+def _scorer_specs(
+    spec: JobSpec, plan: Plan, run: RunRecord, seats: tuple[Seat, ...]
+) -> tuple[ScorerSpec, ...]:
+    digest = run.fingerprint.digest
+    switches = switches_of(spec.off)
+    return tuple(
+        ScorerSpec(
+            scorer=seat.scorer, model=spec.model, model_sha256=run.fingerprint.model_sha256,
+            program=run.fingerprint.program, choices=run.choices, switches=switches,
+            binding=plan.binding, batch_rows=plan.batch_rows, cpus=seat.place.cpus,
+            node=seat.place.node, output=spec.output, format=spec.format,
+            fingerprint=digest, on_error=spec.on_error, batch_tokens=plan.batch_tokens,
+            tokenizer=plan.tokenizer, before=plan.before, after=plan.after,
+            fields=read_fields(plan.dataset, plan.before),
+        )
+        for seat in seats
+    )  # fmt: skip

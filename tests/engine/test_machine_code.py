@@ -1,0 +1,162 @@
+"""The machine code of the hot kernels, read for both tiers wherever this runs: nothing is executed.
+
+What a loop must be stands in `faults`; that each of its rules can fail is shown by kernels as they
+are not used (32 points on AVX2, 16 on AVX-512) and by loops with one instruction put in.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from dataclasses import replace
+
+import pytest
+
+from scripts.machine_code import TIERS, Loop, assembly, loops
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86's machine code")
+
+REGISTER = {"avx2": "ymm", "avx512": "zmm"}
+POINTS = {"avx2": 16, "avx512": 32}
+PRODUCTS = ("spmm_f32_sell4x", "spmm_f32_blk4x", "gemm_f32_4x")
+ATTENTION = "attention_f32_x"
+UNUSED = {"avx2": ("spmm_f32_sell4x32", "gemm_f32_4x32"), "avx512": ("gemm_f32_4x16",)}
+"""Widths that a tier can run, because a run goes on with the width it began with, and should not
+choose."""
+EXPONENTIAL = 9
+"""Multiply-adds of one exponential."""
+
+
+@functools.cache
+def code(tier: str) -> dict[str, str]:
+    """One process a tier; about five seconds."""
+    used = [f"{name}{POINTS[tier]}" for name in (*PRODUCTS, ATTENTION)]
+    return assembly([*used, *UNUSED[tier]], tier)
+
+
+def text_of(name: str, tier: str) -> str:
+    return code(tier)[f"{name}{POINTS[tier]}"]
+
+
+def accumulating(assembly_text: str) -> list[Loop]:
+    """Loops whose sums stay in registers: those that all the time goes to."""
+    return [
+        x for x in loops(assembly_text) if x.accumulators >= 4 and len(x.stores) == len(x.spilled)
+    ]
+
+
+def exponentials(assembly_text: str) -> list[Loop]:
+    return [x for x in loops(assembly_text) if len(x.multiply_adds) % EXPONENTIAL == 0]
+
+
+def faults(loop: Loop, tier: str) -> list[str]:
+    """What no hot loop may have."""
+    found = []
+    if loop.on_stack:
+        found.append(f"vectors on the stack: {loop.on_stack}")
+    if loop.registers != {REGISTER[tier]}:
+        found.append(f"registers: {sorted(loop.registers)}")
+    if loop.calls:
+        found.append(f"calls: {loop.calls}")
+    if loop.by_lane:
+        found.append(f"lane by lane: {loop.by_lane}")
+    return found
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_keep_sums_in_registers(name: str, tier: str) -> None:
+    half, full = accumulating(text_of(name, tier))
+    assert (half.accumulators, full.accumulators) == (4, 8)
+    assert len(full.multiply_adds) == 8  # a step: four outputs of two registers each
+    assert faults(half, tier) + faults(full, tier) == []
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_sparse_products_read_inputs_within_multiply_adds(tier: str) -> None:
+    found = accumulating(text_of("spmm_f32_sell4x", tier))
+    assert [x.from_memory for x in found] == [len(x.multiply_adds) for x in found] == [4, 8]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("name", ["spmm_f32_blk4x", "gemm_f32_4x"])
+def test_four_outputs_share_an_input(name: str, tier: str) -> None:
+    """Two loads of the input and those of four weights, all at once where a shuffle deals them."""
+    full = accumulating(text_of(name, tier))[-1]
+    assert full.loads == {"avx2": 2 + 1, "avx512": 2 + 4}[tier]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_attention_keeps_sums_in_registers(tier: str) -> None:
+    found = accumulating(text_of(ATTENTION, tier))
+    assert len(found) >= 6  # scores and values of the tile, and of its halves
+    assert max(x.accumulators for x in found) == 8
+    assert [fault for x in found for fault in faults(x, tier)] == []
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_exponentials_stay_in_lanes(tier: str) -> None:
+    """On AVX2 its constants and two vectors need more than 16 registers: two are spilled."""
+    text = text_of(ATTENTION, tier)
+    found = exponentials(text)
+    assert len(found) == 3  # of the tile, and of its halves
+    assert "vcvtt" not in text
+    for loop in found:
+        assert (loop.registers, loop.calls, loop.by_lane) == ({REGISTER[tier]}, [], [])
+        assert len(loop.spilled) <= {"avx2": 2, "avx512": 0}[tier]
+
+
+@pytest.mark.parametrize("kernel", UNUSED["avx2"])
+def test_32_points_spill_on_avx2(kernel: str) -> None:
+    """Why AVX2 has 16, and that spills are seen."""
+    full = accumulating(code("avx2")[kernel])[-1]
+    assert len(full.multiply_adds) == 16
+    assert full.spilled
+    assert any("stack" in fault for fault in faults(full, "avx2"))
+
+
+def test_16_points_leave_half_of_the_accumulators_on_avx512() -> None:
+    """Why AVX-512 has 32, and that accumulators and kinds of registers are counted."""
+    half, full = accumulating(code("avx512")["gemm_f32_4x16"])
+    assert full.accumulators == 4
+    assert "registers: ['ymm']" in faults(half, "avx512")
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("vmovups %ymm3, 32(%rsp)", "stack"),
+        ("vmovups -48(%rbp), %ymm3", "stack"),
+        ("vfmadd231ps 64(%rsp), %ymm1, %ymm2", "stack"),
+        ("vmovups (%rax), %zmm3", "registers"),
+        ("callq *%rax", "calls"),
+        ("vcvttss2si %xmm1, %eax", "lane by lane"),
+        ("vextractf128 $1, %ymm1, %xmm2", "lane by lane"),
+    ],
+)
+def test_one_instruction_put_in_is_seen(line: str, fault: str) -> None:
+    good = accumulating(text_of("gemm_f32_4x", "avx2"))[-1]
+    assert faults(good, "avx2") == []
+    bad = replace(good, lines=(line, *good.lines))
+    assert any(fault in x for x in faults(bad, "avx2"))
+
+
+def test_loops_are_found_and_what_only_looks_like_one_is_not() -> None:
+    text = """
+        .LBB0_1:
+            vfmadd231ps\t%ymm1, %ymm2, %ymm3   # in a loop of two blocks
+        .LBB0_2:
+            vfmadd231ps\t(%rax), %ymm2, %ymm3
+            .p2align 4
+            jne .LBB0_2
+            addq $8, %rax
+            jne .LBB0_1
+        .LBB0_3:
+            addq $8, %rax
+            jne .LBB0_3
+            retq
+    """
+    (found,) = loops(text)
+    assert found.lines == ("vfmadd231ps (%rax), %ymm2, %ymm3", "jne .LBB0_2")
+    assert (found.from_memory, found.accumulators, found.loads) == (1, 1, 1)
+    assert found.stores == []

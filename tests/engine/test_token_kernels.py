@@ -1,0 +1,279 @@
+"""The kernels of KERNELS that transformers need, against numpy: lengths, tails, NaN, neighbours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_calls import aligned, call, panel
+
+from engine.kernels.table import IDS, KERNELS, WIDTHS, Kernel, kernels_of
+from engine.ops.plain import PLAIN
+
+Array = np.ndarray[Any, Any]
+named = pytest.mark.parametrize
+
+
+def ids(kernel: Kernel) -> str:
+    return kernel.name
+
+
+def tiled(x: Array, points: int) -> Array:
+    """x[tokens, K] in tiles of so many lanes: [tile, K, points], other lanes full of NaN."""
+    tiles = -(-len(x) // points)
+    made = aligned((tiles * x.shape[1] + 3, points))
+    made[...] = np.nan
+    for token, row in enumerate(x):
+        tile, lane = divmod(token, points)
+        made[tile * x.shape[1] : (tile + 1) * x.shape[1], lane] = row
+    return made
+
+
+def untiled(made: Array, tokens: int, features: int) -> Array:
+    blocks = made[: len(made) // features * features].reshape(-1, features, made.shape[1])
+    return blocks.transpose(0, 2, 1).reshape(-1, features)[:tokens]
+
+
+def offsets_of(lengths: list[int]) -> Array:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+# ---- attention --------------------------------------------------------------------------------
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    lengths: list[int],
+    heads: int,
+    bias: Array | None,
+    points: int = 16,
+    row: int = 0,
+) -> Array:
+    """The kernel on sequences row.. of a batch."""
+    tokens, features = q.shape
+    tiles = -(-tokens // points)
+    panels = [tiled(x, points) for x in (q, k, v)]
+    y, scores = aligned((tiles * features + 3, points)), aligned((tiles * points + 3, points))
+    stride, depth = features * points * 4, features // heads
+    scale = np.array([depth**-0.5], np.float32)
+    biases: Array | int = -1 if bias is None else tiled(bias[:, None], points)
+    before = offsets_of([5] * row + lengths)
+    words = (*panels, y, *[stride] * 4, heads, depth, scale, 0, scores, biases)
+    call(f"attention_f32_x{points}", words, live=len(lengths), row=row, borders=[before])
+    return untiled(y, tokens, features)
+
+
+def attention_twin(
+    q: Array, k: Array, v: Array, lengths: list[int], heads: int, bias: Array | None
+) -> Array:
+    """Sequence by sequence, head by head, in float64."""
+    y, first = np.zeros(q.shape), 0
+    depth = q.shape[1] // heads
+    for length in lengths:
+        own = slice(first, first + length)
+        for head in range(heads):
+            part = slice(head * depth, (head + 1) * depth)
+            scores = q[own, part].astype(np.float64) @ k[own, part].T * depth**-0.5
+            if bias is not None:
+                scores = scores + bias[own]
+            with np.errstate(invalid="ignore"):
+                e = np.exp(scores - scores.max(axis=1, keepdims=True))
+            y[own, part] = e / e.sum(axis=1, keepdims=True) @ v[own, part]
+        first += length
+    return y
+
+
+@st.composite
+def attentions(draw: st.DrawFn) -> tuple[Any, ...]:
+    lengths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
+    heads, depth = draw(st.sampled_from([(1, 4), (2, 8), (3, 32)]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    shape = (sum(lengths), heads * depth)
+    q, k, v = (rng.standard_normal(shape).astype(np.float32) for _ in range(3))
+    bias = rng.choice([0.0, -10000.0, -np.inf], sum(lengths), p=[0.8, 0.1, 0.1])
+    bias[offsets_of(lengths)[:-1]] = 0  # a key that counts in every sequence
+    return q, k, v, lengths, heads, draw(st.sampled_from([None, bias.astype(np.float32)]))
+
+
+@named("points", WIDTHS)
+@settings(max_examples=60, deadline=None)
+@given(problem=attentions(), row=st.integers(0, 2))
+def test_attention_is_its_formula(points: int, problem: Any, row: int) -> None:
+    q, k, v, lengths, heads, bias = problem
+    got = attend(q, k, v, lengths, heads, bias, points, row)
+    np.testing.assert_allclose(
+        got, attention_twin(q, k, v, lengths, heads, bias), rtol=1e-4, atol=2e-6
+    )
+
+
+@named("points", WIDTHS)
+@settings(max_examples=40, deadline=None)
+@given(problem=attentions())
+def test_a_sequence_has_the_same_bytes_among_any_neighbours(points: int, problem: Any) -> None:
+    q, k, v, lengths, heads, bias = problem
+    whole = attend(q, k, v, lengths, heads, bias, points)
+    for first, last in zip(offsets_of(lengths), offsets_of(lengths)[1:], strict=False):
+        own = slice(first, last)
+        own_bias = None if bias is None else bias[own]
+        alone = attend(q[own], k[own], v[own], [int(last - first)], heads, own_bias, points)
+        assert alone.tobytes() == whole[own].tobytes()
+
+
+@named("place", ["q", "k", "v"])
+def test_attention_keeps_nan_within_its_sequence(place: str) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {n: rng.standard_normal((30, 8)).astype(np.float32) for n in "qkv"}
+    arrays[place][12, 3] = np.nan
+    got = attend(*arrays.values(), [10, 9, 11], 2, None)
+    expected = attention_twin(*arrays.values(), [10, 9, 11], 2, None)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+    assert np.isnan(got).any() and not np.isnan(got[:10]).any() and not np.isnan(got[19:]).any()
+
+
+def test_a_sequence_of_masked_keys_alone_is_nan_as_in_onnx() -> None:
+    x = np.ones((3, 4), np.float32)
+    got = attend(x, x, x, [2, 1], 1, np.array([-np.inf, -np.inf, 0], np.float32))
+    assert np.isnan(got[:2]).all() and (got[2] == 1).all()
+
+
+# ---- embeddings and pools ---------------------------------------------------------------------
+
+
+@named("points", WIDTHS)
+@named("element", list(IDS))
+@named(("features", "live"), [(1, 16), (8, 16), (21, 5), (64, 1)])
+def test_embed_looks_rows_up(element: str, features: int, live: int, points: int) -> None:
+    rng = np.random.default_rng(features)
+    table = rng.standard_normal((50, features)).astype(np.float32)
+    numbers = rng.integers(-50, 50, 40).astype(element)
+    held = panel(features, None, points)
+    words = (held, 0, features, table, 50)
+    call(f"embed_{element}_x{points}", words, row=7, live=live, borders=[numbers])
+    np.testing.assert_array_equal(held[:features, :live].T, table[numbers[7 : 7 + live]])
+
+
+POOLS = {"max": np.max, "mean": np.mean, "min": np.min, "sum": np.sum}
+
+
+def pooled(name: str, x: Array, lengths: list[int], row: int = 0) -> Array:
+    features, points = x.shape[1], KERNELS[name].points
+    held = tiled(x, points)
+    y = np.full((row + len(lengths), features), -5, np.float32)
+    before = offsets_of([3] * row + lengths)
+    words = (held, features * points * 4, features, 0, 1)
+    call(name, words, live=len(lengths), row=row, borders=[y, before])
+    assert (y[:row] == -5).all(), "rows of other columns were written"
+    return y[row:]
+
+
+@named("kernel", kernels_of("pool"), ids=ids)
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5), row=st.integers(0, 2))
+def test_pools_reduce_each_sequence(kernel: Kernel, lengths: list[int], row: int) -> None:
+    rng = np.random.default_rng(sum(lengths))
+    x = rng.standard_normal((sum(lengths), 5)).astype(np.float32)
+    got = pooled(kernel.name, x, lengths, row)
+    parts = np.split(x, offsets_of(lengths)[1:-1])
+    if kernel.name.startswith("take"):
+        expected = [p[0 if "first" in kernel.name else -1] for p in parts]
+        np.testing.assert_array_equal(got, expected)
+        return
+    reduce = POOLS[str(kernel.arguments[1]).lower()]
+    np.testing.assert_allclose(got, [reduce(p, axis=0) for p in parts], rtol=1e-5, atol=1e-6)
+    alone = [pooled(kernel.name, p, [len(p)])[0] for p in parts]
+    assert np.array(alone).tobytes() == got.tobytes(), "a sequence's neighbours change its bytes"
+
+
+@named("name", ["max", "mean", "min", "sum"])
+def test_pools_keep_nan(name: str) -> None:
+    x = np.zeros((6, 2), np.float32)
+    x[1, 0], x[4, 1] = np.nan, np.inf
+    got = pooled(f"pool_{name}_f32_x16", x, [3, 3])
+    np.testing.assert_array_equal(np.isnan(got), [[True, False], [False, False]])
+
+
+# ---- over features ----------------------------------------------------------------------------
+
+
+@named("kernel", kernels_of("norm"), ids=ids)
+@named(("outer", "width"), [(1, 1), (1, 7), (3, 16), (1, 384)])
+def test_layer_norm_is_its_formula(kernel: Kernel, outer: int, width: int) -> None:
+    rng = np.random.default_rng(width)
+    x = (rng.standard_normal((kernel.points, outer, width)) * 3 + 2).astype(np.float32)
+    x[3, 0, 0] = np.nan
+    scale, bias = (rng.standard_normal(width).astype(np.float32) for _ in range(2))
+    out, epsilon = panel(outer * width, None, kernel.points), np.array([1e-5], np.float32)
+    source = panel(outer * width, x.reshape(kernel.points, -1), kernel.points)
+    words = (source, out, outer, width, scale, bias, epsilon)
+    call(kernel.name, words)
+    wide = x.astype(np.float64)
+    mean = wide.mean(-1, keepdims=True) if kernel.arguments[1] else 0.0
+    variance = np.square(wide - mean).mean(-1, keepdims=True)
+    expected = (wide - mean) / np.sqrt(variance + 1e-5) * scale + bias
+    got = out[: outer * width].T.reshape(x.shape)
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
+
+
+REDUCTIONS = {
+    "ReduceL1": lambda x: np.abs(x).sum(2),
+    "ReduceL2": lambda x: np.sqrt(np.square(x).sum(2)),
+    "ReduceMax": lambda x: x.max(2),
+    "ReduceMean": lambda x: x.mean(2),
+    "ReduceMin": lambda x: x.min(2),
+    "ReduceSum": lambda x: x.sum(2),
+    "ReduceSumSquare": lambda x: np.square(x).sum(2),
+}
+
+
+@named("kernel", kernels_of("reduction"), ids=ids)
+@named("dims", [(1, 10, 1), (3, 4, 5), (1, 1, 6), (7, 2, 1)])
+def test_reductions_over_the_middle(kernel: Kernel, dims: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((kernel.points, *dims)).astype(np.float32)
+    x[2, 0, 0, 0], x[3, 0, -1, 0], x[4, 0, 0, 0] = np.nan, np.nan, np.inf
+    features, outer, axis, inner = int(np.prod(dims)), *dims
+    out = panel(outer * inner, None, kernel.points)
+    source = panel(features, x.reshape(kernel.points, -1), kernel.points)
+    call(kernel.name, (source, out, outer, axis, inner))
+    expected = REDUCTIONS[str(kernel.arguments[1])](x.astype(np.float64)).reshape(kernel.points, -1)
+    np.testing.assert_allclose(out[: outer * inner].T, expected, rtol=1e-5, atol=1e-5)
+
+
+@named("kernel", [k for k in kernels_of("broadcast") if len(k.arguments) > 1], ids=ids)
+@named(("outer", "width"), [(1, 1), (1, 9), (4, 3)])
+def test_one_number_for_all_of_the_last_axis(kernel: Kernel, outer: int, width: int) -> None:
+    rng = np.random.default_rng(width)
+    x = rng.standard_normal((kernel.points, outer, width)).astype(np.float32)
+    s = rng.standard_normal((kernel.points, outer, 1)).astype(np.float32)
+    points = kernel.points
+    out = panel(outer * width, None, points)
+    sources = ((outer * width, x), (outer, s))
+    panels = [panel(n, a.reshape(points, -1), points) for n, a in sources]
+    call(kernel.name, (*panels, out, outer, width))
+    meaning = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
+    apply = meaning[str(kernel.arguments[1])]
+    expected = apply(s, x) if kernel.arguments[2] else apply(x, s)
+    np.testing.assert_allclose(out[: outer * width].T.reshape(x.shape), expected, rtol=1e-6)
+
+
+@named("points", WIDTHS)
+def test_copy_repeats_features(points: int) -> None:
+    x = np.arange(points * 6, dtype=np.float32).reshape(points, 6)
+    out = panel(24, None, points)
+    call(f"copy_f32_x{points}", (panel(6, x, points), out, 3, 2, 4))
+    expected = np.repeat(x.reshape(points, 3, 1, 2), 4, axis=2).reshape(points, -1)
+    np.testing.assert_array_equal(out[:24].T, expected)
+
+
+def test_every_row_is_tested_here_or_in_test_kernels() -> None:
+    here = {"attention", "broadcast", "embed", "norm", "pool", "reduction"}
+    assert all(kernels_of(family) for family in here)
+    attention = {k.name for k in kernels_of("attention")}
+    assert attention == {f"attention_f32_x{points}" for points in WIDTHS}
+    assert ("colonnade", "Attention") in PLAIN

@@ -1,0 +1,67 @@
+"""Whoever listened goes away (`| head -1`): the job goes on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import small_job
+from small_job import Source, words
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return small_job.write(tmp_path_factory.mktemp("source"))
+
+
+@pytest.mark.parametrize("closing", [">&-", ">&- 2>&-"])
+def test_closed_descriptors_do_not_stop_the_job(
+    source: Source, tmp_path: Path, closing: str
+) -> None:
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "jobs.cli", *words(source, output), "--progress", "auto"]
+    done = subprocess.run(
+        ["sh", "-c", f"exec {shlex.join(command)} {closing}"],
+        cwd=small_job.ROOT, timeout=small_job.TIMEOUT, text=True, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    small_job.check_exactly_once(source, output)
+
+
+def test_an_error_that_nobody_reads_keeps_its_exit_code(source: Source, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    arguments = words(source, tmp_path / "out", "--engines", "0")
+    command = [sys.executable, "-m", "jobs.cli", *arguments]
+    done = subprocess.run(command, cwd=small_job.ROOT, stderr=writing, timeout=small_job.TIMEOUT)
+    os.close(writing)
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("progress", "closed"),
+    [("json", "stdout"), ("log", "stderr"), ("bar", "stderr"), ("bar", "both")],
+)
+def test_closed_pipe_does_not_stop_the_job(
+    source: Source, tmp_path: Path, progress: str, closed: str
+) -> None:
+    output = tmp_path / "out"
+    reading, writing = os.pipe()
+    os.close(reading)
+    kept = subprocess.PIPE
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *words(source, output, "--progress", progress)],
+        cwd=small_job.ROOT, timeout=small_job.TIMEOUT, text=True,
+        stdout=kept if closed == "stderr" else writing,
+        stderr=kept if closed == "stdout" else writing,
+    )  # fmt: skip
+    os.close(writing)
+    assert done.returncode == 0, done.stderr
+    small_job.check_exactly_once(source, output)
+    assert "Error" not in (done.stderr or ""), done.stderr
+    if closed == "stderr":
+        assert ("JobEnded" if progress == "json" else "rows") in done.stdout

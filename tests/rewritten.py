@@ -1,0 +1,59 @@
+"""Models beside onnxruntime, and what the rewrites made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from small_models import Array, onnxruntime_run
+
+import engine
+from engine.compiler import Compilation, compilation
+from engine.reader import graph_of
+from engine.segments import Fallback
+from scripts.models.bert import FLOAT_MIN
+
+STYLES_AND_MASKS = [
+    ("torch", 14, -10000.0),
+    ("torch", 14, FLOAT_MIN),
+    ("torch", 18, -10000.0),
+    ("sdpa", 17, FLOAT_MIN),
+    ("sdpa", 20, -np.inf),
+    ("fused", 23, None),
+    ("fused", 24, None),
+    ("old", 11, -10000.0),
+    ("old", 13, -10000.0),
+]
+"""Ways to write a BERT: style, opset, and what a mask adds."""
+
+RNG = np.random.default_rng(0)
+
+
+def floats(*shape: int) -> Array:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def checked(proto: onnx.ModelProto, feeds: Mapping[str, Array], near: float = 1e-5) -> Compilation:
+    """The compilation, after running it beside onnxruntime."""
+    found = compilation(graph_of(proto))
+    assert found.program is not None
+    with engine.Session(found.program, cpus=[0]) as session:
+        got = session.run(feeds)
+    for name, want in onnxruntime_run(proto, feeds).items():
+        np.testing.assert_allclose(got[name], want, atol=near, rtol=near, err_msg=name)
+    return found
+
+
+def labels(found: Compilation) -> list[str]:
+    return [n.label for n in found.graph.nodes]
+
+
+def fallbacks(found: Compilation) -> list[str]:
+    assert found.program is not None
+    segments = found.program.segments
+    return [n.label for s in segments if isinstance(s, Fallback) for n in s.nodes]
+
+
+def refusals(found: Compilation, name: str) -> str:
+    return "\n".join(e.reason for e in found.events if e.rewrite == name and not e.fired)
