@@ -14,6 +14,7 @@ from engine.rewrites.activation import ACTIVATION
 from engine.rewrites.affine import AFFINE_AFTER, AFFINE_BEFORE
 from engine.rewrites.arithmetic import ARITHMETIC
 from engine.rewrites.attention import ATTENTION
+from engine.rewrites.conv import CONV
 from engine.rewrites.dead_code import DEAD_CODE
 from engine.rewrites.decomposed import DECOMPOSED
 from engine.rewrites.fold import FOLD
@@ -23,6 +24,7 @@ from engine.rewrites.linear import LINEAR
 from engine.rewrites.mask import MASK
 from engine.rewrites.parts import PARTS
 from engine.rewrites.positions import POSITIONS
+from engine.rewrites.residual import RESIDUAL
 from engine.rewrites.rewrite import Edit, Event, Rewrite, View, apply
 from engine.rewrites.sink import SINK
 from engine.rewrites.static_shape import STATIC_SHAPE
@@ -43,10 +45,12 @@ REWRITES: tuple[Rewrite, ...] = (
     MASK,
     ATTENTION,  # after MASK, whose biases it takes
     LINEAR,
+    CONV,
     # scales before activations, behind which they can no longer reach the weights
     AFFINE_AFTER,
     SINK,
     AFFINE_BEFORE,
+    RESIDUAL,  # after scales, which would scale it, too
     ACTIVATION,
     DEAD_CODE,
 )
