@@ -33,9 +33,12 @@ serves half as much work: 49, against 62 with 16. On AVX-512 (Xeon, the same) 16
 accumulators that wait for each other: 76 GFLOP/s, against 97 with 32."""
 
 
+REGISTERS_A_TILE = 2
+
+
 def points_of_tile() -> int:
     """T for this machine: two registers."""
-    return 2 * register_lanes()
+    return REGISTERS_A_TILE * register_lanes()
 
 
 Family = Literal[
