@@ -153,6 +153,7 @@ _RULES: dict[tuple[str, str], Rule] = {
     **{("ai.onnx.ml", op): rows_by_features for op in _ML_FEATURES},
     **{("ai.onnx.ml", op): first_input_only for op in _ML_ELEMENTS},
     **{(NATIVE, op): broadcast for op in UNARY},
+    (NATIVE, "Channels"): first_input_only,
     (NATIVE, "Conv"): conv,
     (NATIVE, "Linear"): rows_by_features,
     ("", "Attention"): attention,
