@@ -21,6 +21,7 @@ from engine.rewrites.decomposed import DECOMPOSED
 from engine.rewrites.fold import FOLD
 from engine.rewrites.identity import IDENTITY
 from engine.rewrites.layer_norm import LAYER_NORM
+from engine.rewrites.layout import LAYOUT
 from engine.rewrites.linear import LINEAR
 from engine.rewrites.mask import MASK
 from engine.rewrites.norm import NORM
@@ -44,6 +45,7 @@ REWRITES: tuple[Rewrite, ...] = (
     LAYER_NORM,
     DECOMPOSED,
     ARITHMETIC,  # after those, which look for Pow
+    LAYOUT,  # after whole formulas, whose axes it would move
     POSITIONS,
     PARTS,
     MASK,

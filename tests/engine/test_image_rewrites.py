@@ -243,3 +243,27 @@ def test_channels_that_are_not_images_stay() -> None:
     assert ops(after) == ["Split"] and "splits the axis 2" in reasons(log, "channels")
     flat, _ = unchanged(model([node("Split", "x", "y z", axis=1)], {"x": ["N", 4, 6]}, "y z"))
     assert ops(flat) == ["Split"]
+
+
+# --- sizes
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_a_resize_to_sizes_is_one_by_scales(mode: str) -> None:
+    """The sizes count the rows of a batch, too, and so are computed."""
+    nodes = [
+        node("Shape", "x", "s"),
+        node("Slice", "s zero two", "rows"),
+        node("Concat", "rows sizes", "t", axis=0),
+        node("Resize", "x - - t", "y", mode=mode),
+    ]
+    constants = {"zero": [0], "two": [2], "sizes": [15, 7]}
+    after, _ = unchanged(model(nodes, X, "y", constants))
+    assert ops(after) == ["Resize"] and len(after.nodes[0].inputs) == 3
+
+
+def test_a_resize_that_no_scales_give_stays() -> None:
+    nodes = [node("Resize", "x - - t", "y", keep_aspect_ratio_policy="not_larger")]
+    proto = model(nodes, {"x": [5, 4, 6, 7]}, "y", {"t": [5, 4, 12, 12]}, opset=18)
+    after, log = rewrite(graph_of(proto))
+    assert len(after.nodes[0].inputs) == 4 and "keeps the aspect" in reasons(log, "static_shape")
