@@ -3,6 +3,7 @@
 Conv        y = activations(conv(x, W) + b + r): x [N, C, H, W] or [N, C, L],
             W [M, C/group, kh, kw], b [M] or nothing, r like y or nothing;
             pads are (top, left, bottom, right) and zero
+Channels    y[:, i] = x[:, order[i]]
 """
 
 from __future__ import annotations
@@ -70,4 +71,8 @@ def _product(windows: Array, weights: Array, node: Node, multiply: Product) -> A
     return y.reshape(outputs, *pixels)
 
 
-IMAGE: dict[str, Callable[..., Array]] = {"Conv": conv}
+def channels(node: Node, x: Array) -> Array:
+    return x[:, list(node.attributes["order"])]
+
+
+IMAGE: dict[str, Callable[..., Array]] = {"Channels": channels, "Conv": conv}

@@ -14,15 +14,20 @@ from engine.rewrites.activation import ACTIVATION
 from engine.rewrites.affine import AFFINE_AFTER, AFFINE_BEFORE
 from engine.rewrites.arithmetic import ARITHMETIC
 from engine.rewrites.attention import ATTENTION
+from engine.rewrites.channels import CHANNELS
 from engine.rewrites.conv import CONV
 from engine.rewrites.dead_code import DEAD_CODE
 from engine.rewrites.decomposed import DECOMPOSED
 from engine.rewrites.fold import FOLD
 from engine.rewrites.identity import IDENTITY
 from engine.rewrites.layer_norm import LAYER_NORM
+from engine.rewrites.layout import LAYOUT
 from engine.rewrites.linear import LINEAR
 from engine.rewrites.mask import MASK
+from engine.rewrites.norm import NORM
+from engine.rewrites.padding import PADDING
 from engine.rewrites.parts import PARTS
+from engine.rewrites.pooling import POOLING
 from engine.rewrites.positions import POSITIONS
 from engine.rewrites.residual import RESIDUAL
 from engine.rewrites.rewrite import Edit, Event, Rewrite, View, apply
@@ -40,16 +45,21 @@ REWRITES: tuple[Rewrite, ...] = (
     LAYER_NORM,
     DECOMPOSED,
     ARITHMETIC,  # after those, which look for Pow
+    LAYOUT,  # after whole formulas, whose axes it would move
     POSITIONS,
     PARTS,
     MASK,
     ATTENTION,  # after MASK, whose biases it takes
     LINEAR,
     CONV,
+    PADDING,  # after CONV, whose pads are known
+    POOLING,
+    CHANNELS,
     # scales before activations, behind which they can no longer reach the weights
     AFFINE_AFTER,
     SINK,
     AFFINE_BEFORE,
+    NORM,  # what no scale could be folded into
     RESIDUAL,  # after scales, which would scale it, too
     ACTIVATION,
     DEAD_CODE,
