@@ -9,12 +9,14 @@ import numpy as np
 
 from engine.images.corners import Corner, Layouts, Made
 from engine.images.segment import ImageStep
-from engine.kernels.table import Family, Kernel, kernels_of
+from engine.kernels.row import Family, Kernel
+from engine.kernels.table import kernels_of
 from engine.ops.image_work import Convolution
 from engine.packing import round_up
 from engine.segments import SLICE
 from engine.steps import split_clamp
-from engine.window_packing import Taps, pack_conv
+from engine.window_packing import Window as Taps
+from engine.window_packing import pack_conv
 
 Array = np.ndarray[Any, Any]
 
@@ -87,7 +89,8 @@ class _ConvFrame:
             stride=x.pixels.stride,
         )
         packed = pack_conv(structure, weights, taps)
-        words = (len(rows), *packed.streams, *packed.numbers, self._bias(rows), self.bounds, 0)
+        streams: tuple[Array | int, ...] = (*packed.streams, *packed.numbers)
+        words = (len(rows), *streams, self._bias(rows), self.bounds, 0)
         inputs = work.weights.shape[1]
         channel = rows.start // (len(work.weights) // work.group) * inputs
         return self._made(kernel, words, rows, channel)
