@@ -2,6 +2,7 @@
 
     python -m scripts.bench_models                     the MLP at 80, 90 and 95 % zeros
     python -m scripts.bench_models bert --batch 8      BERT-base, sequences of 128 tokens
+    python -m scripts.bench_models resnet50            pictures of 224x224, batches of 16
     python -m scripts.bench_models --sparsity 0 --columns off --blocks ...
 
 It prints a table; `--json` a list of rows. Each figure is the
@@ -32,6 +33,9 @@ import engine
 from scripts.models.bert import bert
 from scripts.models.bert_weights import Size, random_weights
 from scripts.models.mlp import SIZES, mlp
+from scripts.models.mobilenet import mobilenet
+from scripts.models.picture_net import Pictures
+from scripts.models.resnet import resnet50
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[], Array]
@@ -83,10 +87,25 @@ def _sequences(batch: int) -> dict[str, Array]:
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
 
 
+def _net(build: Callable[[Pictures], onnx.ModelProto]) -> Family:
+    def make(sparsity: float, blocks: bool) -> onnx.ModelProto:
+        return build(Pictures(sparsity=sparsity, blocks=blocks))
+
+    return Family(make, _pictures, (16,))
+
+
+def _pictures(batch: int) -> dict[str, Array]:
+    side = Pictures().resolution
+    shape = (batch, 3, side, side)
+    return {"input": np.random.default_rng(1).standard_normal(shape, np.float32)}
+
+
 BASE, TOKENS = Size(), 128
 MODELS = {
     "bert": Family(_bert, _sequences, (8,)),
     "mlp": Family(lambda sparsity, blocks: mlp(SIZES, sparsity, blocks=blocks), _rows, (64, 1024)),
+    "mobilenet": _net(mobilenet),
+    "resnet50": _net(resnet50),
 }
 
 
@@ -203,11 +222,12 @@ def _rate(rows: float) -> str:
 def print_table(figures: list[Figure], *, header: bool) -> None:
     if header:
         print(
-            "model    sparsity  batch  cores  colonnade rows/s  onnxruntime rows/s  ratio  scaling"
+            "model      sparsity  batch  cores  colonnade rows/s  onnxruntime rows/s  "
+            "ratio  scaling"
         )
     for f in figures:
         print(
-            f"{f.model:8} {f.sparsity:8.2f} {f.batch:6d} {f.cores:6d} {_rate(f.colonnade):>17} "
+            f"{f.model:10} {f.sparsity:8.2f} {f.batch:6d} {f.cores:6d} {_rate(f.colonnade):>17} "
             f"{_rate(f.onnxruntime):>19} {f.ratio:6.2f} {f.scaling:8.2f}",
             flush=True,
         )

@@ -2,12 +2,14 @@
 
 Seeded numpy, unstructured zeros at places drawn at random, no training: what matters is the
 shape and how many weights are zero. `bert` writes encoders in several styles of exporter, see
-scripts/models/bert.py: the same seed gives the same weights in each.
+scripts/models/bert.py: the same seed gives the same weights in each. `mobilenet` (V1) and
+`resnet50` (v1.5) keep the weights of the first layer and of the depthwise ones.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -15,6 +17,14 @@ import onnx
 from scripts.models.bert import OUTPUTS, STYLES, bert
 from scripts.models.bert_weights import Size, random_weights
 from scripts.models.mlp import SIZES, mlp
+from scripts.models.mobilenet import mobilenet
+from scripts.models.picture_net import Pictures
+from scripts.models.resnet import resnet50
+
+PICTURE_NETS: dict[str, Callable[[Pictures], onnx.ModelProto]] = {
+    "mobilenet": mobilenet,
+    "resnet50": resnet50,
+}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -38,6 +48,13 @@ def arguments() -> argparse.ArgumentParser:
     encoder.add_argument(
         "--outputs", nargs="+", choices=OUTPUTS, default=["last_hidden_state"], help="in order"
     )
+    for kind in PICTURE_NETS:
+        net = kinds.add_parser(kind, parents=[shared])
+        for name in ("resolution", "width", "classes"):
+            default = getattr(Pictures(), name)
+            net.add_argument(f"--{name}", type=type(default), default=default)
+        net.add_argument("--blocks", action="store_true", help="zeros in 4x1 row blocks")
+        net.add_argument("--folded", action="store_true", help="without BatchNormalization nodes")
     return parser
 
 
@@ -49,6 +66,22 @@ def build(args: argparse.Namespace) -> onnx.ModelProto:
         if len(args.sizes) < 2:
             raise ValueError(f"sizes: expected two or more, got {args.sizes}")
         return mlp(args.sizes, args.sparsity, args.seed)
+    if args.kind in PICTURE_NETS:
+        return PICTURE_NETS[args.kind](
+            Pictures(
+                resolution=args.resolution,
+                width=args.width,
+                classes=args.classes,
+                sparsity=args.sparsity,
+                seed=args.seed,
+                blocks=args.blocks,
+                folded=args.folded,
+            )
+        )
+    return _bert(args)
+
+
+def _bert(args: argparse.Namespace) -> onnx.ModelProto:
     size = Size(
         layers=args.layers,
         hidden=args.hidden,

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from scripts.models.writer import Array
+from scripts.models.zeros import zero
 
 Weights = Mapping[str, Array]
 """By checkpoint name; matrices of linear layers are [outputs, inputs], as PyTorch keeps them."""
-
-BLOCK = 4
-"""Outputs of a 4x1 row block: zero or not together, for one input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +84,3 @@ def random_weights(
     draw("pooler.dense.weight", (size.hidden, size.hidden), np.sqrt(1 / size.hidden))
     draw("pooler.dense.bias", (size.hidden,), 0.1)
     return weights
-
-
-def zero(w: Array, sparsity: float, blocks: bool, random: np.random.Generator) -> None:
-    """Zeros a share of w[M, K] in place, see `random_weights`."""
-    if not blocks:
-        w.flat[random.permutation(w.size)[: round(sparsity * w.size)]] = 0
-        return
-    if w.shape[0] % BLOCK:
-        raise ValueError(f"blocks: expected a multiple of {BLOCK} outputs, got {w.shape[0]}")
-    kept = np.ones((w.shape[0] // BLOCK, w.shape[1]), np.bool_)
-    kept.flat[random.permutation(kept.size)[: round(sparsity * kept.size)]] = False
-    w *= np.repeat(kept, BLOCK, axis=0)
