@@ -155,6 +155,7 @@ _RULES: dict[tuple[str, str], Rule] = {
     **{(NATIVE, op): broadcast for op in UNARY},
     (NATIVE, "Channels"): first_input_only,
     (NATIVE, "Conv"): conv,
+    (NATIVE, "DepthToSpace"): first_input_only,
     (NATIVE, "Linear"): rows_by_features,
     ("", "Attention"): attention,
     ("", "BatchNormalization"): batch_normalization,

@@ -4,6 +4,8 @@ Conv        y = activations(conv(x, W) + b + r): x [N, C, H, W] or [N, C, L],
             W [M, C/group, kh, kw], b [M] or nothing, r like y or nothing;
             pads are (top, left, bottom, right) and zero
 Channels    y[:, i] = x[:, order[i]]
+DepthToSpace  y[:, m, i, j] = x[:, (m * bh + i % bh) * bw + j % bw, i // bh, j // bw] for a block
+            (bh, bw), and for i and j below size (height, width)
 """
 
 from __future__ import annotations
@@ -75,4 +77,17 @@ def channels(node: Node, x: Array) -> Array:
     return x[:, list(node.attributes["order"])]
 
 
-IMAGE: dict[str, Callable[..., Array]] = {"Channels": channels, "Conv": conv}
+def depth_to_space(node: Node, x: Array) -> Array:
+    (high, wide), (height, width) = node.attributes["block"], node.attributes["size"]
+    images = x if x.ndim == 4 else x[:, :, None]
+    rows, _, *each = images.shape
+    apart = images.reshape(rows, -1, high, wide, *each).transpose(0, 1, 4, 2, 5, 3)
+    y = apart.reshape(rows, -1, each[0] * high, each[1] * wide)[:, :, :height, :width]
+    return np.ascontiguousarray(y if x.ndim == 4 else y[:, :, 0])
+
+
+IMAGE: dict[str, Callable[..., Array]] = {
+    "Channels": channels,
+    "Conv": conv,
+    "DepthToSpace": depth_to_space,
+}

@@ -16,8 +16,10 @@ from engine.rewrites.arithmetic import ARITHMETIC
 from engine.rewrites.attention import ATTENTION
 from engine.rewrites.channels import CHANNELS
 from engine.rewrites.conv import CONV
+from engine.rewrites.conv_transpose import CONV_TRANSPOSE
 from engine.rewrites.dead_code import DEAD_CODE
 from engine.rewrites.decomposed import DECOMPOSED
+from engine.rewrites.depth_to_space import DEPTH_TO_SPACE
 from engine.rewrites.fold import FOLD
 from engine.rewrites.identity import IDENTITY
 from engine.rewrites.layer_norm import LAYER_NORM
@@ -52,8 +54,10 @@ REWRITES: tuple[Rewrite, ...] = (
     ATTENTION,  # after MASK, whose biases it takes
     LINEAR,
     CONV,
-    PADDING,  # after CONV, whose pads are known
+    CONV_TRANSPOSE,
+    DEPTH_TO_SPACE,  # before scales, which a Conv takes in
     POOLING,
+    PADDING,  # after those two, whose pads are known then
     CHANNELS,
     # scales before activations, behind which they can no longer reach the weights
     AFFINE_AFTER,

@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.graph import NATIVE, Node
 from engine.ops.numbers import numbers
-from engine.rewrites.pooling import is_image
+from engine.rewrites.geometry import is_image
 from engine.rewrites.rewrite import Edit, Rewrite, View
 
 LABEL = f"{NATIVE}.Channels"

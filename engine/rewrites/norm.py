@@ -12,7 +12,8 @@ import numpy as np
 
 from engine.graph import NATIVE, Node
 from engine.rewrites.affine import AFFINE_AFTER, Affine, affine_of
-from engine.rewrites.pooling import is_image
+from engine.rewrites.conv import conv_attributes
+from engine.rewrites.geometry import is_image
 from engine.rewrites.rewrite import Edit, Rewrite, View
 
 
@@ -31,13 +32,7 @@ def _at(node: Node, view: View) -> Edit | str | None:
     if not np.isfinite(weights).all() or not np.isfinite(bias).all():
         return "its scale or shift would leave the range of float32"
     names = [view.fresh(f"{node.name}.{what}") for what in ("weights", "bias")]
-    attributes = {
-        "strides": (1, 1),
-        "pads": (0, 0, 0, 0),
-        "dilations": (1, 1),
-        "group": channels,
-        "activations": (),
-    }
+    attributes = conv_attributes(group=channels)
     new = Node(node.name, "Conv", (x.name, *names, ""), node.outputs, NATIVE, attributes)
     constants = dict(
         zip(names, (np.ascontiguousarray(weights), np.ascontiguousarray(bias)), strict=True)

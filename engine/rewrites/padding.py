@@ -19,7 +19,7 @@ import numpy as np
 from engine.graph import NATIVE, Node
 from engine.ops.numbers import numbers
 from engine.ops.unary import unary_of
-from engine.rewrites.conv import Pair, explicit_pads
+from engine.rewrites.geometry import Pair, explicit_pads
 from engine.rewrites.rewrite import Edit, Rewrite, View
 
 _ABOVE_ZERO = frozenset({"Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softplus", "Square"})

@@ -3,15 +3,17 @@
     ReduceMean, ReduceMax over height and width
     AveragePool, MaxPool whose one window is the whole image
 
-Where a reduction drops the dimensions it reduces, Flatten drops them behind it.
+Where a reduction drops the dimensions it reduces, Flatten drops them behind it. For other pools
+the padding that follows the input's size is worked out.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
-from engine.graph import NATIVE, Node, Value
+from engine.graph import Node, Value
 from engine.ops.numbers import numbers
+from engine.rewrites.geometry import is_image, pair, sides
 from engine.rewrites.rewrite import Edit, Rewrite, View
 
 _GLOBAL = {
@@ -28,7 +30,7 @@ def _at(node: Node, view: View) -> Edit | str | None:
         return None
     whole = _reduces_all if node.op.startswith("Reduce") else _sees_all
     if not whole(node, x, view):
-        return None
+        return _with_pads(node, x)
     op, ones = _GLOBAL[node.op], tuple(1 for _ in x.shape[2:])
     if y.shape == (*x.shape[:2], *ones):
         new = Node(node.name, op, (x.name,), node.outputs[:1])
@@ -44,14 +46,13 @@ def _at(node: Node, view: View) -> Edit | str | None:
     return Edit((node,), nodes, values, reason=f"{op} of {x.name}, flattened")
 
 
-def is_image(x: Value, view: View) -> bool:
-    """Whether the value is float32 [N, C, H, W]; [N, C, L] only where a Conv made it so."""
-    if x.shape is None or x.dtype != np.float32 or not x.has_rows:
-        return False
-    made, lines = view.producer(x.name), len(x.shape) == 3
-    conv = made is not None and made.label in (f"{NATIVE}.Conv", f"{NATIVE}.Channels")
-    known = all(isinstance(d, int) for d in x.shape[1:])
-    return known and (len(x.shape) == 4 or (lines and conv))
+def _with_pads(node: Node, x: Value) -> Edit | None:
+    if not node.attributes.get("auto_pad", "NOTSET").startswith("SAME"):
+        return None
+    found = sides(node, x.shape or (), pair(node, "kernel_shape"))
+    pads = [side[i] for i in (0, 1) for side in found[4 - len(x.shape or ()) :]]
+    attributes = {**node.attributes, "auto_pad": "NOTSET", "pads": pads}
+    return Edit((node,), (replace(node, attributes=attributes),), reason=f"pads {pads}")
 
 
 def _reduces_all(node: Node, x: Value, view: View) -> bool:
@@ -70,7 +71,7 @@ def _sees_all(node: Node, x: Value, view: View) -> bool:
 
 POOLING = Rewrite(
     "pooling",
-    "turns means and maxima over all pixels into GlobalAveragePool and GlobalMaxPool",
+    "says pools of all pixels in one way, and works out the pads of others",
     _at,
     frozenset(_GLOBAL),
 )

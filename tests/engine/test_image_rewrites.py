@@ -86,13 +86,6 @@ def test_zeros_before_a_maximum_of_what_is_never_below() -> None:
             ],
             "rounds the number of its windows up",
         ),
-        (
-            [
-                node("Pad", "x pads", "h"),
-                node("AveragePool", "h", "y", kernel_shape=[3, 3], auto_pad="SAME_UPPER"),
-            ],
-            "its own pads follow its input's size",
-        ),
     ],
 )
 def test_pads_that_stay(nodes: list[onnx.NodeProto], reason: str) -> None:
@@ -102,6 +95,14 @@ def test_pads_that_stay(nodes: list[onnx.NodeProto], reason: str) -> None:
     after, log = unchanged(model(nodes, X, outputs, constants))
     assert "Pad" in ops(after)
     assert reason in reasons(log, "padding")
+
+
+def test_a_pad_before_pads_that_are_not_worked_out_stays() -> None:
+    pool = node("AveragePool", "h", "y", kernel_shape=[3, 3], auto_pad="SAME_UPPER")
+    before = graph_of(model([node("Pad", "x pads", "h"), pool], X, "y", {"pads": PADS}))
+    after, log = rewrite(before, frozenset({"pooling"}))
+    assert ops(after) == ["Pad", "AveragePool"]
+    assert "its own pads follow its input's size" in reasons(log, "padding")
 
 
 def test_a_pad_that_cuts_stays() -> None:
@@ -267,3 +268,13 @@ def test_a_resize_that_no_scales_give_stays() -> None:
     proto = model(nodes, {"x": [5, 4, 6, 7]}, "y", {"t": [5, 4, 12, 12]}, opset=18)
     after, log = rewrite(graph_of(proto))
     assert len(after.nodes[0].inputs) == 4 and "keeps the aspect" in reasons(log, "static_shape")
+
+
+@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("op", ["AveragePool", "MaxPool"])
+def test_pads_of_pools_are_worked_out(op: str, auto: str) -> None:
+    pool = node(op, "x", "y", kernel_shape=[3, 2], strides=[2, 1], auto_pad=auto)
+    after, _ = unchanged(model([pool], X, "y"))
+    assert after.nodes[0].attributes["auto_pad"] == "NOTSET"
+    upper = auto == "SAME_UPPER"
+    assert after.nodes[0].attributes["pads"] == ([0, 0, 1, 1] if upper else [1, 1, 0, 0])
