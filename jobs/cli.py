@@ -17,6 +17,7 @@ from jobs.bench.spec import BenchSpec, options
 from jobs.errors import USER, SpecError
 from jobs.resolving import check_pairs
 from jobs.run import run
+from jobs.spec import Asked
 
 if TYPE_CHECKING:
     from engine.explanation import Explanation
@@ -56,30 +57,30 @@ main.add_command(run)
               help="Dataset to bind to the model's inputs, as `run` would.")  # fmt: skip
 @click.option("--bind", multiple=True, metavar="INPUT=FIELD", help="As for `run`.")
 @click.option("--tokenizer", metavar="FILE", default="", help="As for `run`.")
+@click.option("--image", metavar="KEY=VALUE,...", default="", help="As for `run`.")
 @click.option("--off", multiple=True, metavar="NAME", help="As for `run`.")
 @click.option("--measure", is_flag=True,
               help="Time every kernel that a layer could have, on one core.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def explain(
-    model: Path, inputs: tuple[str, ...], bind: tuple[str, ...], tokenizer: str,
+    model: Path, inputs: tuple[str, ...], bind: tuple[str, ...], tokenizer: str, image: str,
     off: tuple[str, ...], measure: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Show what the engine makes of MODEL: rewrites, kernels, sparsity, fallbacks, and why."""
-    leave_with(lambda: _explain(model, inputs, bind, tokenizer, off, measure, as_json))
+    asked = Asked(inputs, bind, tokenizer, image)
+    leave_with(lambda: _explain(model, asked, off, measure, as_json))
 
 
-def _explain(
-    model: Path, inputs: tuple[str, ...], bind: tuple[str, ...], tokenizer: str,
-    off: tuple[str, ...], measure: bool, as_json: bool,
-) -> int:  # fmt: skip
-    check_pairs(bind, "explain")
-    if bind and not inputs:
-        raise SpecError("explain: bind: expected --input too; give the dataset with the fields")
-    import engine
-    from engine.settings import switches_of
+def _explain(model: Path, asked: Asked, off: tuple[str, ...], measure: bool, as_json: bool) -> int:
+    check_pairs(asked.bind, "explain")
+    for option in ("bind", "image"):
+        if getattr(asked, option) and not asked.inputs:
+            raise SpecError(
+                f"explain: {option}: expected --input too; give the dataset with the fields"
+            )
+    from jobs.explaining import explained
 
-    explanation = engine.explain(model, **switches_of(off))
-    binding = _bound(model, inputs, bind, tokenizer) if inputs else None
+    explanation, binding = explained(model, asked, off)
     measured = _measured(explanation) if measure else None
     if as_json:
         from pipeline.wire import to_plain
@@ -103,23 +104,6 @@ def _measured(explanation: Explanation) -> Measurement:
     from engine.measuring import measure_choices  # machine code comes with it
 
     return measure_choices(explanation)
-
-
-def _bound(model: Path, inputs: tuple[str, ...], pairs: tuple[str, ...], tokenizer: str) -> Any:
-    import engine
-    from pipeline.binding import TokenRules, bind
-    from pipeline.dataset import Dataset
-    from pipeline.text import TokenizerFile, check_fits
-
-    halves = [pair.partition("=") for pair in pairs]
-    requested = {name.strip(): field.strip() for name, _, field in halves}
-    dataset = Dataset.discover(inputs)
-    program = engine.compile(model)
-    rules = TokenRules(program.id_limits, program.max_tokens, tokenizer=tokenizer)
-    binding = bind(dataset.schema, program.inputs, program.outputs, requested, rules=rules)
-    if tokenizer:
-        check_fits(TokenizerFile.of(tokenizer), binding)
-    return binding
 
 
 @options

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import engine
+from engine.pixels import Pixels, with_pixels
 from engine.settings import switches_of
 from pipeline.binding import Binding, TokenRules, bind
 from pipeline.dataset import Dataset
 from pipeline.fingerprint import fingerprint, model_sha256
 from pipeline.hooks import AFTER, BEFORE, Hook
 from pipeline.manifest import RunRecord, read_run
+from pipeline.picture_binding import pixels
+from pipeline.picture_rules import PictureRules, parse
+from pipeline.pictures import check_pillow
 from pipeline.plan import make_plan, price, read_fields
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.text import TokenizerFile, check_fits
@@ -41,10 +45,14 @@ def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
     dataset.refuse_output(Path(spec.output))
     # A missing model is for the engine to explain.
     sha256 = model_sha256(spec.model) if Path(spec.model).is_file() else ""
-    program = _compiled(spec, sha256)
     tokenizer = TokenizerFile.of(spec.tokenizer) if spec.tokenizer else None
     before, after = Hook.of(BEFORE, spec.before), Hook.of(AFTER, spec.after)
-    binding, written = _bound_to(spec, program, dataset, before, after)
+    pictures = parse(spec.image) if spec.image else None
+    schema = before.load().schema_of(dataset.schema) if before else dataset.schema
+    graph = engine.load(spec.model)
+    fed = pixels(schema, graph.inputs, spec.bindings, pictures)
+    program = _compiled(spec, sha256, with_pixels(graph, fed))
+    binding, written = _bound_to(spec, program, schema, pictures, after)
     if tokenizer is not None:
         check_fits(tokenizer, binding)
     limits = {seat.machine: seat.memory_limit_nbytes for seat in seats}
@@ -52,41 +60,43 @@ def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
         dataset, program, binding, tuple(seat.place for seat in seats),
         model=spec.model, batch_rows=spec.batch_rows, output=spec.output, format=spec.format,
         on_error=spec.on_error, memory_limit_nbytes=sum(limits.values()),
-        tokenizer=tokenizer, before=before, after=after, written=written,
+        tokenizer=tokenizer, pictures=pictures, before=before, after=after, written=written,
     )  # fmt: skip
     run = RunRecord(
         fingerprint=fingerprint(
             dataset, plan.shards, binding, model_sha256=sha256, program=program.fingerprint,
             format=spec.format, on_error=spec.on_error,
-            tokenizer=tokenizer.sha256 if tokenizer else "", hooks=(before, after),
+            tokenizer=tokenizer.sha256 if tokenizer else "", image=str(pictures or ""),
+            hooks=(before, after),
         ),
         choices=program.choices, model=spec.model, format=spec.format,
     )  # fmt: skip
-    return Prepared(plan, run, _scorer_specs(spec, plan, run, seats), program)
+    return Prepared(plan, run, _scorer_specs(spec, plan, run, fed, seats), program)
 
 
-def _compiled(spec: JobSpec, sha256: str) -> engine.Program:
+def _compiled(spec: JobSpec, sha256: str, graph: engine.Graph) -> engine.Program:
     """The program, with the kernels that the output folder's run began with: they add in
     different orders, so a resume must use them again."""
     stored = None if spec.restart else read_run(Path(spec.output))
     same_model = stored is not None and stored.fingerprint.model_sha256 == sha256
     choices = stored.choices if stored is not None and same_model else None
-    return engine.compile(spec.model, choices=choices, **switches_of(spec.off))
+    return engine.compile(graph, choices=choices, **switches_of(spec.off))
 
 
 def _bound_to(
     spec: JobSpec,
     program: engine.Program,
-    dataset: Dataset,
-    before: Hook | None,
+    schema: Any,
+    pictures: PictureRules | None,
     after: Hook | None,
 ) -> tuple[Binding, Any]:
     """The binding to the dataset, or to what the hook makes of it, and the schema of the parts."""
-    schema = before.load().schema_of(dataset.schema) if before else dataset.schema
     binding = bind(
         schema, program.inputs, program.outputs, spec.bindings, spec.keep,
-        on_error=spec.on_error, rules=_token_rules(spec, program),
+        on_error=spec.on_error, rules=_token_rules(spec, program), pictures=pictures,
     )  # fmt: skip
+    if any(f.picture for f in binding.fields):
+        check_pillow()
     written = binding.output_schema(schema)
     return binding, after.load().schema_of(written) if after else written
 
@@ -124,7 +134,11 @@ def _token_rules(spec: JobSpec, program: engine.Program) -> TokenRules:
 
 
 def _scorer_specs(
-    spec: JobSpec, plan: Plan, run: RunRecord, seats: tuple[Seat, ...]
+    spec: JobSpec,
+    plan: Plan,
+    run: RunRecord,
+    fed: Mapping[str, Pixels],
+    seats: tuple[Seat, ...],
 ) -> tuple[ScorerSpec, ...]:
     digest = run.fingerprint.digest
     switches = switches_of(spec.off)
@@ -135,7 +149,8 @@ def _scorer_specs(
             binding=plan.binding, batch_rows=plan.batch_rows, cpus=seat.place.cpus,
             node=seat.place.node, output=spec.output, format=spec.format,
             fingerprint=digest, on_error=spec.on_error, batch_tokens=plan.batch_tokens,
-            tokenizer=plan.tokenizer, before=plan.before, after=plan.after,
+            tokenizer=plan.tokenizer, pictures=plan.pictures, pixels=fed, before=plan.before,
+            after=plan.after,
             fields=read_fields(plan.dataset, plan.before),
         )
         for seat in seats

@@ -70,6 +70,7 @@ _METAVARS = {
     "model": "FILE", "input": "PATH", "output": "FOLDER", "bind": "INPUT=FIELD",
     "keep": "FIELDS", "off": "NAME", "address": "ADDRESS", "engines": "N", "threads": "N",
     "batch_rows": "N", "max_tokens": "N", "tokenizer": "FILE", "max_errors": "N",
+    "image": "KEY=VALUE,...",
     "before": "MODULE:FUNCTION", "after": "MODULE:FUNCTION",
     "stall_seconds": "SECONDS", "max_restarts": "N",
 }  # fmt: skip

@@ -68,6 +68,11 @@ class JobSpec:
         "types where the model has an input of them, of the field of text that --bind names.",
         None,
     )
+    image: str | None = _option(
+        "KEY=VALUE,...: the model wants pictures normalised, and encoded ones (JPEG, PNG; extra "
+        "`image`) decoded: mean=...,std=...,range=1|255,size=HxW,resize=HxW|stretch,filter=....",
+        None,
+    )
     too_long: str = _option(
         "A row with more tokens than the model has positions for, or than --max-tokens: a row "
         "that cannot be scored, or one that is cut.",
@@ -147,6 +152,16 @@ class JobSpec:
                 continue
             words += _words(option.name, value)
         return shlex.join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What `explain` is told of a dataset, as `run` takes it."""
+
+    inputs: tuple[str, ...]
+    bind: tuple[str, ...]
+    tokenizer: str
+    image: str
 
 
 OPTIONS: dict[str, Field[Any]] = {f.name: f for f in fields(JobSpec)}

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.graph import ROWS
-from pipeline import token_binding
+from pipeline import picture_binding, token_binding
 from pipeline.bound import (
     Binding,
     FieldBinding,
@@ -30,7 +30,8 @@ from pipeline.hints import (
     refuse_inexact,
     shaped,
 )
-from pipeline.layout import Layout, conversion, is_text, layout
+from pipeline.layout import Layout, conversion, is_encoded, is_text, layout
+from pipeline.picture_rules import PictureRules
 
 __all__ = ["Binding", "FieldBinding", "GraphValue", "OutputField", "TokenRules", "bind"]
 
@@ -44,24 +45,25 @@ def bind(
     *,
     on_error: str = "fail",
     rules: TokenRules | None = None,
+    pictures: PictureRules | None = None,
 ) -> Binding:
     """Checks everything that can be known before the start; raises BindingError otherwise.
 
     `requested` maps input -> field, or input -> "field:cast" to allow an inexact conversion
     (float64 to float32, int64 to float32). `keep` None keeps every field that is not bound, an
     empty sequence none. Lengths of variable lists and nulls can only be checked row by row.
-    Inputs of sequences, and what their lengths tell: pipeline/token_binding.py.
+    Inputs of sequences, and what their lengths tell: pipeline/token_binding.py. Pictures:
+    pipeline/picture_binding.py.
     """
     requested = requested or {}
     _check_inputs(requested, [value.name for value in inputs])
     rules = rules or TokenRules()
     texts = token_binding.texts(schema, inputs, requested, rules)
     known = token_binding.known(schema, inputs, requested, bool(texts))
-    fields = [
-        _bind_input(schema, value, requested, rules) for value in inputs if value not in known
-    ]
+    fed = [value for value in inputs if value not in known]
+    fields = [_bind_input(schema, value, requested, rules, pictures) for value in fed]
     if known and not any(f.tokens for f in fields):  # lengths of what?
-        fields += [_bind_input(schema, value, requested, rules) for value in known]
+        fields += [_bind_input(schema, value, requested, rules, pictures) for value in known]
     typed = [value for value in known if texts and token_binding.is_types(value)]
     fields += [token_binding.types_of_text(schema, value, texts[0], rules) for value in typed]
     lengths = token_binding.lengths(fields, rules)
@@ -82,7 +84,11 @@ def _check_inputs(requested: Mapping[str, str], names: Sequence[str]) -> None:
 
 
 def _bind_input(
-    schema: pa.Schema, value: GraphValue, requested: Mapping[str, str], rules: TokenRules
+    schema: pa.Schema,
+    value: GraphValue,
+    requested: Mapping[str, str],
+    rules: TokenRules,
+    pictures: PictureRules | None,
 ) -> FieldBinding:
     asked = requested.get(value.name, value.name)
     cast = asked not in schema.names and asked.endswith(CAST)
@@ -102,6 +108,8 @@ def _bind_input(
     where = f"input {value.name!r} from field {name!r}"
     if token_binding.is_text_for(kind, value, rules):
         return token_binding.ids_of_text(name, kind, value, rules)
+    if is_encoded(kind) and picture_binding.channel_axis(value.shape) is not None:
+        return picture_binding.encoded((name, kind), value, pictures)
     if isinstance(found, str):
         more = hint(schema, value.name, value.shape, value.dtype, name)
         if is_text(kind) and token_binding.is_sequence(value):
@@ -112,8 +120,9 @@ def _bind_input(
         return token_binding.sequence(name, kind, found, value, cast, rules)
     shape = _row_shape(where, value, found, kind)
     refuse_inexact(where, (value.name, value.dtype), (name, found.dtype), cast)
-    note = _note(found, value.dtype, shape)
-    return FieldBinding(value.name, name, str(kind), value.dtype.name, shape, cast, note)
+    axes = picture_binding.turned(found, shape)
+    note = _note(found, value.dtype, shape, axes)
+    return FieldBinding(value.name, name, str(kind), value.dtype.name, shape, cast, note, axes=axes)
 
 
 def _missing(schema: pa.Schema, value: GraphValue, asked: str | None) -> str:
@@ -146,7 +155,12 @@ def _row_shape(where: str, value: GraphValue, found: Layout, kind: pa.DataType) 
     return tuple(d for d in dims if isinstance(d, int))
 
 
-def _note(found: Layout, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+def _note(
+    found: Layout, dtype: np.dtype[Any], shape: tuple[int, ...], axes: tuple[int, ...]
+) -> str:
+    if axes:
+        how = conversion(found.dtype, dtype).removesuffix("copied").removesuffix("no copy")
+        return f"{how}channels turned to the {'front' if axes[0] else 'end'}, copied"
     notes = [conversion(found.dtype, dtype)]
     if found.count is None:
         notes.append("lengths checked row by row")

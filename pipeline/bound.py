@@ -60,11 +60,29 @@ class FieldBinding:
     """Of a token as it is read, where the field is a list."""
     text: str = ""
     """"ids" or "types" where the field is text: what of its tokens the input takes."""
+    picture: bool = False
+    """Whether the field holds encoded pictures."""
+    axes: tuple[int, ...] = ()
+    """Where the field's dimensions lie in another order: which of them each of `shape` is."""
 
     @property
     def column(self) -> str:
-        """The column of a batch that is fed: the field, or what the tokenizer made of it."""
-        return f"\0{self.text} of {self.field}" if self.text else self.field
+        """The column of a batch that is fed: the field, or what was made of it."""
+        made = "pixels" if self.picture else self.text
+        return f"\0{made} of {self.field}" if made else self.field
+
+    @property
+    def problems(self) -> str:
+        """The column that says why rows of `column` are null where the field is not."""
+        return f"\0problems of {self.field}"
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Of one row, as the field has it."""
+        if not self.axes:
+            return self.shape
+        sizes = dict(zip(self.axes, self.shape, strict=True))
+        return tuple(sizes[axis] for axis in range(len(self.shape)))
 
     @property
     def row_nbytes(self) -> int:

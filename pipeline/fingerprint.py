@@ -44,6 +44,8 @@ class Fingerprint:
     """How long sequences may be, and what becomes of longer ones."""
     tokenizer: str = ""
     """Hash of the tokenizer's file."""
+    image: str = ""
+    """What --image says."""
     before: str = ""
     """The hook by its name, and a hash of its source."""
     after: str = ""
@@ -100,6 +102,7 @@ def fingerprint(
     format: str,
     on_error: str,
     tokenizer: str = "",
+    image: str = "",
     hooks: tuple[Hook | None, Hook | None] = (None, None),
 ) -> Fingerprint:
     return Fingerprint(
@@ -119,6 +122,7 @@ def fingerprint(
         format=format,
         on_error=on_error,
         tokenizer=tokenizer,
+        image=image,
         before=_named(hooks[0]),
         after=_named(hooks[1]),
         lengths=str(binding.lengths or ""),

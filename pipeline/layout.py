@@ -15,6 +15,7 @@ _LISTS = (
     pa.types.is_list_view,
     pa.types.is_large_list_view,
 )
+_BINARIES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 
@@ -67,6 +68,15 @@ def is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return any(is_kind(kind) for is_kind in _TEXTS)
+
+
+def is_encoded(kind: pa.DataType) -> bool:
+    """Whether a field may hold encoded pictures: bytes, or a struct with `bytes` as Hugging Face's
+    datasets write it."""
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and is_encoded(kind.field(index).type)
+    return any(is_kind(kind) for is_kind in _BINARIES)
 
 
 def exactly_widens(source: np.dtype[Any], target: np.dtype[Any]) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
 from pipeline.errors import PipelineError
+from pipeline.pictures import Decoder
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.shards import Shard
 from pipeline.startup import NotAsPlanned
@@ -15,12 +16,17 @@ from pipeline.text import Encoder
 
 
 class Intake:
-    """Before the binding: the hook, then text into tokens. Raises NotAsPlanned when made."""
+    """Before the binding: the hook, then text into tokens and encoded pictures into pixels.
+    Raises NotAsPlanned when made."""
 
     def __init__(self, spec: ScorerSpec) -> None:
         try:
             self._hook = spec.before.load() if spec.before else None
-            self._encoder = Encoder(spec.tokenizer, spec.binding) if spec.tokenizer else None
+            self._made: list[Callable[[pa.RecordBatch], pa.RecordBatch]] = []
+            if spec.tokenizer:
+                self._made.append(Encoder(spec.tokenizer, spec.binding))
+            if spec.pictures and any(f.picture for f in spec.binding.fields):
+                self._made.append(Decoder(spec.pictures, spec.binding, len(spec.cpus)))
         except PipelineError as e:
             raise NotAsPlanned(f"{platform.node()}: {e}") from e
 
@@ -34,7 +40,9 @@ class Intake:
         """The batch's rows, all in order."""
         pieces = self._hook.over(batch, read, shard) if self._hook else iter([batch])
         for piece in pieces:
-            yield self._encoder(piece) if self._encoder else piece
+            for make in self._made:
+                piece = make(piece)
+            yield piece
 
 
 class Outlet:

@@ -16,6 +16,7 @@ from pipeline.bound import Binding
 from pipeline.dataset import Dataset
 from pipeline.hooks import Hook
 from pipeline.parts import check_writable
+from pipeline.picture_rules import PictureRules
 from pipeline.price import MemoryPrice, PricedProgram, price
 from pipeline.shards import Shard, plan_shards
 from pipeline.text import TokenizerFile
@@ -46,6 +47,7 @@ class Plan:
     batch_tokens: int
     """Of those rows that run together; 0 where the model has no sequences."""
     tokenizer: TokenizerFile | None
+    pictures: PictureRules | None
     before: Hook | None
     after: Hook | None
     memory: MemoryPrice
@@ -69,6 +71,7 @@ class Plan:
                 + (f" ({_count(doubles, 'more name')} of the same files)" if doubles else ""),
                 *(f"  hook    {hook}" for hook in (self.before, self.after) if hook),
                 *(f"  {line}" for line in binding.splitlines()),
+                *([f"  images  {self.pictures}"] if self.pictures else []),
                 f"  shards  {len(self.shards)}, of at most {_count(largest, 'row')}, "
                 f"in batches of at most {self.batch_rows}"
                 + (f", run by {_count(self.batch_tokens, 'token')}" if self.batch_tokens else ""),
@@ -101,6 +104,7 @@ def make_plan(
     memory_limit_nbytes: int,
     batch_rows: int | None = None,
     tokenizer: TokenizerFile | None = None,
+    pictures: PictureRules | None = None,
     before: Hook | None = None,
     after: Hook | None = None,
     written: pa.Schema | None = None,
@@ -125,6 +129,7 @@ def make_plan(
         batch_rows=rows,
         batch_tokens=tokens,
         tokenizer=tokenizer,
+        pictures=pictures,
         before=before,
         after=after,
         memory=price(

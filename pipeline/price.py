@@ -11,6 +11,7 @@ from pipeline.dataset import Dataset
 from pipeline.dictionaries import PIECE_NBYTES
 from pipeline.errors import MemoryPlanError
 from pipeline.parts import GROUP_NBYTES
+from pipeline.pictures import decoding_nbytes
 from pipeline.reader import BUFFER_NBYTES
 from pipeline.scorer import QUEUED
 from pipeline.shards import plan_shards
@@ -147,13 +148,15 @@ def price(
         written += PIECE_NBYTES + dictionaries
     else:
         written = min(written, _shard_nbytes(dataset, binding, shard_rows, most))
-    encoding = tokenizer.resident_nbytes if tokenizer else 0
+    made = tokenizer.resident_nbytes if tokenizer else 0
+    if any(f.picture for f in binding.fields):
+        made += decoding_nbytes(threads)
     return MemoryPrice(
         engines=engines,
         interpreter=INTERPRETER_NBYTES,
         weights=2 * program.weights_nbytes,
         session=program.session_nbytes(threads, rows, most.run, most.longest),
-        reading=_reading_nbytes(dataset, binding, columns, rows, most) + encoding,
+        reading=_reading_nbytes(dataset, binding, columns, rows, most) + made,
         outputs=(outputs + kept + dictionaries) * (QUEUED + IN_HAND),
         writing=ENCODING * written,
         driver=(DRIVER_NBYTES + 3 * program.weights_nbytes + SHARD_NBYTES * len(shards))
@@ -188,11 +191,12 @@ def _reading_nbytes(
 ) -> int:
     """What is read is held by the feeds that look into it, or beside those that were converted."""
     feeds = sum(rows * f.row_nbytes + most.read * f.token_nbytes for f in binding.fields)
+    feeds_of_good_rows = sum(rows * f.row_nbytes for f in binding.fields if f.picture)
     read = rows * row_nbytes(dataset, columns) + dictionary_nbytes(dataset, columns)
     read += _beyond_mean_nbytes(dataset, binding, rows, most)
     decoding = read * DECODING + len(columns) * 2 * BUFFER_NBYTES
     mapped = IN_HAND * mapped_nbytes(dataset, columns)
-    return (read + feeds) * (QUEUED + IN_HAND) + decoding + mapped
+    return (read + feeds) * (QUEUED + IN_HAND) + feeds_of_good_rows + decoding + mapped
 
 
 def _shard_nbytes(dataset: Dataset, binding: Binding, rows: int, most: _Tokens) -> int:

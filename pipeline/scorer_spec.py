@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from engine.pixels import Pixels
 from pipeline.bound import Binding
 from pipeline.hooks import Hook
+from pipeline.picture_rules import PictureRules
 from pipeline.text import TokenizerFile
 from pipeline.wire import from_plain, to_plain
 
@@ -41,6 +43,9 @@ class ScorerSpec:
     batch_tokens: int = 0
     """Tokens that run together at most, where rows are sequences."""
     tokenizer: TokenizerFile | None = None
+    pictures: PictureRules | None = None
+    pixels: Mapping[str, Pixels] = field(default_factory=dict)
+    """Inputs of pictures that the program normalises itself."""
     before: Hook | None = None
     after: Hook | None = None
     fields: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 import engine
 from engine.errors import EngineError
+from engine.pixels import with_pixels
 from pipeline.events import ScorerReady
 from pipeline.fingerprint import model_sha256
 from pipeline.scorer_spec import ScorerSpec
@@ -49,7 +50,8 @@ def open_session(spec: ScorerSpec) -> tuple[engine.Session, ScorerReady]:
             f"{spec.model_sha256:.12}), got {found:.12}; it changed after the start, or is "
             f"another file on {platform.node()}; run again with one model"
         )
-    program = engine.compile(spec.model, choices=spec.choices, **spec.switches)
+    graph = with_pixels(engine.load(spec.model), spec.pixels)
+    program = engine.compile(graph, choices=spec.choices, **spec.switches)
     if program.fingerprint != spec.program:
         raise NotAsPlanned(
             f"{spec.model}: expected program {spec.program:.12}, compiled "

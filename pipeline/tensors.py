@@ -9,6 +9,8 @@
 | list, large_list, all of one length     | no copy                                          |
 | list, large_list, as sequences          | no copy, see pipeline/sequences.py               |
 | any, of another element type            | copied by the conversion                         |
+| tensor [H, W, C] for [C, H, W], or back | copied, see pipeline/picture_binding.py          |
+| encoded pictures                        | decoded before, see pipeline/pictures.py         |
 
 A row is bad when it is null, holds a null, or is a list of another length. NaN is data. Outputs
 become Arrow arrays without a copy, except bools, and except beside bad rows that become nulls.
@@ -72,7 +74,7 @@ def to_feeds(batch: pa.RecordBatch, binding: Binding) -> dict[str, Feed]:
         array = flat.values.to_numpy(zero_copy_only=not copied)
         array = array.astype(field.dtype, copy=False)
         if flat.offsets is None:
-            feeds[field.input] = array.reshape(batch.num_rows, *field.shape)
+            feeds[field.input] = _turned(array.reshape(batch.num_rows, *field.stored_shape), field)
         else:
             feeds[field.input] = Ragged(array.reshape(-1, *field.shape), flat.offsets)
     return feeds
@@ -96,6 +98,12 @@ def to_batch(
     return pa.RecordBatch.from_arrays(arrays, schema=binding.output_schema(batch.schema))
 
 
+def _turned(array: Array, field: FieldBinding) -> Array:
+    if not field.axes:
+        return array
+    return np.ascontiguousarray(array.transpose(0, *(axis + 1 for axis in field.axes)))
+
+
 def _flat(batch: pa.RecordBatch, field: FieldBinding, binding: Binding) -> Flat:
     column = batch.column(field.column)
     if field.tokens:
@@ -104,7 +112,11 @@ def _flat(batch: pa.RecordBatch, field: FieldBinding, binding: Binding) -> Flat:
         if field.text:
             _tell_nulls(flat, batch.column(field.field), column)
         return flat
-    return flatten(column, math.prod(field.shape))
+    flat = flatten(column, math.prod(field.shape))
+    if field.picture and column.null_count:
+        told = batch.column(field.problems).to_pylist()
+        flat.reasons.update((row, reason) for row, reason in enumerate(told) if reason)
+    return flat
 
 
 def _tell_nulls(flat: Flat, text: pa.Array, tokens: pa.Array) -> None:

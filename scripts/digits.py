@@ -10,7 +10,8 @@ import pyarrow.dataset as ds
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "digits"
 DATA = EXAMPLE / "data"
-MODEL = EXAMPLE / "digits-mlp-s90.onnx"
+MODELS = {kind: EXAMPLE / f"digits-{kind}-s90.onnx" for kind in ("mlp", "cnn")}
+MODEL = MODELS["mlp"]
 
 SIDE = 28
 """Pixels a side of an image."""

@@ -29,10 +29,11 @@ HOMES = {
     "numpy": ("engine", "pipeline"),
     "onnxruntime": ("engine/rival",),
     "tokenizers": ("pipeline/text",),
+    "PIL": ("pipeline/pictures",),
 }
 """Where each third party may be imported: modules or packages. Nothing else may be imported."""
 
-OPTIONAL = frozenset({"onnxruntime", "tokenizers"})
+OPTIONAL = frozenset({"onnxruntime", "tokenizers", "PIL"})
 """Third parties that only an extra brings; they are imported where they are used, if at all."""
 
 MAX_FILE_LINES = 400

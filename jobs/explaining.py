@@ -1,0 +1,39 @@
+"""`colonnade explain` with a dataset: the program, and how fields are bound to its inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import engine
+from engine.pixels import with_pixels
+from engine.settings import switches_of
+from jobs.spec import Asked
+from pipeline.binding import Binding, TokenRules, bind
+from pipeline.dataset import Dataset
+from pipeline.picture_binding import pixels
+from pipeline.picture_rules import parse
+from pipeline.text import TokenizerFile, check_fits
+
+
+def explained(
+    model: Path, asked: Asked, off: tuple[str, ...]
+) -> tuple[engine.Explanation, Binding | None]:
+    """The explanation of the program that a job would run, and its binding where there is a
+    dataset."""
+    graph = engine.load(model)
+    if not asked.inputs:
+        return engine.explain(graph, **switches_of(off)), None
+    halves = [pair.partition("=") for pair in asked.bind]
+    requested = {name.strip(): field.strip() for name, _, field in halves}
+    schema = Dataset.discover(asked.inputs).schema
+    pictures = parse(asked.image) if asked.image else None
+    fed = pixels(schema, graph.inputs, requested, pictures)
+    explanation = engine.explain(with_pixels(graph, fed), **switches_of(off))
+    program = explanation.program
+    rules = TokenRules(program.id_limits, program.max_tokens, tokenizer=asked.tokenizer)
+    binding = bind(
+        schema, program.inputs, program.outputs, requested, rules=rules, pictures=pictures
+    )
+    if asked.tokenizer:
+        check_fits(TokenizerFile.of(asked.tokenizer), binding)
+    return explanation, binding
