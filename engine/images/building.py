@@ -14,7 +14,7 @@ from engine.images.planning import Plan, cheapest, plans_of
 from engine.images.schedule import Task
 from engine.images.segment import Array, Images
 from engine.images.steps import export_step, fills_of, import_step, steps_of
-from engine.ops.image_work import Convolution, ImageWork, Plane, Read
+from engine.ops.image_work import Convolution, ImageWork, Laid, Plane, Read, Spread
 from engine.ops.native_images import image_values
 from engine.segments import Border
 
@@ -48,7 +48,7 @@ def images(
     structures = {n: choose(n, work) for n, work in group if isinstance(work, Convolution)}
     plan, considered = _plan(jobs, structures, lanes, columns)
     tasks = [job.task for job in jobs]
-    made = [_steps(job, plan.layouts, structures, lanes, len(imports)) for job in jobs]
+    made = [_steps(job, plan.layouts, structures, lanes, imports) for job in jobs]
     fills = [fills_of(plan.layouts[t.write], lanes) if t.write else () for t in tasks]
     tape = _Tape(tasks, made, fills, plan)
     return Images(
@@ -94,16 +94,21 @@ def _jobs(
 ) -> tuple[list[_Job], list[Border], list[Border]]:
     """Imports, the nodes, and exports as tasks; and the borders that they cross."""
     planes = image_values(graph)
+    needed = {r.value for _, work in group for r in work.reads}
+    group = [(node, work) for node, work in group if work.write in needed | wanted]
     inside = {work.write for _, work in group}
     outside = dict.fromkeys(
-        r.value for _, work in group for r in work.reads if r.value not in inside
+        name
+        for _, work in group
+        for name in ([work.source] if isinstance(work, Laid) else [r.value for r in work.reads])
+        if name not in inside
     )
     imports = [_border(graph.values[name], i) for i, name in enumerate(outside)]
     leaving = [work.write for _, work in group if work.write in wanted]
     exports = [_border(graph.values[n], len(imports) + i) for i, n in enumerate(leaving)]
-    jobs = [_Job(_source(b, planes[b.value]), "", b) for b in imports]
+    jobs = [_Job(_source(b, planes[b.value]), "", b) for b in imports if b.value in needed]
     jobs += [
-        _Job(Task(work.write, work.plane, band(work.plane), work.reads), node, work)
+        _Job(Task(work.write, work.plane, _band(work), work.reads), node, work)
         for node, work in group
     ]
     for b in exports:
@@ -117,6 +122,12 @@ def _source(border: Border, plane: Plane) -> Task:
     return Task(border.value, plane, band(plane), ())
 
 
+def _band(work: ImageWork) -> int:
+    """Whole blocks of what is spread."""
+    rows = band(work.plane)
+    return -(-rows // work.block[0]) * work.block[0] if isinstance(work, Spread) else rows
+
+
 def _border(value: Value, index: int) -> Border:
     return Border(value.name, index, value.features or 0, value.dtype)
 
@@ -126,12 +137,15 @@ def _steps(
     layouts: Mapping[str, Layout],
     structures: Mapping[str, str],
     lanes: int,
-    imports: int,
+    imports: Sequence[Border],
 ) -> list[Made]:
     work = job.work
     if isinstance(work, Border):
-        make = import_step if work.index < imports else export_step
+        make = import_step if work in imports else export_step
         return [make(work, job.task.plane, lanes)]
+    if isinstance(work, Laid):
+        border = next(b for b in imports if b.value == work.source)
+        return [import_step(border, work.plane, lanes, job.node, work.write, work.strides)]
     return steps_of(job.node, work, layouts, structures.get(job.node, ""), lanes)
 
 

@@ -140,12 +140,13 @@ def _words(segment: Images, weights: Weights) -> Array:
     tape = segment.tape
     words = aligned(len(tape) * STEP_NBYTES).view(np.int64).reshape(-1, STEP_WORDS)
     words[...] = fixed[tape[:, 0]]
-    words[:, ROWS_WORD] = tape[:, 2]
     words[:, 1 : 1 + GRID_WORDS] = tape[:, 3:]
     for number, step in enumerate(segment.steps):
         mine = tape[:, 0] == number
         for place, unit in step.row_words:
             words[mine, place] += unit * tape[mine, 1]
+        each, first = step.every
+        words[mine, ROWS_WORD] = -((first - tape[mine, 2]) // each)
         if step.rows is not None:
             words[mine, ROWS_WORD] = step.rows
     return words

@@ -52,6 +52,8 @@ class ImageStep:
     """Words that grow by so much for each row before a visit."""
     rows: int | None = None
     """Rows that its one visit reads, where they are not those that it writes."""
+    every: tuple[int, int] = (1, 0)
+    """(n, i): it makes every n-th row of a visit, from row i on."""
 
     def __str__(self) -> str:
         arrow = f"{', '.join(self.reads) or '-'} -> {', '.join(self.writes) or '-'}"

@@ -6,6 +6,7 @@ EMITTERS has a function for each kind of work.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from engine.ops.image_work import (
     Plane,
     Pointwise,
     Pool,
+    Spread,
     Total,
     Window,
 )
@@ -85,14 +87,19 @@ def _ranges(window: Window, results: int, inputs: int) -> Array:
     return np.ascontiguousarray(np.stack([np.minimum(start, end), end], axis=1), np.int32)
 
 
+def _padded_ranges(window: Window, results: int, inputs: int) -> Array:
+    """The same with the padding in front as part of the input."""
+    return _ranges(replace(window, before=0), results, inputs + window.before)
+
+
 def _factors(work: Pool, rows: Array, pixels: Array) -> Array:
     """float32[rows, pixels]: one over how many taps count."""
-    if work.all_count:
-        count = np.full((len(rows), len(pixels)), work.reads[0].rows.size, np.float64)
-        count *= work.reads[0].pixels.size
-    else:
-        taken = [(r[:, 1] - r[:, 0]).astype(np.float64) for r in (rows, pixels)]
-        count = np.multiply.outer(*taken)
+    if work.counted is not None:
+        x = work.reads[0]
+        rows = _padded_ranges(x.rows, work.plane.height, x.plane.height + work.counted[0])
+        pixels = _padded_ranges(x.pixels, work.plane.width, x.plane.width + work.counted[1])
+    taken = [(r[:, 1] - r[:, 0]).astype(np.float64) for r in (rows, pixels)]
+    count = np.multiply.outer(*taken)
     return np.ascontiguousarray(1 / np.maximum(count, 1), np.float32)
 
 
@@ -118,11 +125,27 @@ def _gathered(
     return made
 
 
+def _spread(node: str, work: Spread, layouts: Layouts, structure: str, lanes: int) -> list[Made]:
+    """A copy for each row and pixel of a block."""
+    (read,), (high, wide), pixel = work.reads, work.block, 4 * lanes
+    made = []
+    for i, j in np.ndindex(high, wide):
+        table = np.ascontiguousarray(work.orders[i][j], np.int32)
+        pixels = -((j - work.plane.width) // wide)
+        operands = (len(table), pixels, table, 1, pixel, wide * pixel, high)
+        kernel = f"image_copy_f32_x{lanes}"
+        step = ImageStep(node, kernel, operands, (read.value,), (work.write,), every=(high, i))
+        corner = Corner(work.write, Window(before=-i), pixel=j)
+        made.append(Made(step, (Corner(read.value, read.rows), corner, None)))
+    return made
+
+
 EMITTERS: dict[type[ImageWork], Emitter] = {
     Convolution: convolution,
     Gathered: _gathered,
     Pointwise: _pointwise,
     Pool: _pool,
+    Spread: _spread,
     Total: _total,
 }
 
@@ -135,23 +158,38 @@ def float_bits(number: float) -> int:
 # ---- borders and padding ----------------------------------------------------------------------
 
 
-def import_step(border: Border, plane: Plane, lanes: int) -> Made:
+def import_step(
+    border: Border,
+    plane: Plane,
+    lanes: int,
+    node: str = "",
+    value: str = "",
+    strides: tuple[int, ...] = (),
+) -> Made:
+    """Rows of `value` from an array, which is its own [N, C, H, W] or has other strides."""
+    value = value or border.value
     kernel = f"image_import_{border.dtype.name}_x{lanes}"
-    step = ImageStep("", kernel, _strides(border, plane), (), (border.value,), row_words=((24, 1),))
-    return Made(step, (None, Corner(border.value), None))
+    words = _strides(border, plane, strides or _rows_first(plane))
+    step = ImageStep(node, kernel, words, (), (value,), row_words=((24, 1),))
+    return Made(step, (None, Corner(value), None))
 
 
 def export_step(border: Border, plane: Plane, lanes: int) -> Made:
     kernel = f"image_export_f32_x{lanes}"
-    step = ImageStep("", kernel, _strides(border, plane), (border.value,), (), row_words=((24, 1),))
+    words = _strides(border, plane, _rows_first(plane))
+    step = ImageStep("", kernel, words, (border.value,), (), row_words=((24, 1),))
     return Made(step, (Corner(border.value), None, None))
 
 
-def _strides(border: Border, plane: Plane) -> tuple[int, ...]:
-    """Words 17 to 25 of a border, for an array [N, C, H, W]."""
+def _rows_first(plane: Plane) -> tuple[int, ...]:
+    """Strides of an array [N, C, H, W]."""
     area = plane.height * plane.width
-    image = plane.channels * area
-    return (plane.channels, plane.width, border.index, image, area, plane.width, 1, 0, 0)
+    return (plane.channels * area, area, plane.width, 1)
+
+
+def _strides(border: Border, plane: Plane, strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Words 17 to 25 of a border."""
+    return (plane.channels, plane.width, border.index, *strides, 0, 0)
 
 
 def fills_of(layout: Layout, lanes: int) -> tuple[Fill, ...]:

@@ -104,8 +104,9 @@ class Pool:
     write: str
     plane: Plane
     mean: bool
-    all_count: bool = False
-    """Whether pixels of the padding count in the mean."""
+    counted: tuple[int, int] | None = None
+    """Rows and pixels of padding behind the image that count in the mean, as those in front then
+    do; None where only the image's own count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,5 +144,30 @@ class Gathered:
     """For each read: int64 channels to take, in order."""
 
 
-ImageWork = Convolution | Pool | Total | Pointwise | Gathered
-IMAGE_WORKS = (Convolution, Pool, Total, Pointwise, Gathered)
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Each pixel becomes a block of pixels of other channels:
+    y[m, i, j] = x[orders[i % high][j % wide][m], i // high, j // wide]."""
+
+    reads: tuple[Read, ...]
+    write: str
+    plane: Plane
+    block: tuple[int, int]
+    orders: tuple[tuple[Array, ...], ...]
+    """For each row and pixel of a block: int64 channels to take, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """An input of the graph whose array is laid out in another way, or of another type."""
+
+    source: str
+    write: str
+    plane: Plane
+    strides: tuple[int, int, int, int]
+    """Elements of the array from an image, a channel, a row and a pixel to the next."""
+    reads: tuple[Read, ...] = ()
+
+
+ImageWork = Convolution | Pool | Total | Pointwise | Gathered | Spread | Laid
+IMAGE_WORKS = (Convolution, Pool, Total, Pointwise, Gathered, Spread, Laid)

@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 
 from engine.graph import Graph, Node
-from engine.kernels.table import BINARY_NAMES, UNARY_NAMES
+from engine.kernels.table import BINARY_NAMES, IMPORTS, UNARY_NAMES
 from engine.ops.image_work import (
     Convolution,
     Gathered,
     ImageWork,
+    Laid,
     Plane,
     Pointwise,
     Pool,
     Read,
+    Spread,
     Total,
     Window,
     plane_of,
 )
-from engine.ops.plain import training
 from engine.ops.unary import unary_of
 from engine.ops.work import Refusal
 
@@ -64,7 +65,8 @@ def lower_image(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal
         return Refusal(f"expected one output, got {len(node.writes)}")
     for name in (*node.reads, *node.writes):
         value = graph.values.get(name)
-        if value is not None and name not in planes and value.has_rows:
+        foreign = value is not None and name not in planes and value.has_rows
+        if foreign and node.label not in ("Cast", "Transpose"):
             return Refusal(f"{value} is no image of known size")
     if graph.values[node.outputs[0]].dtype != np.float32:
         return Refusal(f"{graph.values[node.outputs[0]]}: kernels compute in float32")
@@ -102,48 +104,18 @@ def convolution(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal
 def pool(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
     x, y = planes[node.inputs[0]], planes[node.outputs[0]]
     a = node.attributes
-    rank = len(graph.values[node.inputs[0]].shape or ()) - 2
+    rank = len(a["kernel_shape"])
     if a.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        pads = _same_pads(node, x, y, rank)
-    else:
-        pads = list(a.get("pads") or [0] * (2 * rank))[:rank]
-    spans = [
-        Window(size, stride, dilation, before)
-        for size, stride, dilation, before in zip(
-            a["kernel_shape"],
-            a.get("strides") or [1] * rank,
-            a.get("dilations") or [1] * rank,
-            pads,
-            strict=True,
-        )
-    ]
-    rows, pixels = ([Window(), *spans])[-2:]
+        return Refusal(f"its padding is not worked out ({a['auto_pad']})")
+    ones, pads = [1] * rank, a.get("pads") or [0] * (2 * rank)
+    sizes = zip(
+        a["kernel_shape"], a.get("strides") or ones, a.get("dilations") or ones, pads, strict=False
+    )
+    rows, pixels = ([Window(), *(Window(*s) for s in sizes)])[-2:]
+    behind = ([0, *pads[rank:]])[-2:]
+    counted = (behind[0], behind[1]) if a.get("count_include_pad", 0) else None
     read = Read(node.inputs[0], x, rows, pixels, padded=False)
-    mean = node.op == "AveragePool"
-    if mean and a.get("count_include_pad", 0) and _beyond(a, rank, x, y, rows, pixels):
-        return Refusal("a mean that counts padding reaches beyond the padding")
-    return Pool((read,), node.outputs[0], y, mean, bool(a.get("count_include_pad", 0)))
-
-
-def _same_pads(node: Node, x: Plane, y: Plane, rank: int) -> list[int]:
-    """What auto_pad puts in front, from the size of the result."""
-    a, found = node.attributes, []
-    sizes = ((x.height, y.height), (x.width, y.width))[2 - rank :]
-    for i, (inputs, results) in enumerate(sizes):
-        stride = (a.get("strides") or [1] * rank)[i]
-        reach = (a["kernel_shape"][i] - 1) * (a.get("dilations") or [1] * rank)[i] + 1
-        total = max(0, (results - 1) * stride + reach - inputs)
-        found.append(total // 2 if a["auto_pad"] == "SAME_UPPER" else total - total // 2)
-    return found
-
-
-def _beyond(
-    a: Mapping[str, Any], rank: int, x: Plane, y: Plane, rows: Window, pixels: Window
-) -> bool:
-    """Whether ceil_mode lets a window reach further than the padding behind the image."""
-    behind = ([0, *(list(a.get("pads") or [0] * (2 * rank))[rank:])])[-2:]
-    reach = (rows.after(y.height, x.height), pixels.after(y.width, x.width))
-    return any(r > b for r, b in zip(reach, behind, strict=True))
+    return Pool((read,), node.outputs[0], y, node.op == "AveragePool", counted)
 
 
 def total(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
@@ -223,20 +195,83 @@ def channels(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
     return Gathered((read,), node.outputs[0], planes[node.outputs[0]], (order,))
 
 
-def batch_normalization(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
-    """What could not be folded: a factor and a shift a channel, as a depthwise convolution."""
-    if training(node, graph.opsets.get("", 1)):
-        return Refusal("it is in training mode")
-    found = [graph.initializers.get(n) for n in node.inputs[1:5]]
-    if any(p is None for p in found):
-        return Refusal("its parameters are not constant")
-    scale, shift, mean, variance = (p.astype(np.float64) for p in found if p is not None)
-    factor = scale / np.sqrt(variance + float(node.attributes.get("epsilon", 1e-5)))
-    weights = factor.astype(np.float32).reshape(-1, 1, 1, 1)
-    bias = (shift - mean * factor).astype(np.float32)
-    y = planes[node.outputs[0]]
-    read = Read(node.inputs[0], y)
-    return Convolution((read,), node.outputs[0], y, weights, bias, y.channels, ())
+def depth_to_space(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
+    x, y = planes[node.inputs[0]], planes[node.outputs[0]]
+    high, wide = node.attributes["block"]
+    orders = tuple(
+        tuple(np.arange(y.channels) * high * wide + i * wide + j for j in range(wide))
+        for i in range(high)
+    )
+    return _spread(node, x, y, (high, wide), orders)
+
+
+def resize(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
+    """To the nearest pixel, where that repeats each pixel as often."""
+    x, y = planes[node.inputs[0]], planes[node.outputs[0]]
+    mode = node.attributes.get("mode", "nearest")
+    if mode != "nearest":
+        return Refusal(f"mode {mode}, not nearest")
+    block = (y.height // x.height, y.width // x.width)
+    if (x.height * block[0], x.width * block[1], x.channels) != (y.height, y.width, y.channels):
+        return Refusal(f"{x} to {y} is no whole number of pixels for each")
+    if any(_nearest(node, b) != [0] * b for b in block):
+        return Refusal("it rounds so that pixels are not repeated alike")
+    orders = tuple(tuple(np.arange(y.channels) for _ in range(block[1])) for _ in range(block[0]))
+    return _spread(node, x, y, block, orders)
+
+
+def _nearest(node: Node, scale: int) -> list[int]:
+    """Which pixel of the input, from 0 on, the first `scale` pixels of the result are, far from the
+    edges; the rules are those of ONNX's Resize."""
+    how = node.attributes.get("coordinate_transformation_mode", "half_pixel")
+    default = "simple" if node.op == "Upsample" else "round_prefer_floor"
+    rounding = node.attributes.get("nearest_mode", default)
+    at = np.arange(scale) / scale
+    if node.op == "Upsample" or how == "asymmetric":
+        shift = 0.0
+    elif how in ("half_pixel", "pytorch_half_pixel"):
+        shift = 0.5 / scale - 0.5
+    else:
+        return [-1]
+    rules: dict[str, Callable[[Array], Array]] = {
+        "simple": np.floor,
+        "floor": np.floor,
+        "ceil": np.ceil,
+        "round_prefer_floor": lambda v: np.ceil(v - 0.5),
+        "round_prefer_ceil": lambda v: np.floor(v + 0.5),
+    }
+    return [int(v) for v in rules[rounding](at + shift)]
+
+
+def _spread(
+    node: Node, x: Plane, y: Plane, block: tuple[int, int], orders: tuple[tuple[Array, ...], ...]
+) -> ImageWork:
+    read = Read(node.inputs[0], x, Window(up=block[0]), Window(up=block[1]), padded=False)
+    return Spread((read,), node.outputs[0], y, block, orders)
+
+
+def laid(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
+    """Transposes and casts of an input of the graph: how its array is read."""
+    plane = planes.get(node.outputs[0])
+    shape = graph.values[node.outputs[0]].shape or ()
+    axes, name = list(range(len(shape))), node.outputs[0]
+    while (maker := graph.producer(name)) is not None:
+        if maker.label == "Transpose":
+            perm = maker.attributes.get("perm") or list(range(len(axes)))[::-1]
+            axes = [perm[a] for a in axes]
+        elif maker.label != "Cast":
+            return Refusal(f"{name} is computed, and only inputs are read in another order")
+        name = maker.inputs[0]
+    source = graph.values.get(name)
+    if plane is None or source is None or source.features is None or axes[0] != 0:
+        return Refusal(f"{name} is no batch of images of known size")
+    if source.dtype.name not in IMPORTS:
+        return Refusal(f"{source.dtype.name} cannot be imported")
+    dims = [1, *(int(d) for d in (source.shape or ())[1:])]
+    strides = [int(np.prod(dims[a + 1 :])) for a in range(len(dims))]
+    image, channel, *space = (strides[a] for a in axes)
+    row, pixel = space if len(space) == 2 else (0, space[0])
+    return Laid(name, node.outputs[0], plane, (image, channel, row, pixel))
 
 
 Rule = Callable[[Node, Graph, Planes], ImageWork | Refusal]
@@ -250,5 +285,7 @@ IMAGE_OPS: dict[str, Rule] = {
     **dict.fromkeys(BINARY_NAMES, binary),
     "Concat": concat,
     "colonnade.Channels": channels,
-    "BatchNormalization": batch_normalization,
+    "colonnade.DepthToSpace": depth_to_space,
+    **dict.fromkeys(("Resize", "Upsample"), resize),
+    **dict.fromkeys(("Cast", "Transpose"), laid),
 }

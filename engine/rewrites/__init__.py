@@ -32,6 +32,7 @@ from engine.rewrites.parts import PARTS
 from engine.rewrites.pooling import POOLING
 from engine.rewrites.positions import POSITIONS
 from engine.rewrites.residual import RESIDUAL
+from engine.rewrites.response import RESPONSE
 from engine.rewrites.rewrite import Edit, Event, Rewrite, View, apply
 from engine.rewrites.sink import SINK
 from engine.rewrites.static_shape import STATIC_SHAPE
@@ -64,6 +65,7 @@ REWRITES: tuple[Rewrite, ...] = (
     SINK,
     AFFINE_BEFORE,
     NORM,  # what no scale could be folded into
+    RESPONSE,
     RESIDUAL,  # after scales, which would scale it, too
     ACTIVATION,
     DEAD_CODE,

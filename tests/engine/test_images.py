@@ -151,7 +151,7 @@ def test_pools(
         op, c, kernel_shape=list(kernel), strides=list(stride), pads=within,
         ceil_mode=int(ceil), **extra,
     )  # fmt: skip
-    check(net, y, native=not (all_count and ceil))
+    check(net, y)
 
 
 def residual_block() -> tuple[Net, str]:
@@ -202,7 +202,38 @@ def head() -> tuple[Net, str]:
     return net, net.add("Softmax", net.add("Gemm", f, net.weights(128, 10), net.weights(10)))
 
 
-NETS = [residual_block, gate_block, branches, depthwise_block, head]
+def spread() -> tuple[Net, str]:
+    """Super resolution and segmentation: pixels become blocks of pixels."""
+    net = Net(3, 7, 9)
+    a = net.conv("x", 12, 3, 3, pads=[1, 1, 1, 1])
+    b = net.add("DepthToSpace", a, blocksize=2)
+    c = net.add("DepthToSpace", a, blocksize=2, mode="CRD")
+    w = net.weights(12, 3, 3, 3)
+    d = net.add("ConvTranspose", a, w, strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1])
+    sizes = net.constant(np.array([1, 1, 2, 2], np.float32))
+    e = net.add("Resize", net.conv(a, 3, 12, 1), "", sizes, mode="nearest")
+    f = net.add("Add", net.add("Add", b, c), net.add("Mul", d, e))
+    return net, net.conv(f, 5, 3, 1)
+
+
+def local_response() -> tuple[Net, str]:
+    net = Net(9, 8, 8)
+    a = net.conv("x", 11, 9, 1)
+    return net, net.conv(net.add("LRN", a, size=5, alpha=0.02, beta=0.75, bias=1.0), 4, 11, 1)
+
+
+def channels_last() -> tuple[Net, str]:
+    """As TensorFlow's exports begin: pictures [N, H, W, C]."""
+    net = Net(10, 12, 3)
+    a = net.add("Transpose", "x", perm=[0, 3, 1, 2])
+    w = net.weights(6, 3, 3, 3)
+    return net, net.add("Relu", net.add("Conv", a, w, strides=[2, 2]))
+
+
+NETS = [
+    residual_block, gate_block, branches, depthwise_block, head, spread, local_response,
+    channels_last,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("make", NETS)
