@@ -8,6 +8,8 @@ The sum is never negative, so the logarithm is that of a number from k on; k has
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from engine.graph import NATIVE, Node, Value
@@ -38,7 +40,7 @@ def _at(node: Node, view: View) -> Edit | str | None:
         what: view.fresh(f"{node.name}.{what}")
         for what in ("squares", "sum", "log", "scaled", "factor")
     }
-    steps = (
+    steps: tuple[tuple[str, str, tuple[str, ...], str, dict[str, Any]], ...] = (
         ("squares", "Square", (x.name,), NATIVE, {}),
         ("sum", "Conv", (names["squares"], band, shift, ""), NATIVE, conv_attributes()),
         ("log", "Log", (names["sum"],), "", {}),
