@@ -46,9 +46,15 @@ from engine.kernels.groups import (
     group_at_most,
     load_group,
     no_group,
+    prefetch_group,
     store_group,
 )
 from engine.kernels.vector import broadcast, load_i32, zeros
+
+AHEAD = 4
+"""Outputs between one whose pixels of y and r are asked for and the one at work. They stand in no
+order that the processor could foresee: ResNet-50, Zen 4, 90 % zeros, 1x1 256->1024 with r: 330 us
+an image without."""
 
 
 @forced
@@ -81,6 +87,10 @@ def _nz(shape, lane, size, x_step, step, arena, y_row, group, y, r):
             m, taps = load_i32(head), load_i32(head + 4)
             out = y + m * y_channel
             if b == 0:
+                later = load_i32(head + 8 * AHEAD)
+                prefetch_group(shape, y + later * y_channel, True)
+                if r != 0:
+                    prefetch_group(shape, r + later * r_channel, False)
                 sums = begin(shape, lane, size, bias + 4 * m, r + m * r_channel if r != 0 else 0)
             else:
                 sums = load_group(shape, out, size)

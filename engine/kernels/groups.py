@@ -15,10 +15,15 @@ from __future__ import annotations
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 from engine.kernels.emitting import F32, I64, at, fused, hidden, larger, smaller, splat
 from engine.kernels.vector import VectorType
+
+LINE = 64
+"""Bytes of a cache line."""
+_I32 = ir.IntType(32)
 
 
 class GroupType(types.Type):
@@ -96,6 +101,22 @@ def store_group(typing, address, stride, group):
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, group), emit
+
+
+@intrinsic(prefer_literal=True)
+def prefetch_group(typing, shape, address, to_write):
+    """Asks for the cache lines of a group that lies close together, to be read or written soon."""
+
+    def emit(context, b, signature, args):
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+        flags = [ir.Constant(_I32, n) for n in (int(to_write.literal_value), 3, 1)]
+        for line in range(0, 4 * shape.count * shape.lanes, LINE):
+            place = b.add(args[1], ir.Constant(I64, line))
+            b.call(function, [at(b, place, ir.IntType(8)), *flags])
+        return context.get_dummy_value()
+
+    return types.void(shape, types.int64, to_write), emit
 
 
 @intrinsic
