@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from engine.errors import EngineError, FeedError, UnsupportedError
 from engine.graph import Graph, Node
-from engine.ops.plain import FOLDED, PLAIN, ROW_BY_ROW, training
+from engine.ops.plain import BEFORE_13, FOLDED, PLAIN, ROW_BY_ROW, training
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = Mapping[str, Array]
@@ -40,6 +40,8 @@ class NodeRunner:
         self.node = node
         key = (node.domain, node.op)
         self._function = (PLAIN if rows else PLAIN | FOLDED).get(key)
+        if opsets.get("", 1) < 13:
+            self._function = BEFORE_13.get(key, self._function)
         with_rows = ROW_BY_ROW[key](node) if rows and key in ROW_BY_ROW else []
         self._split = [node.inputs[i] for i in with_rows]
         if key == ("", "BatchNormalization") and training(node, opsets.get("", 1)):

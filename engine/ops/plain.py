@@ -8,6 +8,7 @@ here for bounds that are NaN, and products for the order in which they add (prod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -83,6 +84,39 @@ PLAIN: dict[tuple[str, str], Callable[..., Array]] = {
     ("", "MatMul"): matmul,
 }
 """By domain and name; each has one output."""
+
+
+def _of_matrix(function: Callable[[Array], Array]) -> Callable[[Node, Array], Array]:
+    """`function` over the rows of x as a matrix, whose rows are all dimensions before the axis."""
+
+    def run(node: Node, x: Array) -> Array:
+        axis = node.attributes.get("axis", 1) % max(1, x.ndim)
+        matrix = x.reshape(math.prod(x.shape[:axis]), -1)
+        return function(matrix).reshape(x.shape).astype(x.dtype, copy=False)
+
+    return run
+
+
+def _softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(1, keepdims=True))
+    return np.asarray(e / e.sum(1, keepdims=True))
+
+
+def _log_softmax(x: Array) -> Array:
+    shifted = x - x.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+
+
+def _hardmax(x: Array) -> Array:
+    return np.asarray(np.arange(x.shape[1]) == x.argmax(1)[:, None])
+
+
+BEFORE_13: dict[tuple[str, str], Callable[..., Array]] = {
+    ("", "Hardmax"): _of_matrix(_hardmax),
+    ("", "LogSoftmax"): _of_matrix(_log_softmax),
+    ("", "Softmax"): _of_matrix(_softmax),
+}
+"""What they meant before opset 13, where onnx's evaluator gives them their later meaning."""
 
 FOLDED: dict[tuple[str, str], Callable[..., Array]] = {
     (NATIVE, "Conv"): partial(conv, multiply=folded_product),

@@ -1,6 +1,7 @@
 """Arithmetic that kernels know under another name.
 
 Max, Min with a number     colonnade.Clip
+Sum                        Adds, from the left
 Pow by 2, 1/2, -1          colonnade.Square, Sqrt, Reciprocal; by -1/2 two of them
 LpNormalization            x / max(norm, least), where least is a norm's smallest positive value:
                            so zeros stay zeros
@@ -48,6 +49,24 @@ def _bound(node: Node, view: View) -> Edit | str | None:
         new = Node(node.name, "Clip", (x.name,), node.outputs, NATIVE, attributes)
         return Edit((node,), (new,), reason=f"{x.name} clipped at {number:g}")
     return None
+
+
+def _sum(node: Node, view: View) -> Edit | str | None:
+    if len(node.inputs) < 2:
+        return None
+    y = view.value(node.outputs[0])
+    values = [view.value(n) for n in node.inputs]
+    if y is None or any(v is None or v.shape != y.shape for v in values):
+        return "its inputs and its result are not known to have one shape"
+    first, *others = node.inputs
+    names = [view.fresh(f"{node.name}.{i}") for i in range(len(others) - 1)]
+    results = (*names, node.outputs[0])
+    nodes = tuple(
+        Node(view.fresh_node(f"{node.name}.add"), "Add", (left, right), (result,))
+        for left, right, result in zip((first, *names), others, results, strict=True)
+    )
+    new = {n: Value(n, y.dtype, y.shape) for n in names}
+    return Edit((node,), nodes, new, reason=f"{len(nodes)} Adds")
 
 
 def _power(node: Node, view: View) -> Edit | str | None:
@@ -101,11 +120,12 @@ _RULES: dict[str, Callable[[Node, View], Edit | str | None]] = {
     "Max": _bound,
     "Min": _bound,
     "Pow": _power,
+    "Sum": _sum,
 }
 
 ARITHMETIC = Rewrite(
     "arithmetic",
-    "says Max, Min, Pow and LpNormalization in operators that have kernels",
+    "says Max, Min, Pow, Sum and LpNormalization in operators that have kernels",
     _at,
     frozenset(_RULES),
 )

@@ -5,7 +5,7 @@
     maximum(pad(x))     = maximum with more pads, where no x is below zero: no zero wins over one
 
 The pads of a pooling stay below its kernel's sides, as ONNX wants them: then each window has at
-least one pixel of x.
+least one pixel of x. The Pad is left to dead_code: others may read it.
 """
 
 from __future__ import annotations
@@ -35,15 +35,12 @@ def _at(node: Node, view: View) -> Edit | str | None:
     attributes = _RULES[node.label](node, sides, pad.inputs[0], view)
     if isinstance(attributes, str):
         return attributes
-    reason = view.shared(pad.outputs[0])
-    if reason:
-        return reason
     new = replace(
         node,
         inputs=(pad.inputs[0], *node.inputs[1:]),
         attributes={**node.attributes, **attributes},
     )
-    return Edit((pad, node), (new,), reason=f"took in the zeros of {pad.name}")
+    return Edit((node,), (new,), reason=f"took in the zeros of {pad.name}")
 
 
 def _zeros(pad: Node, view: View) -> list[Pair] | str:

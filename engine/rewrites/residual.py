@@ -19,7 +19,7 @@ from engine.rewrites.rewrite import Edit, Rewrite, View
 def _at(node: Node, view: View) -> Edit | str | None:
     sides = [view.producer(name) for name in node.inputs]
     convs = [p for p in sides if p is not None and p.label == f"{NATIVE}.Conv"]
-    if len(node.inputs) != 2 or not convs:
+    if not convs:
         return None
     reasons = [_refused(conv, node, view) for conv in convs]
     if all(reasons):
@@ -47,6 +47,4 @@ def _refused(conv: Node, node: Node, view: View) -> str | None:
     return view.shared(result)
 
 
-RESIDUAL = Rewrite(
-    "residual", "adds to a Conv's result inside the Conv", _at, frozenset({"Add", "Sum"})
-)
+RESIDUAL = Rewrite("residual", "adds to a Conv's result inside the Conv", _at, frozenset({"Add"}))

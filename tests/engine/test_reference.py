@@ -112,6 +112,19 @@ STANDARD = {"GeluTanh", "Select", "Silu", "Square"}
 """Rows of UNARY that ONNX spells otherwise."""
 
 
+@pytest.mark.parametrize("op", ["Hardmax", "LogSoftmax", "Softmax"])
+@pytest.mark.parametrize("axis", [{}, {"axis": 1}, {"axis": 2}, {"axis": 0}])
+@pytest.mark.parametrize("opset", [9, 11, 13])
+def test_softmax_has_the_meaning_of_its_operator_set(
+    op: str, axis: dict[str, int], opset: int
+) -> None:
+    x = floats(3, 4, 2, 5)
+    proto = model([node(op, "x", "y", **axis)], {"x": [3, 4, 2, 5]}, "y", opset=opset)
+    found = reference.run(graph_of(proto), {"x": x})["y"]
+    np.testing.assert_allclose(found, onnxruntime_run(proto, {"x": x})["y"], rtol=1e-5, atol=1e-6)
+    assert found.dtype == np.float32
+
+
 @pytest.mark.parametrize("name", sorted(UNARY.keys() - STANDARD))
 def test_unary_functions_are_those_of_onnx(name: str) -> None:
     x = np.concatenate([floats(60) * 3, [0, -0.0, 100, -100, np.inf, -np.inf, np.nan]])
