@@ -31,16 +31,24 @@ import numpy as np
 
 from engine import arena
 from engine.graph import Graph, Node
+from engine.images.building import images
+from engine.images.segment import Images
+from engine.kernels.table import REGISTERS_A_TILE
+from engine.ops.image_work import IMAGE_WORKS, ImageWork
 from engine.ops.native import lower
+from engine.ops.native_images import image_values, lower_image
 from engine.ops.work import Refusal, Work
 from engine.segments import Column, Fallback, Segment
 from engine.sequences import sequences
-from engine.steps import Chooser, Lowered, StepBuilder, opening, written
+from engine.steps import Chooser, Frame, Lowered, StepBuilder, opening, written
 
 
 def lower_all(graph: Graph) -> tuple[Lowered, ...]:
     """Every node's work. What is not float32 may be imported, but not leave a segment again."""
-    works = {node.name: lower(node, graph) for node in graph.nodes}
+    planes = image_values(graph)
+    works = {
+        node.name: lower_image(node, graph, planes) or lower(node, graph) for node in graph.nodes
+    }
     changed = True
     while changed:
         changed = False
@@ -52,7 +60,9 @@ def lower_all(graph: Graph) -> tuple[Lowered, ...]:
     return tuple(Lowered(node, works[node.name]) for node in graph.nodes)
 
 
-def _stranded(node: Node, graph: Graph, works: Mapping[str, Work | Refusal]) -> str | None:
+def _stranded(
+    node: Node, graph: Graph, works: Mapping[str, Work | ImageWork | Refusal]
+) -> str | None:
     """Why a native node's output could not be used: its type cannot be exported."""
     name = node.outputs[0]
     value = graph.values.get(name)
@@ -66,22 +76,32 @@ def _stranded(node: Node, graph: Graph, works: Mapping[str, Work | Refusal]) -> 
 
 
 def segments(
-    graph: Graph, lowered: Sequence[Lowered], choose: Chooser, points: int
+    graph: Graph,
+    lowered: Sequence[Lowered],
+    choose: Chooser,
+    points: int,
+    depth_first: bool = True,
 ) -> list[Segment]:
-    """The nodes in groups of one kind, each made into a segment."""
+    """The nodes in groups of one kind, each made into a segment.
+
+    Images are ordered here, `depth_first` or layer by layer; of other columns the session does it.
+    """
     groups = _groups(graph, lowered)
     made: list[Segment] = []
     for index, group in enumerate(groups):
         later = {n for g in groups[index + 1 :] for item in g for n in item.node.reads}
         wanted = later | {v.name for v in graph.outputs}
-        made.append(_SEGMENTS[_kind(group[0], graph)](graph, group, wanted, choose, points))
+        frame = Frame(graph, wanted, choose, points, depth_first)
+        made.append(_SEGMENTS[_kind(group[0], graph)](group, frame))
     return made
 
 
 def _kind(item: Lowered, graph: Graph) -> str:
-    """What its points are: rows of the batch, tokens, or nothing that kernels know."""
+    """What its points are: rows of the batch, tokens, images, or nothing that kernels know."""
     if isinstance(item.work, Refusal):
         return "fallback"
+    if isinstance(item.work, IMAGE_WORKS):
+        return "images"
     values = (graph.values.get(n) for n in (*item.node.reads, *item.node.writes))
     return "tokens" if any(v is not None and v.has_tokens for v in values) else "rows"
 
@@ -106,16 +126,15 @@ def _groups(graph: Graph, lowered: Sequence[Lowered]) -> list[list[Lowered]]:
     raise AssertionError("cycle never ends")
 
 
-def _column(
-    graph: Graph, group: Sequence[Lowered], wanted: set[str], choose: Chooser, points: int
-) -> Column:
-    builder = StepBuilder(graph, choose, points)
+def _column(group: Sequence[Lowered], frame: Frame) -> Column:
+    graph, points = frame.graph, frame.points
+    builder = StepBuilder(graph, frame.choose, points)
     steps = opening(builder, group)
     for item in group:
-        assert not isinstance(item.work, Refusal)
+        assert isinstance(item.work, Work)
         steps += builder.steps(item.node.name, item.work)
     imports = tuple(builder.borders.values())
-    exports = [builder.border(graph.values[n]) for n in written(group) if n in wanted]
+    exports = [builder.border(graph.values[n]) for n in written(group) if n in frame.wanted]
     steps += [builder.export_step(b) for b in exports]
     return Column(
         nodes=tuple(item.node.name for item in group),
@@ -127,23 +146,28 @@ def _column(
     )
 
 
-def _fallback(
-    graph: Graph, group: Sequence[Lowered], wanted: set[str], choose: Chooser, points: int
-) -> Fallback:
+def _images(group: Sequence[Lowered], frame: Frame) -> Images:
+    works = [(item.node.name, item.work) for item in group if isinstance(item.work, IMAGE_WORKS)]
+    lanes = frame.points // REGISTERS_A_TILE
+    return images(frame.graph, works, frame.wanted, frame.choose, lanes, frame.depth_first)
+
+
+def _fallback(group: Sequence[Lowered], frame: Frame) -> Fallback:
     inside = dict.fromkeys(n for item in group for n in item.node.writes)
     reads = dict.fromkeys(n for item in group for n in item.node.reads if n not in inside)
     reasons = tuple(item.work.reason for item in group if isinstance(item.work, Refusal))
     return Fallback(
         nodes=tuple(item.node for item in group),
         reasons=reasons,
-        reads=tuple(n for n in reads if n not in graph.initializers),
-        writes=tuple(n for n in inside if n in wanted),
+        reads=tuple(n for n in reads if n not in frame.graph.initializers),
+        writes=tuple(n for n in inside if n in frame.wanted),
     )
 
 
-_SEGMENTS: dict[str, Callable[[Graph, Sequence[Lowered], set[str], Chooser, int], Segment]] = {
+_SEGMENTS: dict[str, Callable[[Sequence[Lowered], Frame], Segment]] = {
     "rows": _column,
     "tokens": sequences,
+    "images": _images,
     "fallback": _fallback,
 }
 """By what a node's points are, in the order in which groups are tried."""

@@ -15,7 +15,9 @@ from engine import columns
 from engine.dispatch import Choice, choose, recorded
 from engine.errors import EngineError, UnsupportedError
 from engine.graph import Graph
+from engine.images.choosing import choose_structure
 from engine.kernels.table import WIDTHS, points_of_tile
+from engine.ops.image_work import Convolution
 from engine.ops.work import Linear, Refusal
 from engine.program import Program
 from engine.reader import load
@@ -88,15 +90,18 @@ def _segment(c: Compilation) -> Compilation:
     asked = {node: kernel for node, kernel in c.asked.items() if node != POINTS}
     points = _points(c)
 
-    def kernel_for(node: str, work: Linear) -> str:
-        if node in asked:
+    def kernel_for(node: str, work: Linear | Convolution) -> str:
+        if isinstance(work, Convolution):
+            sparse = c.settings.sparse
+            chosen[node] = choose_structure(node, work, asked.get(node), sparse=sparse)
+        elif node in asked:
             chosen[node] = recorded(node, asked[node], points)
         else:
             sparsity = measure(work.weights)
             chosen[node] = choose(node, sparsity, points, sparse=c.settings.sparse)
         return chosen[node].kernel
 
-    segments = columns.segments(c.graph, c.lowered, kernel_for, points)
+    segments = columns.segments(c.graph, c.lowered, kernel_for, points, c.settings.columns)
     unknown = sorted(asked.keys() - chosen.keys())
     if unknown:
         raise EngineError(

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.errors import EngineError
-from engine.kernels.table import KERNELS, Kernel, kernels_of
+from engine.kernels.row import Kernel
+from engine.kernels.table import KERNELS, kernels_of
 from engine.packing import block_inputs
 from engine.sparsity import Sparsity
 

@@ -20,6 +20,7 @@ from engine.cutting import COLUMN_TOKENS, COLUMNS_A_THREAD, GROUP_TILES, TILES_M
 from engine.graph import ROWS, TOKENS, Dim, Node, Shape, Value
 
 if TYPE_CHECKING:
+    from engine.images.segment import Images
     from engine.segments import Border, Column, Fallback, Sequences
 
 Array = np.ndarray[Any, Any]
@@ -86,6 +87,12 @@ def sequences_nbytes(segment: Sequences, most: Most, threads: int, columns: bool
         + _exports_nbytes(segment.exports, most)
         + cutting
     )
+
+
+def images_nbytes(segment: Images, most: Most, threads: int) -> int:
+    """An arena for each thread, the tape as words, and the exports."""
+    tape = segment.tape_nbytes + segment.tape.nbytes
+    return threads * segment.arena.nbytes + tape + _exports_nbytes(segment.exports, most)
 
 
 def _exports_nbytes(exports: Sequence[Border], most: Most) -> int:

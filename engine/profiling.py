@@ -28,6 +28,7 @@ import numpy as np
 from engine.batch import Batch, Feed, batch_of
 from engine.errors import FeedError
 from engine.graph import Graph, Node
+from engine.images.segment import ImageStep
 from engine.program import Program
 from engine.segments import Fallback, Segment, Sequences, Step
 from engine.session import Session
@@ -211,7 +212,7 @@ def _lengths(batch: Batch) -> dict[int, float]:
     return {int(n): count / batch.rows for n, count in zip(lengths, counts, strict=True)}
 
 
-def _work(step: Step, lengths: Mapping[int, float]) -> tuple[int, int]:
+def _work(step: Step | ImageStep, lengths: Mapping[int, float]) -> tuple[int, int]:
     """Multiply-adds of a row, and those that are not by zero, of a step whose points number as
     `lengths` says."""
     points = sum(share * n for n, share in lengths.items())

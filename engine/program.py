@@ -14,11 +14,13 @@ import numpy as np
 
 from engine.digest import digest
 from engine.graph import Value
+from engine.images.segment import Images
 from engine.price import (
     BATCH_NBYTES_A_TOKEN,
     Most,
     column_nbytes,
     fallback_nbytes,
+    images_nbytes,
     sequences_nbytes,
     unpriced,
 )
@@ -80,6 +82,9 @@ class Program:
         for segment in self.segments:
             if isinstance(segment, Fallback):
                 total += fallback_nbytes(segment, self.values, self.constants, most)
+                continue
+            if isinstance(segment, Images):
+                total += images_nbytes(segment, most, threads)
                 continue
             price = sequences_nbytes if isinstance(segment, Sequences) else column_nbytes
             total += price(segment, most, threads, self.columns)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from engine.graph import ROWS, Graph, Node, Shape
+from engine.ops.numbers import numbers
 
 ROWS_AXIS = "axis 0 is the rows of the batch"
 _END = 2**31 - 1
@@ -25,20 +26,6 @@ def _shape(node: Node, index: int, graph: Graph) -> Shape:
 def rows_in(node: Node, graph: Graph) -> list[int]:
     """Which inputs have rows."""
     return [i for i in range(len(node.inputs)) if _shape(node, i, graph)[:1] == (ROWS,)]
-
-
-def _numbers(node: Node, attribute: str, index: int, graph: Graph) -> list[int] | str | None:
-    """An attribute that became an input in later operator sets; a reason if it is not constant."""
-    if attribute in node.attributes:
-        found = node.attributes[attribute]
-        return [int(v) for v in (found if isinstance(found, list) else [found])]
-    name = node.inputs[index] if index < len(node.inputs) else ""
-    if not name:
-        return None
-    array = graph.initializers.get(name)
-    if array is None:
-        return f"its {attribute} are computed"
-    return [int(v) for v in array.reshape(-1)]
 
 
 def broadcast(node: Node, graph: Graph) -> str | None:
@@ -60,6 +47,13 @@ def first_input_only(node: Node, graph: Graph) -> str | None:
     return None if rows == [0] else f"{node.inputs[rows[-1]]}, a parameter, has rows"
 
 
+def conv(node: Node, graph: Graph) -> str | None:
+    """Of a `colonnade.Conv`: its images, and what is added to its results."""
+    wanted = [0, 3] if node.inputs[3] else [0]
+    rows = rows_in(node, graph)
+    return None if rows == wanted else f"expected rows in the inputs {wanted}, got them in {rows}"
+
+
 def max_pool(node: Node, graph: Graph) -> str | None:
     if len(node.writes) > 1:
         return "the indices it gives count through the whole batch"
@@ -69,7 +63,7 @@ def max_pool(node: Node, graph: Graph) -> str | None:
 def dropout(node: Node, graph: Graph) -> str | None:
     """Random in training mode: before opset 7 unless `is_test`, since 12 by its third input."""
     old = graph.opsets.get("", 1) < 7 and not node.attributes.get("is_test", 0)
-    mode = _numbers(node, "training_mode", 2, graph)
+    mode = numbers(node, "training_mode", 2, graph)
     return "it may draw random numbers" if old or mode not in (None, [0]) else None
 
 
@@ -89,7 +83,7 @@ def axis_rule(
     def rule(node: Node, graph: Graph) -> str | None:
         rank = max(len(_shape(node, i, graph)) for i in rows_in(node, graph))
         rank += node.op == "OneHot"  # whose axis is one of its result's
-        found = _numbers(node, "axis", len(node.inputs) if by_input is None else by_input, graph)
+        found = numbers(node, "axis", len(node.inputs) if by_input is None else by_input, graph)
         if found is None and default is not None:
             old = node.op in ("Softmax", "LogSoftmax", "Hardmax") and graph.opsets.get("", 1) < 13
             found = [1 if old else default]
@@ -107,7 +101,7 @@ def axis_rule(
 
 
 def reduction(node: Node, graph: Graph) -> str | None:
-    axes = _numbers(node, "axes", 1, graph)
+    axes = numbers(node, "axes", 1, graph)
     if isinstance(axes, str):
         return axes
     if not axes:
@@ -131,7 +125,7 @@ def transpose(node: Node, graph: Graph) -> str | None:
 
 
 def squeeze(node: Node, graph: Graph) -> str | None:
-    axes = _numbers(node, "axes", 1, graph)
+    axes = numbers(node, "axes", 1, graph)
     if axes is None:
         return "without axes it drops the rows of a batch of one"
     return axes if isinstance(axes, str) else _without_rows_axis(axes, len(_shape(node, 0, graph)))
@@ -139,8 +133,8 @@ def squeeze(node: Node, graph: Graph) -> str | None:
 
 def slicing(node: Node, graph: Graph) -> str | None:
     """Starts, ends, axes, steps: attributes before opset 10, inputs since."""
-    axes = _numbers(node, "axes", 3, graph)
-    starts = _numbers(node, "starts", 1, graph)
+    axes = numbers(node, "axes", 3, graph)
+    starts = numbers(node, "starts", 1, graph)
     if axes is None and isinstance(starts, list):
         axes = list(range(len(starts)))
     if not isinstance(axes, list):
@@ -148,7 +142,7 @@ def slicing(node: Node, graph: Graph) -> str | None:
     if _without_rows_axis(axes, len(_shape(node, 0, graph))) is None:
         return first_input_only(node, graph)
     at = next(i for i, a in enumerate(axes) if a in (0, -len(_shape(node, 0, graph))))
-    ends, steps = _numbers(node, "ends", 2, graph), _numbers(node, "steps", 4, graph)
+    ends, steps = numbers(node, "ends", 2, graph), numbers(node, "steps", 4, graph)
     if isinstance(starts, list) and isinstance(ends, list) and not isinstance(steps, str):
         step = steps[at] if steps else 1
         if starts[at] == 0 and ends[at] >= _END and step == 1:
@@ -157,8 +151,8 @@ def slicing(node: Node, graph: Graph) -> str | None:
 
 
 def pad(node: Node, graph: Graph) -> str | None:
-    pads = _numbers(node, "pads", 1, graph)
-    axes = _numbers(node, "axes", 3, graph)
+    pads = numbers(node, "pads", 1, graph)
+    axes = numbers(node, "axes", 3, graph)
     if not isinstance(pads, list) or isinstance(axes, str):
         return "its pads are computed"
     rank = len(_shape(node, 0, graph))

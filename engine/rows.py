@@ -16,6 +16,7 @@ from engine.row_rules import (
     axis_rule,
     batch_normalization,
     broadcast,
+    conv,
     dropout,
     einsum,
     first_input_only,
@@ -95,9 +96,9 @@ def _is_target(reader: Node, name: str) -> bool:
     return place is not None and [i for i, n in enumerate(reader.inputs) if n == name] == [place]
 
 
-_BROADCAST = _words("""
+ELEMENTS = _words("""
     Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr
-    BitwiseXor Cast CastLike Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Expand
+    BitwiseXor Cast Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp
     Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu
     Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round
     Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh
@@ -145,13 +146,16 @@ _REDUCTIONS = _words("""
 """)
 
 _RULES: dict[tuple[str, str], Rule] = {
-    **{("", op): broadcast for op in _BROADCAST},
+    **{("", op): broadcast for op in (*ELEMENTS, "CastLike", "Expand")},
     **{("", op): first_input_only for op in _FIRST_INPUT},
     **{("", op): axis_rule(default) for op, default in _AXIS.items()},
     **{("", op): reduction for op in _REDUCTIONS},
     **{("ai.onnx.ml", op): rows_by_features for op in _ML_FEATURES},
     **{("ai.onnx.ml", op): first_input_only for op in _ML_ELEMENTS},
     **{(NATIVE, op): broadcast for op in UNARY},
+    (NATIVE, "Channels"): first_input_only,
+    (NATIVE, "Conv"): conv,
+    (NATIVE, "DepthToSpace"): first_input_only,
     (NATIVE, "Linear"): rows_by_features,
     ("", "Attention"): attention,
     ("", "BatchNormalization"): batch_normalization,

@@ -1,8 +1,9 @@
-"""The nouns of a program: words of steps, steps, and the three kinds of segment.
+"""The nouns of a program: words of steps, steps, and the kinds of segment.
 
 A `Column` segment is a list of steps that one thread carries a column of rows through, depth
-first; `Sequences` does so with whole sequences, tile by tile; a `Fallback` segment is nodes that
-run on the whole batch through the reference. Values between segments are arrays of rows, or of
+first; `Sequences` does so with whole sequences, tile by tile, `Images` (images/segment.py) with
+groups of images, band by band; a `Fallback` segment is nodes that run on the whole batch through
+the reference. Values between segments are arrays of rows, or of
 tokens.
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from engine.arena import LINE, Arena, Span
 from engine.graph import Node
+from engine.images.segment import Images
 from numa.notation import size
 
 Array = np.ndarray[Any, Any]
@@ -242,7 +244,7 @@ class Fallback:
         return "\n".join(lines)
 
 
-Segment = Column | Sequences | Fallback
+Segment = Column | Sequences | Images | Fallback
 
 
 def arrays_of(steps: tuple[Step, ...]) -> tuple[Array, ...]:

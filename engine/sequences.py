@@ -22,19 +22,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine import arena
-from engine.graph import Graph, Value
-from engine.ops.work import Map, Refusal
+from engine.graph import Value
+from engine.ops.work import Map, Work
 from engine.segments import OFFSETS, POSITIONS, Sequences, Stage, Step
-from engine.steps import Chooser, Lowered, StepBuilder, opening, written
+from engine.steps import Frame, Lowered, StepBuilder, opening, written
 
 INT64 = np.dtype(np.int64)
 
 
-def sequences(
-    graph: Graph, group: Sequence[Lowered], wanted: set[str], choose: Chooser, points: int
-) -> Sequences:
+def sequences(group: Sequence[Lowered], frame: Frame) -> Sequences:
     """The segment of a group of native nodes over tokens."""
-    builder = StepBuilder(graph, choose, points)
+    graph, points = frame.graph, frame.points
+    builder = StepBuilder(graph, frame.choose, points)
     builder.border(Value(OFFSETS, INT64, None))
     builder.border(Value(POSITIONS, INT64, None))
     steps = opening(builder, group)
@@ -43,14 +42,14 @@ def sequences(
     imported = len(builder.borders)
     for item in group:
         work = item.work
-        assert not isinstance(work, Refusal)
+        assert isinstance(work, Work)
         if isinstance(work, Map) and work.direct:
             direct.append(work.write)
             builder.border(graph.values[work.write])
         made = builder.steps(item.node.name, work)
         steps += made
         whole += [isinstance(work, Map) and work.whole] * len(made)
-    leaving = [n for n in written(group) if n in wanted and n not in direct]
+    leaving = [n for n in written(group) if n in frame.wanted and n not in direct]
     exports = [builder.border(graph.values[n]) for n in leaving]
     steps += [builder.export_step(b) for b in exports]
     whole += [False] * len(exports)

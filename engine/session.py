@@ -17,6 +17,8 @@ from engine.batch import Batch, Feed, batch_of
 from engine.errors import EngineError
 from engine.fallback import ReadyFallback
 from engine.graph import Value
+from engine.images.ready import ReadyImages
+from engine.images.segment import Images
 from engine.program import Program
 from engine.ragged import Ragged
 from engine.ready import ReadyColumns
@@ -61,9 +63,11 @@ class Session:
             self.close()
             raise
 
-    def _ready(self, segment: Segment) -> ReadyColumns | ReadyFallback:
+    def _ready(self, segment: Segment) -> ReadyColumns | ReadyImages | ReadyFallback:
         if isinstance(segment, Fallback):
             return ReadyFallback(segment, self.program)
+        if isinstance(segment, Images):
+            return ReadyImages(segment, self._workers)
         l2_nbytes = min(cache_nbytes(cpu, 2) or DEFAULT_L2 for cpu in self.cpus)
         return ReadyColumns(segment, self._workers, self.program.columns, l2_nbytes)
 

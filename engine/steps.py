@@ -11,6 +11,7 @@ import numpy as np
 from engine.arena import Lifetime
 from engine.dispatch import structure_of
 from engine.graph import Graph, Node, Value
+from engine.ops.image_work import Convolution, ImageWork
 from engine.ops.native import map_unary
 from engine.ops.work import PER_POINT, Alias, Linear, Map, Refusal, Work
 from engine.packing import PACKINGS, round_up
@@ -26,8 +27,8 @@ WHOLE_SPARSE_NBYTES = 4 << 20
 often, and spare L3: MLP of the bench, 64 rows, dense, Xeon: 22.4 -> 15.3 ms; 80 % zeros: 5.5 ->
 4.7; BERT-base of 90 % zeros, whose matrices are small: 263 -> 279."""
 
-Chooser = Callable[[str, Linear], str]
-"""Node and work -> name of the linear kernel."""
+Chooser = Callable[[str, Linear | Convolution], str]
+"""Node and work -> name of the linear kernel, or the structure of a convolution's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,21 @@ class Lowered:
     """A node with its work, or with the reason why it has none."""
 
     node: Node
-    work: Work | Refusal
+    work: Work | ImageWork | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a group of nodes becomes a segment in."""
+
+    graph: Graph
+    wanted: set[str]
+    """Values that are read behind the segment."""
+    choose: Chooser
+    points: int
+    """T, of a tile."""
+    depth_first: bool
+    """Of images; what else runs in columns leaves that to the session."""
 
 
 class StepBuilder:
@@ -118,7 +133,7 @@ class StepBuilder:
         outputs, inputs = work.weights.shape
         x = self.root[work.x]
         self._own(work.y, outputs * work.repeats)
-        clamp, after = _clamp(work.activations)
+        clamp, after = split_clamp(work.activations)
         slabs = [_Slab(work, rows, kernel, clamp, self.points) for rows in _slabs(work, kernel)]
         steps = []
         for i in range(work.repeats):
@@ -184,7 +199,7 @@ def opening(builder: StepBuilder, group: Sequence[Lowered]) -> list[Step]:
     return steps
 
 
-def _panels(work: Work | Refusal) -> tuple[str, ...]:
+def _panels(work: Work | ImageWork | Refusal) -> tuple[str, ...]:
     """Values that the work takes as panels."""
     if isinstance(work, Map):
         return work.reads
@@ -223,7 +238,7 @@ def _slabs(work: Linear, kernel: str) -> list[range]:
     return [range(first, min(first + size, outputs)) for first in range(0, outputs, size)]
 
 
-def _clamp(
+def split_clamp(
     activations: Sequence[tuple[str, float, float]],
 ) -> tuple[tuple[float, float], list[tuple[str, float, float]]]:
     """Leading Relu and Clip become the bounds that linear kernels apply in registers."""

@@ -50,6 +50,7 @@ def _keys_and_values(node: Node, graph: Graph, tokens: int) -> int:
 
 
 _RULES: dict[str, Callable[[Node, Graph, int], int]] = {
+    "colonnade.Conv": _kernel_size,
     "colonnade.Linear": _last_of_first,
     "Attention": _keys_and_values,
     "colonnade.Attention": _keys_and_values,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.cutting import COLUMN_TOKENS, group_tiles
+from engine.images.segment import Images
 from engine.program import Program
 from engine.segments import Column, Fallback, Sequences, arrays_of
 from numa.notation import size
@@ -25,7 +26,7 @@ class WorkingSet:
 
     segment: int
     unit: str
-    """`rows` or `tokens`: what a tile's points are."""
+    """`rows`, `tokens` or `images`: what a tile's points are."""
     points: int
     """Of a tile."""
     local_nbytes: int
@@ -87,7 +88,10 @@ def working_sets(program: Program, l2_nbytes: int) -> tuple[WorkingSet, ...]:
     )
 
 
-def _working_set(index: int, segment: Column | Sequences, l2_nbytes: int) -> WorkingSet:
+def _working_set(index: int, segment: Column | Sequences | Images, l2_nbytes: int) -> WorkingSet:
+    if isinstance(segment, Images):
+        nbytes, weights = segment.arena.nbytes, segment.weights_nbytes
+        return WorkingSet(index, "images", segment.lanes, 0, nbytes, 1, nbytes, weights, l2_nbytes)
     sequential = isinstance(segment, Sequences)
     found = segment if isinstance(segment, Sequences) else segment.as_sequences()
     group = group_tiles(found, l2_nbytes)

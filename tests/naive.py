@@ -40,6 +40,23 @@ def block_linear(weights: Array, bias: Array, x: Array, low: float, high: float)
     return clamp(y, low, high)
 
 
+def conv(x: Array, weights: Array, strides: tuple[int, int], dilations: tuple[int, int]) -> Array:
+    """y[N, M, H', W'] = conv(x[N, C, H, W], W[M, C, kh, kw]), x already padded, touching non-zero
+    weights only, in float64."""
+    outputs, _, kh, kw = weights.shape
+    high, wide = (
+        (x.shape[2 + i] - (k - 1) * dilations[i] - 1) // strides[i] + 1
+        for i, k in enumerate((kh, kw))
+    )
+    y = np.zeros((len(x), outputs, high, wide))
+    with np.errstate(all="ignore"):
+        for m, c, ky, kx in np.argwhere(weights != 0):
+            rows = x[:, c, ky * dilations[0] :][:, : (high - 1) * strides[0] + 1 : strides[0]]
+            pixels = rows[:, :, kx * dilations[1] :][:, :, : (wide - 1) * strides[1] + 1]
+            y[:, m] += float(weights[m, c, ky, kx]) * pixels[:, :, :: strides[1]].astype(np.float64)
+    return y
+
+
 def clamp(y: Array, low: float, high: float) -> Array:
     """Bounds that let NaN through."""
     y = np.where(y < low, low, y)

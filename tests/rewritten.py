@@ -9,8 +9,11 @@ import onnx
 from small_models import Array, onnxruntime_run
 
 import engine
+from engine import reference
 from engine.compiler import Compilation, compilation
+from engine.graph import Graph
 from engine.reader import graph_of
+from engine.rewrites import Event, rewrite
 from engine.segments import Fallback
 from scripts.models.bert import FLOAT_MIN
 
@@ -57,3 +60,29 @@ def fallbacks(found: Compilation) -> list[str]:
 
 def refusals(found: Compilation, name: str) -> str:
     return "\n".join(e.reason for e in found.events if e.rewrite == name and not e.fired)
+
+
+def unchanged(proto: onnx.ModelProto) -> tuple[Graph, tuple[Event, ...]]:
+    """Rewrite, and compare with onnxruntime; a row alone gives the same bytes as in the batch."""
+    after, log = rewrite(graph_of(proto))
+    feeds = {v.name: floats(3, *map(int, (v.shape or ())[1:])) for v in after.inputs}
+    found = reference.run(after, feeds)
+    for name, array in onnxruntime_run(proto, feeds).items():
+        small = 1e-5 * float(np.abs(array).max(initial=1.0))  # sums cancel
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=small)
+    alone = reference.run(after, {n: a[1:2] for n, a in feeds.items()})
+    for name, array in alone.items():
+        np.testing.assert_array_equal(found[name][1:2], array)
+    return after, log
+
+
+def ops(graph: Graph) -> list[str]:
+    return [n.label for n in graph.nodes]
+
+
+def reasons(log: tuple[Event, ...], name: str) -> str:
+    return "\n".join(e.reason for e in log if e.rewrite == name and not e.fired)
+
+
+def activations(graph: Graph) -> list[str]:
+    return [op for n in graph.nodes for op, *_ in n.attributes.get("activations", ())]

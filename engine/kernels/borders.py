@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from numba.extending import intrinsic
 
+from engine.kernels.emitting import shuffle
 from engine.kernels.functions import inline
 from engine.kernels.vector import (
     load,
     load_as_float,
     load_float,
     load_i64,
-    shuffle,
     store,
     store_float,
     zeros,
@@ -92,7 +92,7 @@ def copy_eight(target, target_stride, r0, r1, r2, r3, r4, r5, r6, r7):
 
 
 @inline
-def _copy8x8(source, stride, target, target_stride):
+def copy8x8(source, stride, target, target_stride):
     """target[8, 8] = source[8, 8] transposed; strides in bytes."""
     r2, r4 = source + 2 * stride, source + 4 * stride
     r6 = r4 + 2 * stride
@@ -122,7 +122,7 @@ def import_rows(points, element, nbytes):
         if element == "float32" and live == points:
             while done + 8 <= features:
                 for t in range(0, points, 8):
-                    _copy8x8(
+                    copy8x8(
                         source + (t * features + done) * 4,
                         features * 4,
                         panel + (done * points + t) * 4,
@@ -152,7 +152,7 @@ def export_rows(points):
         if live == points:
             while done + 8 <= features:
                 for t in range(0, points, 8):
-                    _copy8x8(
+                    copy8x8(
                         panel + (done * points + t) * 4,
                         points * 4,
                         target + (t * features + done) * 4,

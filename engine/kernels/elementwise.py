@@ -15,6 +15,8 @@ from engine.kernels.functions import VECTOR_FUNCTIONS, exp, inline, log
 from engine.kernels.vector import (
     at_least,
     broadcast,
+    if_less,
+    like,
     load,
     load_float,
     load_i64,
@@ -23,12 +25,12 @@ from engine.kernels.vector import (
 )
 
 
-def _apply(name, x, a, b):
+def apply(name, x, a, b):
     """VECTOR_FUNCTIONS[name](x, a, b), chosen when the kernel is compiled."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(_apply, prefer_literal=True, strict=False)
+@overload(apply, prefer_literal=True, strict=False)
 def _apply_compiled(name, x, a, b):
     if not isinstance(name, types.StringLiteral):
         return None
@@ -45,7 +47,7 @@ def unary(points, name):
         pair = load_i64(step + 32)
         a, b = load_float(pair), load_float(pair + 4)
         for _ in range(load_i64(step + 24)):
-            store(y, _apply(name, load(shape, x), a, b))
+            store(y, apply(name, load(shape, x), a, b))
             x += 4 * points
             y += 4 * points
 
@@ -72,15 +74,26 @@ def divide(x, y):
     return x / y
 
 
-BINARY_FUNCTIONS = {"Add": add, "Div": divide, "Mul": multiply, "Sub": subtract}
+@inline
+def prelu(x, slope):
+    return if_less(x, like(x, 0.0), x * slope, x)
 
 
-def _combine(name, x, y):
+BINARY_FUNCTIONS = {
+    "Add": add,
+    "Div": divide,
+    "Mul": multiply,
+    "PRelu": prelu,
+    "Sub": subtract,
+}
+
+
+def combine(name, x, y):
     """BINARY_FUNCTIONS[name](x, y), chosen when the kernel is compiled."""
     raise NotImplementedError("compiled code only")
 
 
-@overload(_combine, prefer_literal=True, strict=False)
+@overload(combine, prefer_literal=True, strict=False)
 def _combine_compiled(name, x, y):
     if not isinstance(name, types.StringLiteral):
         return None
@@ -96,7 +109,7 @@ def binary(points, name):
         z = arena + load_i64(step + 24)
         shape = zeros(points)
         for _ in range(load_i64(step + 32)):
-            store(z, _combine(name, load(shape, x), load(shape, y)))
+            store(z, combine(name, load(shape, x), load(shape, y)))
             x += 4 * points
             y += 4 * points
             z += 4 * points
@@ -117,9 +130,9 @@ def binary_constant(points, name, constant_first):
         for _ in range(load_i64(step + 24)):
             v, w = load(shape, x), broadcast(shape, c)
             if constant_first:
-                store(y, _combine(name, w, v))
+                store(y, combine(name, w, v))
             else:
-                store(y, _combine(name, v, w))
+                store(y, combine(name, v, w))
             x += 4 * points
             y += 4 * points
             c += stride
@@ -141,9 +154,9 @@ def binary_broadcast(points, name, single_first):
             one = load(shape, s)
             for _ in range(load_i64(step + 40)):
                 if single_first:
-                    store(z, _combine(name, one, load(shape, x)))
+                    store(z, combine(name, one, load(shape, x)))
                 else:
-                    store(z, _combine(name, load(shape, x), one))
+                    store(z, combine(name, load(shape, x), one))
                 x += 4 * points
                 z += 4 * points
             s += 4 * points

@@ -49,6 +49,8 @@ _NAN = F(np.nan)
 
 inline = njit(error_model="numpy", nogil=True)
 """Compiled into whatever kernel calls it; LLVM inlines it there."""
+forced = njit(error_model="numpy", nogil=True, forceinline=True)
+"""The same however long it is, so that constants of the kernel end up in its instructions."""
 
 
 @inline

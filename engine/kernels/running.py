@@ -16,8 +16,9 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from engine.kernels.building import cached_here
+from engine.kernels.emitting import I64, at
 from engine.kernels.functions import inline
-from engine.kernels.vector import I64, at, load_i64, store_i64
+from engine.kernels.vector import load_i64, store_i64
 
 _SIGNATURE = types.void(*[types.int64] * 4)
 

@@ -19,10 +19,9 @@ slices of 4 rows by tiles of 16 points.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
+from engine.kernels.image_table import LANES, image_rows
 from engine.kernels.registers import register_lanes
+from engine.kernels.row import Family, Kernel
 
 WIDTHS = (16, 32)
 """T: points of a register tile, and of a column of rows. 4 rows make 8 accumulators of a register
@@ -33,44 +32,12 @@ serves half as much work: 49, against 62 with 16. On AVX-512 (Xeon, the same) 16
 accumulators that wait for each other: 76 GFLOP/s, against 97 with 32."""
 
 
+REGISTERS_A_TILE = 2
+
+
 def points_of_tile() -> int:
     """T for this machine: two registers."""
-    return 2 * register_lanes()
-
-
-Family = Literal[
-    "linear",
-    "unary",
-    "binary",
-    "constant",
-    "broadcast",
-    "softmax",
-    "norm",
-    "reduction",
-    "attention",
-    "pool",
-    "embed",
-    "import",
-    "export",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """One row: a name, what it is for, and where its code is made."""
-
-    name: str
-    family: Family
-    source: str
-    """`module:function`; the function, called with `arguments`, gives the code to compile."""
-    arguments: tuple[str | int | bool, ...]
-    structure: str = ""
-    """For a linear kernel: how its weights are packed (a row of packing.PACKINGS)."""
-
-    @property
-    def points(self) -> int:
-        """T, of the tiles that it takes."""
-        return int(self.arguments[0])
+    return REGISTERS_A_TILE * register_lanes()
 
 
 UNARY_NAMES = (
@@ -206,8 +173,11 @@ def _rows(points: int) -> tuple[Kernel, ...]:
     )
 
 
-KERNELS: dict[str, Kernel] = {row.name: row for points in WIDTHS for row in _rows(points)}
-"""By name: all of one width, in the order of families, then of the next."""
+KERNELS: dict[str, Kernel] = {
+    **{row.name: row for points in WIDTHS for row in _rows(points)},
+    **{row.name: row for lanes in LANES for row in image_rows(lanes, UNARY_NAMES, IMPORTS)},
+}
+"""By name: all of one width, in the order of families, then of the next; then pictures'."""
 
 
 def kernels_of(family: Family, points: int | None = None) -> tuple[Kernel, ...]:

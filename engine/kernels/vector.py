@@ -20,10 +20,22 @@ import operator
 
 from llvmlite import binding, ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-_F32, _F64, I64, _I32 = ir.FloatType(), ir.DoubleType(), ir.IntType(64), ir.IntType(32)
+from engine.kernels.emitting import (
+    F32,
+    F64,
+    I32,
+    I64,
+    at,
+    call_llvm,
+    fused,
+    larger,
+    shuffle,
+    smaller,
+    splat,
+    undefined,
+)
 
 # The register class of a vector in inline assembly, by the first letters of the target triple.
 _REGISTER_CLASS = {"x86_64": "x", "aarch64": "w", "arm64": "w"}
@@ -40,21 +52,7 @@ class VectorType(types.Type):
 @register_model(VectorType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager, kind):
-        super().__init__(manager, kind, ir.VectorType(_F32, kind.lanes))
-
-
-def at(builder, address, kind):
-    """The address as a pointer to `kind`."""
-    return builder.inttoptr(address, kind.as_pointer())
-
-
-def shuffle(builder, one, two, mask):
-    """Lanes of two vectors side by side, by a constant mask."""
-    return builder.shuffle_vector(one, two, ir.Constant(ir.VectorType(_I32, len(mask)), list(mask)))
-
-
-def _undefined(lanes):
-    return ir.Constant(ir.VectorType(_F32, lanes), ir.Undefined)
+        super().__init__(manager, kind, ir.VectorType(F32, kind.lanes))
 
 
 # ---- memory ---------------------------------------------------------------------------------
@@ -65,7 +63,7 @@ def load(typing, shape, address):
     """As many floats at `address` as the vector `shape` has lanes."""
 
     def emit(context, b, signature, args):
-        return b.load(at(b, args[1], ir.VectorType(_F32, shape.lanes)), align=4)
+        return b.load(at(b, args[1], ir.VectorType(F32, shape.lanes)), align=4)
 
     return shape(shape, types.int64), emit
 
@@ -75,7 +73,7 @@ def store(typing, address, vector):
     """Writes all lanes of `vector` at `address`."""
 
     def emit(context, b, signature, args):
-        b.store(args[1], at(b, args[0], ir.VectorType(_F32, vector.lanes)), align=4)
+        b.store(args[1], at(b, args[0], ir.VectorType(F32, vector.lanes)), align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, vector), emit
@@ -86,9 +84,8 @@ def broadcast(typing, shape, address):
     """The float at `address` in every lane of a vector like `shape`."""
 
     def emit(context, b, signature, args):
-        x = b.load(at(b, args[1], _F32), align=4)
-        one = b.insert_element(_undefined(shape.lanes), x, ir.Constant(_I32, 0))
-        return shuffle(b, one, _undefined(shape.lanes), [0] * shape.lanes)
+        x = b.load(at(b, args[1], F32), align=4)
+        return splat(b, x, shape.lanes)
 
     return shape(shape, types.int64), emit
 
@@ -104,13 +101,13 @@ def load_four(typing, address):
     kind = VectorType(8)
 
     def emit(context, b, signature, args):
-        four = b.load(at(b, args[0], ir.VectorType(_F32, 4)), align=4)
-        wide = shuffle(b, four, _undefined(4), [lane % 4 for lane in range(kind.lanes)])
+        four = b.load(at(b, args[0], ir.VectorType(F32, 4)), align=4)
+        wide = shuffle(b, four, undefined(4), [lane % 4 for lane in range(kind.lanes)])
         machine = binding.get_default_triple().split("-")[0]
         register = _REGISTER_CLASS.get(machine)
         if register is None:  # correct everywhere, slower where it was never tried
             return wide
-        vector = ir.VectorType(_F32, kind.lanes)
+        vector = ir.VectorType(F32, kind.lanes)
         shape = ir.FunctionType(vector, [vector])
         return b.call(ir.InlineAsm(shape, "", f"={register},0"), [wide])
 
@@ -124,7 +121,7 @@ def pick(typing, shape, four, index):
 
     def emit(context, b, signature, args):
         mask = [k + 4 * ((lane // 4) % (four.lanes // 4)) for lane in range(shape.lanes)]
-        return shuffle(b, args[1], _undefined(four.lanes), mask)
+        return shuffle(b, args[1], undefined(four.lanes), mask)
 
     return shape(shape, four, index), emit
 
@@ -140,7 +137,7 @@ def load_u16(typing, address):
 @intrinsic
 def load_i32(typing, address):
     def emit(context, b, signature, args):
-        return b.sext(b.load(at(b, args[0], _I32), align=4), I64)
+        return b.sext(b.load(at(b, args[0], I32), align=4), I64)
 
     return types.int64(types.int64), emit
 
@@ -167,7 +164,7 @@ def load_float(typing, address):
     """The float at `address` as a float32 scalar."""
 
     def emit(context, b, signature, args):
-        return b.load(at(b, args[0], _F32), align=4)
+        return b.load(at(b, args[0], F32), align=4)
 
     return types.float32(types.int64), emit
 
@@ -175,7 +172,7 @@ def load_float(typing, address):
 @intrinsic
 def store_float(typing, address, value):
     def emit(context, b, signature, args):
-        b.store(args[1], at(b, args[0], _F32), align=4)
+        b.store(args[1], at(b, args[0], F32), align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, types.float32), emit
@@ -194,14 +191,14 @@ def half_word(typing, word, index):
 
 
 _ELEMENTS = {
-    "float32": (_F32, "f"),
-    "float64": (_F64, "f"),
+    "float32": (F32, "f"),
+    "float64": (F64, "f"),
     "uint8": (ir.IntType(8), "u"),
     "int8": (ir.IntType(8), "i"),
     "uint16": (ir.IntType(16), "u"),
     "int16": (ir.IntType(16), "i"),
-    "uint32": (_I32, "u"),
-    "int32": (_I32, "i"),
+    "uint32": (I32, "u"),
+    "int32": (I32, "i"),
     "uint64": (I64, "u"),
     "int64": (I64, "i"),
     "bool": (ir.IntType(8), "u"),
@@ -216,8 +213,8 @@ def load_as_float(typing, element, address):
     def emit(context, b, signature, args):
         x = b.load(at(b, args[1], kind), align=1)
         if sort == "f":
-            return x if kind == _F32 else b.fptrunc(x, _F32)
-        return b.uitofp(x, _F32) if sort == "u" else b.sitofp(x, _F32)
+            return x if kind == F32 else b.fptrunc(x, F32)
+        return b.uitofp(x, F32) if sort == "u" else b.sitofp(x, F32)
 
     return types.float32(element, types.int64), emit
 
@@ -231,8 +228,7 @@ def like(typing, vector, value):
 
     def emit(context, b, signature, args):
         x = context.cast(b, args[1], signature.args[1], types.float32)
-        one = b.insert_element(_undefined(vector.lanes), x, ir.Constant(_I32, 0))
-        return shuffle(b, one, _undefined(vector.lanes), [0] * vector.lanes)
+        return splat(b, x, vector.lanes)
 
     return vector(vector, value), emit
 
@@ -244,22 +240,15 @@ def zeros(typing, lanes):
         return None
     kind = VectorType(lanes.literal_value)
     return kind(lanes), lambda c, b, s, a: ir.Constant(
-        ir.VectorType(_F32, kind.lanes), [0.0] * kind.lanes
+        ir.VectorType(F32, kind.lanes), [0.0] * kind.lanes
     )
-
-
-def _llvm(b, name, kind, args):
-    """Calls LLVM's `name` on vectors of one kind; LLVM lowers it to the machine's instruction."""
-    shape = ir.FunctionType(kind, [kind] * len(args))
-    full = f"llvm.{name}.v{kind.count}f32"
-    return b.call(cgutils.get_or_insert_function(b.module, shape, full), args)
 
 
 def _elementwise(emit_one, arity):
     """An intrinsic that maps `arity` vectors of one kind to one: emit_one(builder, kind, args)."""
 
     def emit(context, b, signature, args):
-        return emit_one(b, ir.VectorType(_F32, signature.return_type.lanes), args)
+        return emit_one(b, ir.VectorType(F32, signature.return_type.lanes), args)
 
     # numba reads the number of arguments off the function's own signature
     def one(typing, x):
@@ -274,26 +263,22 @@ def _elementwise(emit_one, arity):
     return intrinsic({1: one, 2: two, 3: three}[arity])
 
 
-fma = _elementwise(lambda b, kind, args: _llvm(b, "fma", kind, args), 3)
+fma = _elementwise(fused, 3)
 """x * y + z, rounded once."""
-sqrt = _elementwise(lambda b, kind, args: _llvm(b, "sqrt", kind, args), 1)
-absolute = _elementwise(lambda b, kind, args: _llvm(b, "fabs", kind, args), 1)
-floor = _elementwise(lambda b, kind, args: _llvm(b, "floor", kind, args), 1)
-ceil = _elementwise(lambda b, kind, args: _llvm(b, "ceil", kind, args), 1)
-nearest = _elementwise(lambda b, kind, args: _llvm(b, "rint", kind, args), 1)
+sqrt = _elementwise(lambda b, kind, args: call_llvm(b, "sqrt", kind, args), 1)
+absolute = _elementwise(lambda b, kind, args: call_llvm(b, "fabs", kind, args), 1)
+floor = _elementwise(lambda b, kind, args: call_llvm(b, "floor", kind, args), 1)
+ceil = _elementwise(lambda b, kind, args: call_llvm(b, "ceil", kind, args), 1)
+nearest = _elementwise(lambda b, kind, args: call_llvm(b, "rint", kind, args), 1)
 """To the nearest whole number, ties to even."""
-copysign = _elementwise(lambda b, kind, args: _llvm(b, "copysign", kind, args), 2)
+copysign = _elementwise(lambda b, kind, args: call_llvm(b, "copysign", kind, args), 2)
 _add = _elementwise(lambda b, kind, args: b.fadd(*args), 2)
 _sub = _elementwise(lambda b, kind, args: b.fsub(*args), 2)
 _mul = _elementwise(lambda b, kind, args: b.fmul(*args), 2)
 _div = _elementwise(lambda b, kind, args: b.fdiv(*args), 2)
-at_least = _elementwise(
-    lambda b, kind, args: b.select(b.fcmp_ordered("<", args[0], args[1]), args[1], args[0]), 2
-)
-"""The larger of x and y; a NaN in x stays NaN (`maxps` with the operands so that it does)."""
-at_most = _elementwise(
-    lambda b, kind, args: b.select(b.fcmp_ordered(">", args[0], args[1]), args[1], args[0]), 2
-)
+at_least = _elementwise(lambda b, kind, args: larger(b, *args), 2)
+"""The larger of x and y; a NaN in x stays NaN."""
+at_most = _elementwise(lambda b, kind, args: smaller(b, *args), 2)
 """The smaller of x and y; a NaN in x stays NaN."""
 
 
@@ -323,7 +308,7 @@ def lane_numbers(typing, vector):
 
     def emit(context, b, signature, args):
         numbers = [float(lane) for lane in range(vector.lanes)]
-        return ir.Constant(ir.VectorType(_F32, vector.lanes), numbers)
+        return ir.Constant(ir.VectorType(F32, vector.lanes), numbers)
 
     return vector(vector), emit
 
@@ -339,7 +324,7 @@ def power_of_two(typing, exponent):
 
     def emit(context, b, signature, args):
         lanes = exponent.lanes
-        whole_kind, kind = ir.VectorType(_I32, lanes), ir.VectorType(_F32, lanes)
+        whole_kind, kind = ir.VectorType(I32, lanes), ir.VectorType(F32, lanes)
         counting = ir.Constant(kind, [float(3 << 22)] * lanes)
         whole = b.bitcast(b.fadd(args[0], counting), whole_kind)
         shift, bias = (ir.Constant(whole_kind, [n] * lanes) for n in (23, 127 << 23))
@@ -355,7 +340,7 @@ def split_exponent(typing, x):
 
     def emit(context, b, signature, args):
         lanes = x.lanes
-        whole_kind, kind = ir.VectorType(_I32, lanes), ir.VectorType(_F32, lanes)
+        whole_kind, kind = ir.VectorType(I32, lanes), ir.VectorType(F32, lanes)
 
         def every(n):
             return ir.Constant(whole_kind, [n] * lanes)

@@ -1,9 +1,9 @@
 """PLAIN: operators computed in plain numpy, where onnx's evaluator will not do.
 
-`Linear` and the unary functions are our own. Of ONNX's, BatchNormalization and LRN stand here
-because onnx 1.23 lets their results depend on the other rows of a batch: the first it runs in
-training mode before opset 14, in the second it takes the number of rows for that of channels. Clip
-is here for bounds that are NaN, and products for the order in which they add (products.py).
+What rewrites introduce is our own. Of ONNX's, BatchNormalization and LRN stand here because onnx
+1.23 lets their results depend on the other rows of a batch: the first it runs in training mode
+before opset 14, in the second it takes the number of rows for that of channels. Clip is
+here for bounds that are NaN, and products for the order in which they add (products.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine.graph import NATIVE, Node
+from engine.ops.image import IMAGE, conv
 from engine.ops.products import einsum, folded_product, gemm, linear, matmul
 from engine.ops.transformer import TRANSFORMER
 from engine.ops.unary import UNARY
@@ -73,6 +74,7 @@ def training(node: Node, opset: int) -> bool:
 PLAIN: dict[tuple[str, str], Callable[..., Array]] = {
     **{(NATIVE, name): unary for name in UNARY},
     **{(NATIVE, name): function for name, function in TRANSFORMER.items()},
+    **{(NATIVE, name): function for name, function in IMAGE.items()},
     (NATIVE, "Linear"): linear,
     ("", "BatchNormalization"): batch_normalization,
     ("", "Clip"): clip,
@@ -83,6 +85,7 @@ PLAIN: dict[tuple[str, str], Callable[..., Array]] = {
 """By domain and name; each has one output."""
 
 FOLDED: dict[tuple[str, str], Callable[..., Array]] = {
+    (NATIVE, "Conv"): partial(conv, multiply=folded_product),
     (NATIVE, "Linear"): partial(linear, multiply=folded_product),
     ("", "Einsum"): einsum,
     ("", "Gemm"): partial(gemm, multiply=folded_product),

@@ -26,6 +26,9 @@ _LENGTHS = ((61, 67), (29, 31), (13, 17), (5, 7))
 """Two batch sizes, and pairs of lengths, shorter ones for models that have few positions; primes,
 so that a product with a fixed dimension still shows its factors."""
 
+TYPED_CONSTANTS = 4
+"""The first version of ONNX's format in which a constant has a type without being an input."""
+
 _ROUNDS = 16
 """How often what inference found may give it new numbers to go on with."""
 
@@ -197,7 +200,8 @@ def _infer_once(
     outputs = [onnx.ValueInfoProto(name=v.name) for v in skeleton.outputs]
     graph = helper.make_graph(nodes, "skeleton", inputs, outputs, small, value_info=told)
     imports = [helper.make_opsetid(d, v) for d, v in skeleton.opsets.items()]
-    model = helper.make_model(graph, ir_version=skeleton.ir_version, opset_imports=imports)
+    version = max(skeleton.ir_version, TYPED_CONSTANTS)
+    model = helper.make_model(graph, ir_version=version, opset_imports=imports)
     # C++ throws its own kinds; without inference the file's own word is taken. No check_type and
     # no strict_mode: what cannot be inferred is left out, not refused.
     with contextlib.suppress(Exception):

@@ -17,7 +17,7 @@ from engine.errors import ModelError
 from engine.graph import ROWS, Node, Shape, Value
 from engine.reader.parameters import parameters_refused
 from engine.reader.shape_numbers import SMALL, Array
-from engine.reader.shapes import Skeleton, declared_type
+from engine.reader.shapes import TYPED_CONSTANTS, Skeleton, declared_type
 
 Types = Mapping[str, Value]
 
@@ -112,7 +112,9 @@ def _alone(proto: onnx.NodeProto, node: Node, given: Types, skeleton: Skeleton) 
     outputs = [onnx.ValueInfoProto(name=n) for n in node.writes]
     graph = helper.make_graph([proto], "alone", inputs, outputs, small)
     imports = [helper.make_opsetid(d, v) for d, v in skeleton.opsets.items()]
-    return helper.make_model(graph, ir_version=skeleton.ir_version, opset_imports=imports)
+    return helper.make_model(
+        graph, ir_version=max(skeleton.ir_version, TYPED_CONSTANTS), opset_imports=imports
+    )
 
 
 def _declaration_refused(

@@ -14,15 +14,24 @@ from engine.rewrites.activation import ACTIVATION
 from engine.rewrites.affine import AFFINE_AFTER, AFFINE_BEFORE
 from engine.rewrites.arithmetic import ARITHMETIC
 from engine.rewrites.attention import ATTENTION
+from engine.rewrites.channels import CHANNELS
+from engine.rewrites.conv import CONV
+from engine.rewrites.conv_transpose import CONV_TRANSPOSE
 from engine.rewrites.dead_code import DEAD_CODE
 from engine.rewrites.decomposed import DECOMPOSED
+from engine.rewrites.depth_to_space import DEPTH_TO_SPACE
 from engine.rewrites.fold import FOLD
 from engine.rewrites.identity import IDENTITY
 from engine.rewrites.layer_norm import LAYER_NORM
+from engine.rewrites.layout import LAYOUT
 from engine.rewrites.linear import LINEAR
 from engine.rewrites.mask import MASK
+from engine.rewrites.norm import NORM
+from engine.rewrites.padding import PADDING
 from engine.rewrites.parts import PARTS
+from engine.rewrites.pooling import POOLING
 from engine.rewrites.positions import POSITIONS
+from engine.rewrites.residual import RESIDUAL
 from engine.rewrites.rewrite import Edit, Event, Rewrite, View, apply
 from engine.rewrites.sink import SINK
 from engine.rewrites.static_shape import STATIC_SHAPE
@@ -38,15 +47,24 @@ REWRITES: tuple[Rewrite, ...] = (
     LAYER_NORM,
     DECOMPOSED,
     ARITHMETIC,  # after those, which look for Pow
+    LAYOUT,  # after whole formulas, whose axes it would move
     POSITIONS,
     PARTS,
     MASK,
     ATTENTION,  # after MASK, whose biases it takes
     LINEAR,
+    CONV,
+    CONV_TRANSPOSE,
+    DEPTH_TO_SPACE,  # before scales, which a Conv takes in
+    POOLING,
+    PADDING,  # after those two, whose pads are known then
+    CHANNELS,
     # scales before activations, behind which they can no longer reach the weights
     AFFINE_AFTER,
     SINK,
     AFFINE_BEFORE,
+    NORM,  # what no scale could be folded into
+    RESIDUAL,  # after scales, which would scale it, too
     ACTIVATION,
     DEAD_CODE,
 )

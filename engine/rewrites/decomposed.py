@@ -4,6 +4,7 @@
     GeluTanh   0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))
     Silu       x * sigmoid(x)
     HardSwish  x * hardsigmoid(x, 1/6, 1/2)   or   x * clip(x + 3, 0, 6) / 6
+    HardSigmoid(1/6, 1/2)   clip(x + 3, 0, 6) / 6
 
 The last multiplication is replaced; what it read is left to dead_code, so that a part which
 another node reads lives on. Products are matched in any order and any bracketing.
@@ -35,19 +36,43 @@ class Product:
 def _at(node: Node, view: View) -> Edit | str | None:
     name = node.outputs[0]
     product = _product(name, view)
+    if len(product.factors) == 1:
+        return _hard_sigmoid(node, product, view)
     if len(product.factors) != 2:
         return None
     for x, other in (product.factors, product.factors[::-1]):
         for op, matches in _FORMULAS.items():
             if not matches(x, other, product.scale, view):
                 continue
-            before, after = view.value(x), view.value(name)
-            known = before is not None and after is not None and before.dtype == np.float32
-            if not known or before is None or after is None or before.shape != after.shape:
-                return f"it spells {op}, but {x} is not known to be float32 of the same shape"
-            new = Node(node.name, op, (x,), node.outputs, NATIVE)
-            return Edit((node,), (new,), reason=f"{op} of {x}")
+            return _function(node, Node(node.name, op, (x,), node.outputs, NATIVE), view)
     return None
+
+
+def _function(node: Node, new: Node, view: View) -> Edit | str:
+    """`new` in the place of the last multiplication."""
+    (x,), op = new.inputs, new.op
+    before, after = view.value(x), view.value(new.outputs[0])
+    known = before is not None and after is not None and before.dtype == np.float32
+    if not known or before is None or after is None or before.shape != after.shape:
+        return f"it spells {op}, but {x} is not known to be float32 of the same shape"
+    return Edit((node,), (new,), reason=f"{op} of {x}")
+
+
+def _hard_sigmoid(node: Node, product: Product, view: View) -> Edit | str | None:
+    x = _clipped(product.factors[0], view)
+    if x is None or not _close(product.scale, 1 / 6):
+        return None
+    new = Node(node.name, "HardSigmoid", (x,), node.outputs, "", {"alpha": 1 / 6, "beta": 0.5})
+    return _function(node, new, view)
+
+
+def _clipped(name: str, view: View) -> str | None:
+    """x in clip(x + 3, 0, 6)."""
+    node = view.producer(name)
+    found = unary_of(node, view.graph.initializers) if node is not None else None
+    if not isinstance(found, tuple) or found[1] != ("Clip", 0.0, 6.0):
+        return None
+    return _plus(found[0], view, 3.0)
 
 
 def _product(name: str, view: View, top: bool = True) -> Product:
@@ -135,15 +160,14 @@ def _hard_swish(x: str, other: str, scale: float, view: View) -> bool:
     source, (op, a, b) = found
     if op == "HardSigmoid":
         return _close(scale, 1.0) and source == x and _close(a, 1 / 6) and _close(b, 0.5)
-    clips = op == "Clip" and (a, b) == (0.0, 6.0) and _plus(source, view, 3.0) == x
-    return clips and _close(scale, 1 / 6)
+    return _close(scale, 1 / 6) and _clipped(other, view) == x
 
 
 _FORMULAS = {"Gelu": _gelu, "GeluTanh": _gelu_tanh, "Silu": _silu, "HardSwish": _hard_swish}
 
 DECOMPOSED = Rewrite(
     "decomposed",
-    "recognizes Gelu, Silu and HardSwish spelled out in several nodes",
+    "recognizes Gelu, Silu, HardSwish and HardSigmoid spelled out in several nodes",
     _at,
     frozenset({"Mul", "Div"}),
 )

@@ -21,10 +21,8 @@ def _at(node: Node, view: View) -> Edit | str | None:
     return _gemm(node, view)
 
 
-def linear_node(name: str, inputs: tuple[str, str, str], output: str, like: Node | None) -> Node:
-    """A Linear; `like` is an older one whose activations it keeps."""
-    activations = like.attributes["activations"] if like is not None else ()
-    return Node(name, "Linear", inputs, (output,), NATIVE, {"activations": activations})
+def _linear(name: str, inputs: tuple[str, str, str], output: str) -> Node:
+    return Node(name, "Linear", inputs, (output,), NATIVE, {"activations": ()})
 
 
 def weights_refused(x: Value | None, weights: Array | None, name: str) -> str | None:
@@ -53,7 +51,7 @@ def _matmul(node: Node, view: View) -> Edit | str | None:
     if reason or weights is None:
         return reason
     w_name = view.fresh(f"{node.name}.weights")
-    new = linear_node(node.name, (x, w_name, ""), node.outputs[0], None)
+    new = _linear(node.name, (x, w_name, ""), node.outputs[0])
     transposed = np.ascontiguousarray(weights.T)
     return Edit((node,), (new,), initializers={w_name: transposed}, reason=_shape(transposed))
 
@@ -77,7 +75,7 @@ def _gemm(node: Node, view: View) -> Edit | str | None:
     w_name = next(iter(constants))
     c_name = node.inputs[2] if len(node.inputs) > 2 and beta != 0 else ""
     if not c_name:
-        new = linear_node(node.name, (x, w_name, ""), node.outputs[0], None)
+        new = _linear(node.name, (x, w_name, ""), node.outputs[0])
         return Edit((node,), (new,), initializers=constants, reason=_shape(scaled))
     bias = per_output(view.constant(c_name), len(scaled))
     if bias is None:
@@ -85,7 +83,7 @@ def _gemm(node: Node, view: View) -> Edit | str | None:
     plain = beta == 1 and bias.shape == view.graph.initializers[c_name].shape
     b_name = c_name if plain else view.fresh(f"{node.name}.bias")
     constants[b_name] = bias if beta == 1 else bias * np.float32(beta)
-    new = linear_node(node.name, (x, w_name, b_name), node.outputs[0], None)
+    new = _linear(node.name, (x, w_name, b_name), node.outputs[0])
     return Edit((node,), (new,), initializers=constants, reason=_shape(scaled))
 
 
@@ -104,7 +102,7 @@ def _with_add(node: Node, view: View, constants: dict[str, Array], c_name: str) 
     if result is None:
         return "its result has no known type"
     hidden = view.fresh(f"{node.name}.product")
-    new = linear_node(node.name, (node.inputs[0], next(iter(constants)), ""), hidden, None)
+    new = _linear(node.name, (node.inputs[0], next(iter(constants)), ""), hidden)
     add = Node(view.fresh_node(f"{node.name}.add"), "Add", (hidden, c_name), node.outputs)
     value = Value(hidden, result.dtype, result.shape)
     return Edit(

@@ -1,7 +1,8 @@
 """Shapes that the reader already knows: their computation at run time falls away.
 
 Exported models compute the target of a Reshape from Shape, Gather and Concat even where only the
-rows are free. Then the target is a constant, with 0 ("as in the input") for the rows.
+rows are free. Then the target is a constant, with 0 ("as in the input") for the rows. A Resize to
+sizes, which count the rows of a batch, too, is one by scales.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from engine.rewrites.rewrite import Array, Edit, Rewrite, View
 
 
 def _at(node: Node, view: View) -> Edit | str | None:
-    return _reshape(node, view) if node.op == "Reshape" else _known_dims(node, view)
+    return _RULES.get(node.op, _known_dims)(node, view)
 
 
 def _reshape(node: Node, view: View) -> Edit | str | None:
@@ -31,6 +32,24 @@ def _reshape(node: Node, view: View) -> Edit | str | None:
     attributes = {k: v for k, v in node.attributes.items() if k != "allowzero"}
     new = replace(node, inputs=(node.inputs[0], name), attributes=attributes)
     return Edit((node,), (new,), initializers={name: target}, reason=f"shape {list(after.shape)}")
+
+
+def _resize(node: Node, view: View) -> Edit | str | None:
+    if len(node.inputs) < 4 or not node.inputs[3] or node.attributes.get("axes"):
+        return None
+    before, after = view.value(node.inputs[0]), view.value(node.outputs[0])
+    dims = [v.shape[1:] for v in (before, after) if v is not None and v.shape is not None]
+    if len(dims) < 2 or not all(isinstance(d, int) and d for shape in dims for d in shape):
+        return "the sizes of its input and output are not known"
+    if node.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch" or node.inputs[1]:
+        return "it resizes a region, or keeps the aspect ratio"
+    old, new = (np.array(shape, np.float32) for shape in dims)
+    scales = np.concatenate([np.ones(1, np.float32), new / old])
+    if (np.floor(scales[1:] * old) != new).any():
+        return f"no float32 scales take {before} to {list(dims[1])}"
+    name = view.fresh(f"{node.name}.scales")
+    resized = replace(node, inputs=(node.inputs[0], "", name))
+    return Edit((node,), (resized,), initializers={name: scales}, reason=f"by {scales.tolist()}")
 
 
 def _target(before: Shape, after: Shape) -> Array | None:
@@ -99,9 +118,11 @@ def _sliced(node: Node, view: View) -> Array | None:
 
 _DIMS = {"Gather": _gathered, "Shape": _shape_dims, "Slice": _sliced}
 
+_RULES = {"Reshape": _reshape, "Resize": _resize}
+
 STATIC_SHAPE = Rewrite(
     "static_shape",
     "replaces computed shapes that are already known",
     _at,
-    frozenset({"Reshape", *_DIMS}),
+    frozenset({*_RULES, *_DIMS}),
 )

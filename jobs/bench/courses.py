@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from engine.explanation import NodeReport
+from engine.images.segment import Images
 from engine.profiling import StepTime
 from engine.segments import Column, Fallback, Segment, Sequences
 from jobs.bench.folding import folded, pattern, runs, skeleton
@@ -86,7 +87,7 @@ def _courses(report: Report, index: int, segment: Segment) -> list[Course]:
     whole = _whole(segment)
     first = [s for s in steps if not s.node and s.kernel.startswith("import")]
     last = [s for s in steps if not s.node and s not in first]
-    point = "tokens" if isinstance(segment, Sequences) else "rows"
+    point = _POINTS[type(segment)]
     inside = set(segment.nodes)
     return [
         *(Course(None, (s,), "shafts", f"{point} in: {s.value}") for s in first),
@@ -103,9 +104,12 @@ def _courses(report: Report, index: int, segment: Segment) -> list[Course]:
     ]
 
 
-def _whole(segment: Column | Sequences) -> set[str]:
+_POINTS: dict[type[Segment], str] = {Column: "rows", Sequences: "tokens", Images: "images"}
+
+
+def _whole(segment: Column | Sequences | Images) -> set[str]:
     """Nodes that need whole sequences."""
-    if isinstance(segment, Column):
+    if not isinstance(segment, Sequences):
         return set()
     return {step.node for stage in segment.stages if stage.whole for step in stage.steps}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.cutting import COLUMN_TOKENS
+from engine.images.segment import Images
 from engine.segments import OFFSETS, POSITIONS, Border, Column, Fallback, Segment, Sequences
 from engine.working_set import WorkingSet
 from jobs.bench.courses import bar, courses
@@ -58,6 +59,9 @@ def _head(report: Report, segment: Segment) -> str:
             f"{whole} of them over whole sequences"
         )
     columns = -(-report.rows // segment.points)
+    if isinstance(segment, Images):
+        groups = _count(columns, "group")
+        return f"{groups} of {segment.lanes} images, each through all of it in one go, row by row"
     return f"{_count(columns, 'tile')} of {segment.points} rows, each through all of it in one go"
 
 
@@ -77,7 +81,7 @@ def _foot(report: Report, index: int, segment: Segment) -> Markup:
     return tag("div", tag("div", rows, cls="cache"), cls="foot")
 
 
-def _panels(w: WorkingSet, segment: Column | Sequences) -> list[Markup]:
+def _panels(w: WorkingSet, segment: Column | Sequences | Images) -> list[Markup]:
     word, cls = ("fit in", "fits") if w.fits else ("do not fit in", "over")
     stages = ""
     if isinstance(segment, Sequences):
@@ -122,8 +126,11 @@ def _border(before: Segment, after: Segment) -> Markup:
             cls="stop wrap",
         )
     borders = tuple(b for b in after.imports if b.value not in (OFFSETS, POSITIONS))
-    kind = "columns of sequences" if isinstance(after, Sequences) else "columns of rows"
+    kind = f"columns of {_KINDS[type(after)]}"
     return tag("p", f"{kind} again: {_nbytes(borders)} from memory", cls="flow wrap")
+
+
+_KINDS: dict[type[Segment], str] = {Column: "rows", Sequences: "sequences", Images: "images"}
 
 
 def _through_memory(borders: Sequence[Border]) -> str:

@@ -148,11 +148,21 @@ def test_folded_integers_stay_exact() -> None:
 
 
 def test_what_must_go_through_blas_is_not_folded() -> None:
-    nodes = [node("Conv", "a k", "w"), node("Add", "x w", "y")]
-    constants = {"a": floats(1, 3, 6, 6), "k": floats(2, 3, 3, 3)}
-    after, log = rewrite(graph_of(model(nodes, {"x": ["N", 2, 4, 4]}, "y", constants)))
-    assert [n.op for n in after.nodes] == ["Conv", "Add"]
+    nodes = [node("ConvTranspose", "a k", "w"), node("Add", "x w", "y")]
+    constants = {"a": floats(1, 3, 6, 6), "k": floats(3, 2, 3, 3)}
+    after, log = rewrite(graph_of(model(nodes, {"x": ["N", 2, 8, 8]}, "y", constants)))
+    assert [n.op for n in after.nodes] == ["ConvTranspose", "Add"]
     assert any("number of BLAS threads" in e.reason for e in log)
+
+
+def test_a_conv_of_constants_is_folded_without_blas() -> None:
+    a, k = floats(1, 3, 6, 6), floats(2, 3, 6, 6)
+    nodes = [node("Conv", "a k", "w"), node("Add", "x w", "y")]
+    after, _ = rewrite(graph_of(model(nodes, {"x": ["N", 2, 1, 1]}, "y", {"a": a, "k": k})))
+    (add,) = after.nodes
+    found = after.initializers[add.inputs[1]].reshape(2)
+    wide = (a.astype(np.float64) * k).sum((1, 2, 3))
+    np.testing.assert_allclose(found, wide, rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -225,6 +225,14 @@ def test_initializers_among_the_inputs_are_constants() -> None:
     assert set(graph.initializers) == {"w", "b"}
 
 
+def test_constants_of_old_files_have_types() -> None:
+    """Before version 4 of the format, inference looks for the types of constants among inputs."""
+    nodes = [node("Unsqueeze", "b", "c", axes=[0]), node("Mul", "x c", "h"), node("Neg", "h", "y")]
+    proto = model(nodes, {"x": ["batch", 4]}, "y", {"b": floats(4)}, opset=9)
+    proto.ir_version = 3
+    assert graph_of(proto).values["h"].shape == ("N", 4)
+
+
 def test_constant_nodes_become_initializers() -> None:
     kinds = {
         "value": numpy_helper.from_array(np.arange(3, dtype=np.int32)),

@@ -478,7 +478,7 @@ def test_a_normalization_over_positions_stays() -> None:
     constants = {"w": floats(6, 6), "v": floats(2), "p": np.abs(floats(2))}
     after, log = rewritten(model(nodes, {"x": ["batch", 2, 6]}, "y", constants))
     assert ops(after) == ["colonnade.Linear", "BatchNormalization"]
-    assert "normalizes dimension 1" in reasons(log, "affine_after")[0]
+    assert "differs along dimension 1" in reasons(log, "affine_after")[0]
 
 
 # --- activation and decomposed

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_calls import aligned, call, panel
 
-from engine.kernels.table import IDS, KERNELS, WIDTHS, Kernel, kernels_of
+from engine.kernels.row import Kernel
+from engine.kernels.table import IDS, KERNELS, WIDTHS, kernels_of
 from engine.ops.plain import PLAIN
 
 Array = np.ndarray[Any, Any]

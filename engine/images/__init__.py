@@ -1,0 +1,1 @@
+"""Columns of images: lanes are images, rows of pixels go depth first through rings."""

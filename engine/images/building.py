@@ -1,0 +1,173 @@
+"""The segment of a group of image nodes: tasks, their order, rings, steps, and the tape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.graph import Graph, Value
+from engine.images.corners import Corner, Fill, Made
+from engine.images.layout import NO_GRID, Layout
+from engine.images.planning import Plan, cheapest, plans_of
+from engine.images.schedule import Task
+from engine.images.segment import Array, Images
+from engine.images.steps import export_step, fills_of, import_step, steps_of
+from engine.ops.image_work import Convolution, ImageWork, Plane, Read
+from engine.ops.native_images import image_values
+from engine.segments import Border
+
+BAND_PIXELS = 28
+"""Pixels of a visit, at least, where an image has them: a step reads its weights once a visit."""
+
+Chooser = Callable[[str, Convolution], str]
+"""Node and work -> how its weights are packed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A task, with what its visits call."""
+
+    task: Task
+    node: str
+    work: ImageWork | Border
+    """A border is imported, or exported by a task that writes nothing."""
+
+
+def images(
+    graph: Graph,
+    group: Sequence[tuple[str, ImageWork]],
+    wanted: set[str],
+    choose: Chooser,
+    lanes: int,
+    columns: bool,
+) -> Images:
+    """The segment of (node, work), whose values in `wanted` leave it as arrays of rows."""
+    jobs, imports, exports = _jobs(graph, group, wanted)
+    structures = {n: choose(n, work) for n, work in group if isinstance(work, Convolution)}
+    plan, considered = _plan(jobs, structures, lanes, columns)
+    tasks = [job.task for job in jobs]
+    made = [_steps(job, plan.layouts, structures, lanes, len(imports)) for job in jobs]
+    fills = [fills_of(plan.layouts[t.write], lanes) if t.write else () for t in tasks]
+    tape = _Tape(tasks, made, fills, plan)
+    return Images(
+        nodes=tuple(node for node, _ in group),
+        steps=tuple(tape.steps),
+        tape=tape.written(),
+        imports=tuple(imports),
+        exports=tuple(exports),
+        arena=plan.arena,
+        rings=tuple(plan.rings.values()),
+        lanes=lanes,
+        whole=tuple(sorted(plan.whole)),
+        considered=considered,
+    )
+
+
+def band(plane: Plane) -> int:
+    """Rows of a visit."""
+    return max(1, min(plane.height, -(-BAND_PIXELS // plane.width)))
+
+
+def _plan(
+    jobs: Sequence[_Job], structures: Mapping[str, str], lanes: int, columns: bool
+) -> tuple[Plan, tuple[str, ...]]:
+    """The plan to follow, and a line for each that was considered."""
+    weights = [_weights_nbytes(job, structures) for job in jobs]
+    plans = plans_of([job.task for job in jobs], weights, lanes)
+    chosen = cheapest(plans, lanes) if columns else plans[-1]
+    return chosen, tuple(f"{'*' if p is chosen else ' '} {p}" for p in plans)
+
+
+def _weights_nbytes(job: _Job, structures: Mapping[str, str]) -> int:
+    """About what a visit reads of them."""
+    if not isinstance(job.work, Convolution):
+        return 0
+    if structures[job.node] == "nz":
+        return 8 * int(np.count_nonzero(job.work.weights))
+    return job.work.weights.nbytes
+
+
+def _jobs(
+    graph: Graph, group: Sequence[tuple[str, ImageWork]], wanted: set[str]
+) -> tuple[list[_Job], list[Border], list[Border]]:
+    """Imports, the nodes, and exports as tasks; and the borders that they cross."""
+    planes = image_values(graph)
+    inside = {work.write for _, work in group}
+    outside = dict.fromkeys(
+        r.value for _, work in group for r in work.reads if r.value not in inside
+    )
+    imports = [_border(graph.values[name], i) for i, name in enumerate(outside)]
+    leaving = [work.write for _, work in group if work.write in wanted]
+    exports = [_border(graph.values[n], len(imports) + i) for i, n in enumerate(leaving)]
+    jobs = [_Job(_source(b, planes[b.value]), "", b) for b in imports]
+    jobs += [
+        _Job(Task(work.write, work.plane, band(work.plane), work.reads), node, work)
+        for node, work in group
+    ]
+    for b in exports:
+        plane = planes[b.value]
+        read = Read(b.value, plane, padded=False)
+        jobs.append(_Job(Task("", plane, band(plane), (read,)), "", b))
+    return jobs, imports, exports
+
+
+def _source(border: Border, plane: Plane) -> Task:
+    return Task(border.value, plane, band(plane), ())
+
+
+def _border(value: Value, index: int) -> Border:
+    return Border(value.name, index, value.features or 0, value.dtype)
+
+
+def _steps(
+    job: _Job,
+    layouts: Mapping[str, Layout],
+    structures: Mapping[str, str],
+    lanes: int,
+    imports: int,
+) -> list[Made]:
+    work = job.work
+    if isinstance(work, Border):
+        make = import_step if work.index < imports else export_step
+        return [make(work, job.task.plane, lanes)]
+    return steps_of(job.node, work, layouts, structures.get(job.node, ""), lanes)
+
+
+class _Tape:
+    """Writes int64[visits, TAPE_FIELDS]: step, first row, rows, grids."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        made: Sequence[Sequence[Made]],
+        fills: Sequence[Sequence[Fill]],
+        plan: Plan,
+    ) -> None:
+        self.steps = [m.step for i in range(len(tasks)) for m in made[i]]
+        self.steps += [f.made.step for found in fills for f in found]
+        self._numbers = {id(step): i for i, step in enumerate(self.steps)}
+        self._tasks, self._made, self._fills, self._plan = tasks, made, fills, plan
+        self._offsets = {s.name: s.offset for s in plan.arena.spans}
+
+    def written(self) -> Array:
+        rows: list[tuple[int, ...]] = []
+        for visit in self._plan.visits:
+            below = visit.row >= self._tasks[visit.task].plane.height
+            if visit.row == 0 or below:
+                fills = (f for f in self._fills[visit.task] if f.below == below)
+                rows += [self._row(f.made, f.row, f.rows) for f in fills]
+            if not below:
+                rows += [self._row(m, visit.row, visit.rows) for m in self._made[visit.task]]
+        return np.array(rows, np.int64)
+
+    def _row(self, made: Made, row: int, rows: int) -> tuple[int, ...]:
+        grids = [w for corner in made.corners for w in self._grid(corner, row)]
+        return (self._numbers[id(made.step)], row, rows, *grids)
+
+    def _grid(self, corner: Corner | None, row: int) -> tuple[int, ...]:
+        if corner is None:
+            return NO_GRID
+        offset, layout = self._offsets[corner.value], self._plan.layouts[corner.value]
+        return layout.grid(offset, corner.row(row), corner.channel, corner.pixel)

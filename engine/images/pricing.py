@@ -1,0 +1,101 @@
+"""What an order of visits costs in memory traffic, so that the planner can choose among orders.
+
+Arithmetic is the same in every order. What differs is how far away a row or a weight is when it is
+wanted again: between two touches of it all that other visits touch passes through the caches. If
+that is more than L2 holds, it comes from L3; if it is more than a thread's share of L3, from
+memory.
+
+The sizes are those of a common machine, not of this one: a program is the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.images.layout import Layout
+from engine.images.schedule import Task, Visit, rows_read
+
+Array = np.ndarray[Any, Any]
+
+L2_NBYTES = 512 * 1024
+L3_NBYTES = 4 * 1024 * 1024
+"""A thread's share."""
+L3_NBYTES_A_CYCLE, MEMORY_NBYTES_A_CYCLE = 10.0, 4.0
+"""What one core gets (Zen 3, kernels that do little else)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Of one group of images."""
+
+    l3_nbytes: int
+    memory_nbytes: int
+
+    @property
+    def cycles(self) -> float:
+        return self.l3_nbytes / L3_NBYTES_A_CYCLE + self.memory_nbytes / MEMORY_NBYTES_A_CYCLE
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cycles / 1e6:.1f} Mcycles a group for {self.l3_nbytes >> 20} MB from L3 and "
+            f"{self.memory_nbytes >> 20} MB from memory"
+        )
+
+
+class _Distances:
+    """How much was touched since a row, or a step's weights, were touched last."""
+
+    def __init__(self) -> None:
+        self.touched = 0
+        self.l3 = self.memory = 0
+
+    def add(self, last: Array, nbytes: int) -> None:
+        """Touches of `nbytes` each, the one before of each when so much had been touched."""
+        away = self.touched - last
+        self.memory += nbytes * int((away > L3_NBYTES).sum())
+        self.l3 += nbytes * int(((away > L2_NBYTES) & (away <= L3_NBYTES)).sum())
+
+
+def traffic_of(
+    tasks: Sequence[Task],
+    visits: Sequence[Visit],
+    layouts: Mapping[str, Layout],
+    weights_nbytes: Sequence[int],
+) -> Traffic:
+    """Of an order of visits; `weights_nbytes` of each task pass once a visit."""
+    far = -(L3_NBYTES + 1)  # never touched: from memory
+    rows = {t.write: np.full(t.plane.height, far) for t in tasks if t.write}
+    weights = np.full(len(tasks), far)
+    found = _Distances()
+    for visit in visits:
+        task = tasks[visit.task]
+        if visit.row >= task.plane.height:
+            continue
+        now = found.touched
+        found.add(weights[visit.task : visit.task + 1], weights_nbytes[visit.task])
+        weights[visit.task] = now
+        now += weights_nbytes[visit.task]
+        for read in task.reads:
+            first, last = rows_read(read, visit)
+            part = rows[read.value][max(0, first) : max(0, last + 1)]
+            nbytes = layouts[read.value].slot_nbytes
+            found.add(part, nbytes)
+            part[:] = now
+            now += nbytes * len(part)
+        if task.write:
+            now += _write(found, rows[task.write], visit, layouts[task.write])
+            rows[task.write][visit.row : visit.row + visit.rows] = now
+        found.touched = now
+    return Traffic(found.l3, found.memory)
+
+
+def _write(found: _Distances, rows: Array, visit: Visit, layout: Layout) -> int:
+    """Rows written where rows lay that nobody wants any more; bytes touched."""
+    before = np.arange(visit.row, visit.row + visit.rows) - layout.ring.slots
+    found.add(rows[before[before >= 0]], layout.slot_nbytes)
+    found.l3 += layout.slot_nbytes * int((before < 0).sum())
+    return layout.slot_nbytes * visit.rows

@@ -1,0 +1,151 @@
+"""A segment over images with kernels made ready: the tape as words, an arena for each thread.
+
+A batch is one call into machine code for each thread, which takes one group of images after the
+other from a counter, as columns of rows are taken. All threads read the same tape.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from engine.batch import Batch
+from engine.images.segment import (
+    GRID_WORDS,
+    OPERANDS_WORD,
+    ROWS_WORD,
+    STEP_WORDS,
+    Images,
+)
+from engine.kernels.building import address
+from engine.kernels.running import run_columns
+from engine.weights import LINE, Weights, aligned
+from engine.workers import Workers
+
+Array = np.ndarray[Any, Any]
+STEP_NBYTES = 8 * STEP_WORDS
+EMPTY_CALLS = 33
+"""Calls of no visit, to know what a call costs when visits are timed."""
+
+
+class ReadyImages:
+    """An image segment with its tape, weights and arenas in memory."""
+
+    def __init__(self, segment: Images, workers: Workers) -> None:
+        self.segment = segment
+        self._workers = workers
+        self._run = run_columns()
+        self._arenas: list[Array] = [aligned(0)] * len(workers)
+
+        def prepare(index: int) -> None:
+            if index == 0:  # whoever writes a page first decides on which NUMA node it lies
+                self._weights = Weights()
+                self._words = _words(segment, self._weights)
+            self._arenas[index] = aligned(max(LINE, segment.arena.nbytes))
+            self._arenas[index][:] = 0
+
+        workers.run(prepare)
+
+    def __call__(self, known: dict[str, Array], batch: Batch) -> None:
+        """Adds the segment's exports to `known`."""
+        columns = _columns(batch.rows, self.segment.lanes)
+        arrays, table = self._borders(known, batch.rows)
+        counter = np.zeros(1, np.int64)
+
+        def task(index: int, held: object = arrays) -> None:
+            # `held`: a thread may still write when the caller has left by an exception
+            self._call(counter, columns, self._words, index, table)
+
+        def abandon() -> None:
+            counter[0] = len(columns)
+
+        self._workers.run(task, abandon)
+        self._export(known, arrays)
+
+    def _borders(self, known: dict[str, Array], rows: int) -> tuple[list[Array], Array]:
+        """The batch's arrays, imports before exports, and int64 their addresses."""
+        arrays = [np.ascontiguousarray(known[b.value], b.dtype) for b in self.segment.imports]
+        arrays += [np.empty((rows, b.features), np.float32) for b in self.segment.exports]
+        return arrays, np.array([a.ctypes.data for a in arrays] or [0], np.int64)
+
+    def _export(self, known: dict[str, Array], arrays: list[Array]) -> None:
+        results = arrays[len(self.segment.imports) :]
+        for border, result in zip(self.segment.exports, results, strict=True):
+            known[border.value] = result
+
+    def _call(self, counter: Array, columns: Array, words: Array, index: int, table: Array) -> None:
+        """Into machine code, which takes groups until the counter has passed them all. For the
+        loop a tape is one stage of steps that each take a whole column."""
+        stage = np.array([1, 0, len(words), self.segment.lanes], np.int64)
+        held = np.array(
+            [
+                stage.ctypes.data, 1, 0, 0, words.ctypes.data, STEP_NBYTES,
+                self._arenas[index].ctypes.data, 0, 1, table.ctypes.data,
+            ],
+            np.int64,
+        )  # fmt: skip
+        self._run(counter.ctypes.data, len(columns), columns.ctypes.data, held.ctypes.data)
+
+    # ---- timed ----------------------------------------------------------------------------
+
+    def timed(self, known: dict[str, Array], batch: Batch) -> Array:
+        """As a call, on the first thread alone: seconds[columns, steps], visit by visit; what an
+        empty call takes is subtracted."""
+        columns = _columns(batch.rows, self.segment.lanes)
+        arrays, table = self._borders(known, batch.rows)
+        seconds = np.zeros((len(columns), len(self.segment.steps)))
+        stop, steps = threading.Event(), self.segment.tape[:, 0]
+
+        def once(column: Array, words: Array) -> float:
+            began = perf_counter()
+            self._call(np.zeros(1, np.int64), column[None], words, 0, table)
+            return perf_counter() - began
+
+        def task(index: int) -> None:
+            if index or not len(columns):
+                return
+            empty = np.median([once(columns[0], self._words[:0]) for _ in range(EMPTY_CALLS)])
+            for number, column in enumerate(columns):
+                for visit, step in enumerate(steps):
+                    if stop.is_set():
+                        return
+                    took = once(column, self._words[visit : visit + 1])
+                    seconds[number, step] += max(0.0, took - float(empty))
+
+        self._workers.run(task, stop.set)
+        self._export(known, arrays)
+        return seconds
+
+
+def _columns(rows: int, lanes: int) -> Array:
+    """int64[groups, 4]: first image and how many, twice over, as the loop's table has it."""
+    first = np.arange(0, rows, lanes, dtype=np.int64)
+    count = np.minimum(lanes, rows - first)
+    return np.stack([first, count, first, count], axis=1)
+
+
+def _words(segment: Images, weights: Weights) -> Array:
+    """int64[visits, STEP_WORDS], on cache lines."""
+    fixed = np.zeros((max(1, len(segment.steps)), STEP_WORDS), np.int64)
+    for row, step in zip(fixed, segment.steps, strict=False):
+        row[0] = address(step.kernel)
+        for place, operand in enumerate(step.operands, OPERANDS_WORD):
+            if isinstance(operand, np.ndarray):
+                row[place] = weights.address(operand)
+            else:
+                row[place] = operand
+    tape = segment.tape
+    words = aligned(len(tape) * STEP_NBYTES).view(np.int64).reshape(-1, STEP_WORDS)
+    words[...] = fixed[tape[:, 0]]
+    words[:, ROWS_WORD] = tape[:, 2]
+    words[:, 1 : 1 + GRID_WORDS] = tape[:, 3:]
+    for number, step in enumerate(segment.steps):
+        mine = tape[:, 0] == number
+        for place, unit in step.row_words:
+            words[mine, place] += unit * tape[mine, 1]
+        if step.rows is not None:
+            words[mine, ROWS_WORD] = step.rows
+    return words

@@ -1,0 +1,176 @@
+"""Convolution of lane groups of images: y = clamp(conv(x, W) + bias + r), r where it is there.
+
+One tap of the window, one weight and R pixels of an output's row: a broadcast and R multiply-adds
+with memory operands, because a pixel further in y is S vectors further in x, whatever the window.
+So taps are taken straight from the weights that are not zero. No zero is multiplied, and NaN and
+infinity in pixels that no weight touches stay out of the result.
+
+Words: the three grids (see grids.py), 16 rows, 17 rows of x for one of y, 18 address of groups
+int32[n, 2] (bytes to a group's first pixel in x's row, and in y's and r's), 19 n, 20 M outputs,
+21-24 addresses of the streams below, 25 blocks, 26 bias float32[M], 27 clamp float32[2], 29 bytes
+from a pixel of x to the next for S = 0, 30 one where r is there.
+
+A group's pixels are computed for all outputs before the next group's, so groups may overlap, as
+the last of a row does where R does not divide it. Blocks of taps keep the pixels that they touch
+in L1 while all outputs pass over them; between blocks the sums wait in y. A block is of one row of
+the window, because rings wrap between rows, and of neighbouring channels:
+
+    blocks   per block: rows from the window's first, bytes to its first channel (int32)
+    heads    per block, per output, the fewest taps first: output, taps (int32)
+    offsets  per tap: bytes from the block's first channel, first column (int32)
+    values   per tap: weight (float32)
+
+Outputs stand in the order of their taps, so that the processor foresees where the loop ends.
+
+BLK4: as above for four neighbouring outputs at once, which share every tap. A step loads R pixels
+for four times R multiply-adds, so those bind and not the loads: for weights pruned in blocks of
+4x1, or so dense that such blocks are mostly full. Where the last outputs are fewer than four,
+what is computed beyond them is overwritten.
+
+    heads    per block, per four outputs: the first of them, taps (int32)
+    values   per tap: weight[4] (float32), zero where an output has none
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+from engine.kernels.functions import forced
+from engine.kernels.grids import R, X, Y, channel_nbytes, row_of, word
+from engine.kernels.groups import (
+    add_group,
+    every,
+    fma_four_groups,
+    fma_group,
+    group_at_least,
+    group_at_most,
+    load_group,
+    no_group,
+    store_group,
+)
+from engine.kernels.vector import broadcast, load_i32, zeros
+
+
+@forced
+def begin(shape, lane, size, bias, r):
+    """The sums before the first tap: bias, and r's pixels where r is not 0."""
+    sums = every(shape, broadcast(lane, bias))
+    if r != 0:
+        sums = add_group(sums, load_group(shape, r, size))
+    return sums
+
+
+@forced
+def clamped(shape, lane, clamp, sums):
+    low, high = every(shape, broadcast(lane, clamp)), every(shape, broadcast(lane, clamp + 4))
+    return group_at_most(group_at_least(sums, low), high)
+
+
+@forced
+def _nz(shape, lane, size, x_step, step, arena, y_row, group, y, r):
+    """All outputs of one group of pixels; y and r are the addresses of its first pixel."""
+    block, head = word(step, 21), word(step, 22)
+    offsets, values = word(step, 23), word(step, 24)
+    blocks, bias, clamp = word(step, 25), word(step, 26), word(step, 27)
+    y_channel, r_channel = channel_nbytes(step, Y), channel_nbytes(step, R)
+    for b in range(blocks):
+        x = row_of(step, X, arena, y_row * word(step, 17) + load_i32(block))
+        x += load_i32(group) + load_i32(block + 4)
+        block += 8
+        for _ in range(word(step, 20)):
+            m, taps = load_i32(head), load_i32(head + 4)
+            out = y + m * y_channel
+            if b == 0:
+                sums = begin(shape, lane, size, bias + 4 * m, r + m * r_channel if r != 0 else 0)
+            else:
+                sums = load_group(shape, out, size)
+            for _ in range(taps):
+                sums = fma_group(broadcast(lane, values), x + load_i32(offsets), x_step, sums)
+                offsets += 4
+                values += 4
+            if b == blocks - 1:
+                sums = clamped(shape, lane, clamp, sums)
+            store_group(out, size, sums)
+            head += 8
+
+
+def nz(lanes, pixels, stride):
+    """The kernel for groups of `pixels` pixels, `stride` apart in x (0: as word 29 says)."""
+    size = 4 * lanes
+
+    def kernel(step, arena, row, live, borders):
+        shape, lane = no_group(pixels, lanes), zeros(lanes)
+        x_step = stride * size if stride else word(step, 29)
+        for y_row in range(word(step, 16)):
+            y = row_of(step, Y, arena, y_row)
+            r = row_of(step, R, arena, y_row) if word(step, 30) != 0 else 0
+            group = word(step, 18)
+            for _ in range(word(step, 19)):
+                first = load_i32(group + 4)
+                r_first = r + first if r != 0 else 0
+                _nz(shape, lane, size, x_step, step, arena, y_row, group, y + first, r_first)
+                group += 8
+
+    return kernel
+
+
+@forced
+def _blk4(shape, lane, size, x_step, step, arena, y_row, group, y, r):
+    """All outputs of one group of pixels; y and r are the addresses of its first pixel."""
+    block, head = word(step, 21), word(step, 22)
+    offsets, values = word(step, 23), word(step, 24)
+    blocks, bias, clamp = word(step, 25), word(step, 26), word(step, 27)
+    outputs = word(step, 20)
+    y_channel, r_channel = channel_nbytes(step, Y), channel_nbytes(step, R)
+    for b in range(blocks):
+        x = row_of(step, X, arena, y_row * word(step, 17) + load_i32(block))
+        x += load_i32(group) + load_i32(block + 4)
+        block += 8
+        for _ in range((outputs + 3) // 4):
+            m0, taps = load_i32(head), load_i32(head + 4)
+            # beyond the last output it is computed again, and overwritten by its own
+            m1, m2 = min(m0 + 1, outputs - 1), min(m0 + 2, outputs - 1)
+            m3 = min(m0 + 3, outputs - 1)
+            y0, y1 = y + m0 * y_channel, y + m1 * y_channel
+            y2, y3 = y + m2 * y_channel, y + m3 * y_channel
+            if b == 0:
+                a0 = begin(shape, lane, size, bias + 4 * m0, r + m0 * r_channel if r != 0 else 0)
+                a1 = begin(shape, lane, size, bias + 4 * m1, r + m1 * r_channel if r != 0 else 0)
+                a2 = begin(shape, lane, size, bias + 4 * m2, r + m2 * r_channel if r != 0 else 0)
+                a3 = begin(shape, lane, size, bias + 4 * m3, r + m3 * r_channel if r != 0 else 0)
+            else:
+                a0, a1 = load_group(shape, y0, size), load_group(shape, y1, size)
+                a2, a3 = load_group(shape, y2, size), load_group(shape, y3, size)
+            for _ in range(taps):
+                at = x + load_i32(offsets)
+                a0, a1, a2, a3 = fma_four_groups(lane, values, at, x_step, a0, a1, a2, a3)
+                offsets += 4
+                values += 16
+            if b == blocks - 1:
+                a0, a1 = clamped(shape, lane, clamp, a0), clamped(shape, lane, clamp, a1)
+                a2, a3 = clamped(shape, lane, clamp, a2), clamped(shape, lane, clamp, a3)
+            store_group(y3, size, a3)
+            store_group(y2, size, a2)
+            store_group(y1, size, a1)
+            store_group(y0, size, a0)
+            head += 8
+
+
+def blk4(lanes, pixels, stride):
+    """The kernel for four outputs by `pixels` pixels, `stride` apart in x (0: as word 29 says)."""
+    size = 4 * lanes
+
+    def kernel(step, arena, row, live, borders):
+        shape, lane = no_group(pixels, lanes), zeros(lanes)
+        x_step = stride * size if stride else word(step, 29)
+        for y_row in range(word(step, 16)):
+            y = row_of(step, Y, arena, y_row)
+            r = row_of(step, R, arena, y_row) if word(step, 30) != 0 else 0
+            group = word(step, 18)
+            for _ in range(word(step, 19)):
+                first = load_i32(group + 4)
+                r_first = r + first if r != 0 else 0
+                _blk4(shape, lane, size, x_step, step, arena, y_row, group, y + first, r_first)
+                group += 8
+
+    return kernel

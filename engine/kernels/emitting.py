@@ -1,0 +1,57 @@
+"""LLVM instructions that intrinsics are made of: what to emit, given a builder and its values."""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba.core import cgutils
+
+F32, F64, I64, I32 = ir.FloatType(), ir.DoubleType(), ir.IntType(64), ir.IntType(32)
+
+
+def at(builder, address, kind):
+    """The address as a pointer to `kind`."""
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+def shuffle(builder, one, two, mask):
+    """Lanes of two vectors side by side, by a constant mask."""
+    return builder.shuffle_vector(one, two, ir.Constant(ir.VectorType(I32, len(mask)), list(mask)))
+
+
+def splat(builder, scalar, lanes):
+    """A vector with the scalar in every lane."""
+    one = builder.insert_element(undefined(lanes), scalar, ir.Constant(I32, 0))
+    return shuffle(builder, one, undefined(lanes), [0] * lanes)
+
+
+def hidden(builder, address):
+    """The same address, which LLVM does not know to be the same: what lies there is read again."""
+    shape = ir.FunctionType(I64, [I64])
+    return builder.call(ir.InlineAsm(shape, "", "=r,0"), [address])
+
+
+def undefined(lanes):
+    return ir.Constant(ir.VectorType(F32, lanes), ir.Undefined)
+
+
+def call_llvm(b, name, kind, args):
+    """Calls LLVM's `name` on vectors of one kind; LLVM lowers it to the machine's instruction."""
+    shape = ir.FunctionType(kind, [kind] * len(args))
+    full = f"llvm.{name}.v{kind.count}f32"
+    return b.call(cgutils.get_or_insert_function(b.module, shape, full), args)
+
+
+def fused(b, kind, args):
+    """args[0] * args[1] + args[2], rounded once."""
+    return call_llvm(b, "fma", kind, args)
+
+
+def larger(b, x, y):
+    """`maxps` with the operands so that a NaN in x stays."""
+    return b.select(b.fcmp_ordered("<", x, y), y, x)
+
+
+def smaller(b, x, y):
+    return b.select(b.fcmp_ordered(">", x, y), y, x)

@@ -1,0 +1,254 @@
+"""IMAGE_OPS: the operators that have kernels over images, and how each asks for them.
+
+A function gives the work, or the reason why the node is left to others. Which values are images is
+decided for the whole graph (`image_values`): a picture may be [N, C, H, W], but so may be a table
+that a fully connected network reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from engine.graph import Graph, Node
+from engine.kernels.table import BINARY_NAMES, UNARY_NAMES
+from engine.ops.image_work import (
+    Convolution,
+    Gathered,
+    ImageWork,
+    Plane,
+    Pointwise,
+    Pool,
+    Read,
+    Total,
+    Window,
+    plane_of,
+)
+from engine.ops.plain import training
+from engine.ops.unary import unary_of
+from engine.ops.work import Refusal
+
+Array = np.ndarray[Any, Any]
+Planes = Mapping[str, Plane]
+
+SEEDS = frozenset(
+    {"colonnade.Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
+)
+"""Operators whose inputs are images whatever stands around them."""
+
+
+def image_values(graph: Graph) -> dict[str, Plane]:
+    """Every image value: what convolutions and pools touch, and what element-wise operators,
+    concatenations and gates carry on from there, in both directions."""
+    known = {n: p for n, v in graph.values.items() if (p := plane_of(v)) is not None}
+    found: set[str] = set()
+    changed = True
+    while changed:
+        before = len(found)
+        for node in graph.nodes:
+            names = {n for n in (*node.reads, *node.writes) if n in known}
+            if node.label in SEEDS or (node.label in IMAGE_OPS and names & found):
+                found |= names
+        changed = len(found) > before
+    return {n: known[n] for n in known if n in found}
+
+
+def lower_image(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal | None:
+    """The work of a node over images, why it has none, or None where it is none of theirs."""
+    rule = IMAGE_OPS.get(node.label)
+    if rule is None or not any(n in planes for n in (*node.reads, *node.writes)):
+        return None
+    if len(node.writes) != 1:
+        return Refusal(f"expected one output, got {len(node.writes)}")
+    for name in (*node.reads, *node.writes):
+        value = graph.values.get(name)
+        if value is not None and name not in planes and value.has_rows:
+            return Refusal(f"{value} is no image of known size")
+    if graph.values[node.outputs[0]].dtype != np.float32:
+        return Refusal(f"{graph.values[node.outputs[0]]}: kernels compute in float32")
+    return rule(node, graph, planes)
+
+
+def convolution(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
+    x, y = planes[node.inputs[0]], planes[node.outputs[0]]
+    weights = graph.initializers[node.inputs[1]]
+    bias = graph.initializers.get(node.inputs[2], np.zeros(len(weights), np.float32))
+    a = node.attributes
+    group = int(a["group"])
+    rows, pixels = (
+        Window(weights.shape[2 + i], a["strides"][i], a["dilations"][i], a["pads"][i])
+        for i in (0, 1)
+    )
+    reads = [Read(node.inputs[0], x, rows, pixels)]
+    if len(node.inputs) > 3 and node.inputs[3]:
+        reads.append(Read(node.inputs[3], planes[node.inputs[3]]))
+    activations = tuple(tuple(act) for act in a["activations"])
+    unknown = [name for name, *_ in activations if name not in UNARY_NAMES]
+    if unknown:
+        return Refusal(f"no kernel for the activation {unknown[0]}")
+    return Convolution(
+        tuple(reads),
+        node.outputs[0],
+        y,
+        weights,
+        bias,
+        group,
+        activations,
+    )
+
+
+def pool(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
+    x, y = planes[node.inputs[0]], planes[node.outputs[0]]
+    a = node.attributes
+    rank = len(graph.values[node.inputs[0]].shape or ()) - 2
+    if a.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        pads = _same_pads(node, x, y, rank)
+    else:
+        pads = list(a.get("pads") or [0] * (2 * rank))[:rank]
+    spans = [
+        Window(size, stride, dilation, before)
+        for size, stride, dilation, before in zip(
+            a["kernel_shape"],
+            a.get("strides") or [1] * rank,
+            a.get("dilations") or [1] * rank,
+            pads,
+            strict=True,
+        )
+    ]
+    rows, pixels = ([Window(), *spans])[-2:]
+    read = Read(node.inputs[0], x, rows, pixels, padded=False)
+    mean = node.op == "AveragePool"
+    if mean and a.get("count_include_pad", 0) and _beyond(a, rank, x, y, rows, pixels):
+        return Refusal("a mean that counts padding reaches beyond the padding")
+    return Pool((read,), node.outputs[0], y, mean, bool(a.get("count_include_pad", 0)))
+
+
+def _same_pads(node: Node, x: Plane, y: Plane, rank: int) -> list[int]:
+    """What auto_pad puts in front, from the size of the result."""
+    a, found = node.attributes, []
+    sizes = ((x.height, y.height), (x.width, y.width))[2 - rank :]
+    for i, (inputs, results) in enumerate(sizes):
+        stride = (a.get("strides") or [1] * rank)[i]
+        reach = (a["kernel_shape"][i] - 1) * (a.get("dilations") or [1] * rank)[i] + 1
+        total = max(0, (results - 1) * stride + reach - inputs)
+        found.append(total // 2 if a["auto_pad"] == "SAME_UPPER" else total - total // 2)
+    return found
+
+
+def _beyond(
+    a: Mapping[str, Any], rank: int, x: Plane, y: Plane, rows: Window, pixels: Window
+) -> bool:
+    """Whether ceil_mode lets a window reach further than the padding behind the image."""
+    behind = ([0, *(list(a.get("pads") or [0] * (2 * rank))[rank:])])[-2:]
+    reach = (rows.after(y.height, x.height), pixels.after(y.width, x.width))
+    return any(r > b for r, b in zip(reach, behind, strict=True))
+
+
+def total(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
+    x, y = planes[node.inputs[0]], planes[node.outputs[0]]
+    largest = node.op == "GlobalMaxPool"
+    scale = 1.0 if largest else 1.0 / (x.height * x.width)
+    read = Read(node.inputs[0], x, padded=False, whole=True)
+    return Total((read,), node.outputs[0], y, largest, scale)
+
+
+def unary(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
+    found = unary_of(node, graph.initializers)
+    if not isinstance(found, tuple) or found[0] not in planes:
+        return Refusal(found if isinstance(found, str) else "no function of one image")
+    source, (name, *pair) = found
+    read = Read(source, planes[source], padded=False)
+    operands = (np.array(pair, np.float32),)
+    return Pointwise((read,), node.outputs[0], read.plane, f"{name.lower()}_f32", operands)
+
+
+def binary(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
+    y = planes[node.outputs[0]]
+    one, two = node.inputs
+    stem = node.op.lower()
+    for constant, other, first in ((two, one, False), (one, two, True)):
+        if constant in graph.initializers:
+            if planes.get(other) != y:
+                return Refusal(f"{other} is broadcast to {node.outputs[0]}")
+            return _with_constant(node, other, graph.initializers[constant], y, first)
+    if planes[one] == planes[two] == y:
+        reads = tuple(Read(n, y, padded=False) for n in (one, two))
+        return Pointwise(reads, node.outputs[0], y, f"{stem}_f32")
+    if node.op in ("Add", "Mul"):  # they commute, so the gate may stand on either side
+        for x, gate in ((one, two), (two, one)):
+            if planes[x] == y and planes[gate] == Plane(y.channels, 1, 1):
+                reads = (Read(x, y, padded=False), Read(gate, planes[gate], whole=True))
+                return Pointwise(reads, node.outputs[0], y, f"{stem}_gate_f32")
+    return Refusal(f"{one} and {two} are broadcast in a way that has no kernel over images")
+
+
+def _with_constant(
+    node: Node, x: str, constant: Array, y: Plane, first: bool
+) -> ImageWork | Refusal:
+    per_channel = _per_channel(constant, y)
+    if per_channel is None:
+        return Refusal(f"its constant {list(constant.shape)} is not one for each channel")
+    kernel = f"{node.op.lower()}_constant{'_first' if first else ''}_f32"
+    operands = (per_channel, 0 if per_channel.size == 1 else 4)
+    return Pointwise((Read(x, y, padded=False),), node.outputs[0], y, kernel, operands)
+
+
+def _per_channel(constant: Array, y: Plane) -> Array | None:
+    """A constant that broadcasts over channels alone, as float32[C] or float32[1]."""
+    if constant.size == 1:
+        return constant.reshape(1).astype(np.float32)
+    shape = (1,) * (4 - constant.ndim) + constant.shape
+    if constant.ndim > 4 or shape != (1, y.channels, 1, 1):
+        return None
+    return np.ascontiguousarray(constant.reshape(-1), np.float32)
+
+
+def concat(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
+    rank = len(graph.values[node.outputs[0]].shape or ())
+    if int(node.attributes["axis"]) % rank != 1:
+        return Refusal(f"along axis {node.attributes['axis']}, not along the channels")
+    if any(n not in planes for n in node.inputs):
+        return Refusal("not all of its inputs are images")
+    found = [planes[n] for n in node.inputs]
+    reads = tuple(Read(n, p, padded=False) for n, p in zip(node.inputs, found, strict=True))
+    orders = tuple(np.arange(p.channels) for p in found)
+    return Gathered(reads, node.outputs[0], planes[node.outputs[0]], orders)
+
+
+def channels(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
+    order = np.array(node.attributes["order"], np.int64)
+    read = Read(node.inputs[0], planes[node.inputs[0]], padded=False)
+    return Gathered((read,), node.outputs[0], planes[node.outputs[0]], (order,))
+
+
+def batch_normalization(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
+    """What could not be folded: a factor and a shift a channel, as a depthwise convolution."""
+    if training(node, graph.opsets.get("", 1)):
+        return Refusal("it is in training mode")
+    found = [graph.initializers.get(n) for n in node.inputs[1:5]]
+    if any(p is None for p in found):
+        return Refusal("its parameters are not constant")
+    scale, shift, mean, variance = (p.astype(np.float64) for p in found if p is not None)
+    factor = scale / np.sqrt(variance + float(node.attributes.get("epsilon", 1e-5)))
+    weights = factor.astype(np.float32).reshape(-1, 1, 1, 1)
+    bias = (shift - mean * factor).astype(np.float32)
+    y = planes[node.outputs[0]]
+    read = Read(node.inputs[0], y)
+    return Convolution((read,), node.outputs[0], y, weights, bias, y.channels, ())
+
+
+Rule = Callable[[Node, Graph, Planes], ImageWork | Refusal]
+_UNARY_LABELS = ("Gelu", "Select", "Silu", "Square")
+IMAGE_OPS: dict[str, Rule] = {
+    "colonnade.Conv": convolution,
+    **dict.fromkeys(("MaxPool", "AveragePool"), pool),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), total),
+    **{n: unary for n in UNARY_NAMES if n not in ("GeluTanh", "Select", "Silu", "Square")},
+    **{f"colonnade.{name}": unary for name in ("Clip", *_UNARY_LABELS)},
+    **dict.fromkeys(BINARY_NAMES, binary),
+    "Concat": concat,
+    "colonnade.Channels": channels,
+    "BatchNormalization": batch_normalization,
+}

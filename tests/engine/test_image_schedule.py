@@ -1,0 +1,126 @@
+"""The order of visits over images and the rings it needs, against rings that are really filled."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.images.layout import Layout
+from engine.images.schedule import Ring, Task, rings_of, visits_of
+from engine.ops.image_work import Plane, Read, Window
+
+
+@st.composite
+def windows(draw: st.DrawFn, height: int) -> Window:
+    size = draw(st.integers(1, 4))
+    dilation = draw(st.integers(1, 2))
+    reach = (size - 1) * dilation
+    before = draw(st.integers(0, reach))
+    return Window(size, draw(st.integers(1, 3)), dilation, before)
+
+
+def results(window: Window, height: int, after: int) -> int:
+    """Rows of what the window makes of so many, with `after` rows of padding behind them."""
+    reach = (window.size - 1) * window.dilation
+    return max(1, (height + window.before + after - reach - 1) // window.stride + 1)
+
+
+@st.composite
+def nets(draw: st.DrawFn) -> tuple[Task, ...]:
+    """An input, then nodes that read one or two of what stands before them, then exports."""
+    tasks = [Task("v0", Plane(1, draw(st.integers(1, 12)), 8), draw(st.integers(1, 4)), ())]
+    for number in range(1, draw(st.integers(2, 7))):
+        source = draw(st.sampled_from(tasks))
+        plane, reads = source.plane, []
+        window = draw(windows(plane.height))
+        if draw(st.booleans()):
+            window = Window()
+        height = results(window, plane.height, draw(st.integers(0, 2)))
+        reads = [Read(source.write, plane, window, padded=True)]
+        same = [t for t in tasks if t.plane.height == height]
+        if same and draw(st.booleans()):
+            other = draw(st.sampled_from(same))
+            reads.append(Read(other.write, other.plane, padded=False))
+        if draw(st.integers(0, 5)) == 0:
+            whole = draw(st.sampled_from(tasks))
+            reads.append(Read(whole.write, whole.plane, padded=False, whole=True))
+        made = Plane(1, height, 8)
+        tasks.append(Task(f"v{number}", made, draw(st.integers(1, 4)), tuple(reads)))
+    read = {r.value for t in tasks for r in t.reads}
+    ends = [t for t in tasks if t.write not in read] or [tasks[-1]]
+    tasks += [Task("", t.plane, 1, (Read(t.write, t.plane, padded=False),)) for t in ends]
+    return tuple(tasks)
+
+
+@given(nets(), st.data())
+def test_every_row_once_and_there_when_it_is_read(
+    net: tuple[Task, ...], data: st.DataObject
+) -> None:
+    names = [t.write for t in net if t.write]
+    whole = frozenset(data.draw(st.sets(st.sampled_from(names))))
+    visits = visits_of(net, whole)
+    rings = rings_of(net, visits)
+    held: dict[str, list[int | None]] = {n: [None] * r.slots for n, r in rings.items()}
+    seen: list[list[int]] = [[] for _ in net]
+    for time, visit in enumerate(visits):
+        task = net[visit.task]
+        rows = range(visit.row, visit.row + visit.rows)
+        below = visit.row >= task.plane.height
+        seen[visit.task] += () if below else rows
+        for read in () if below else task.reads:
+            ring = rings[read.value]
+            assert ring.first < time <= ring.end
+            for row in needed(read, rows):
+                if read.padded or 0 <= row < read.plane.height:
+                    assert held[read.value][slot(ring, row)] == row, (read, row)
+        if task.write:
+            ring = rings[task.write]
+            assert ring.first <= time <= ring.end
+            top = range(-ring.top, 0) if visit.row == 0 else range(0)
+            for row in (*top, *rows):
+                held[task.write][slot(ring, row)] = row
+    for task, found in zip(net, seen, strict=True):
+        assert found == list(range(task.plane.height if not task.write else len(found)))
+
+
+def needed(read: Read, rows: range) -> list[int]:
+    if read.whole:
+        return list(range(read.plane.height))
+    w = read.rows
+    return [r // w.up * w.stride - w.before + k * w.dilation for r in rows for k in range(w.size)]
+
+
+def slot(ring: Ring, row: int) -> int:
+    return (row + ring.top) % ring.slots
+
+
+def chain(height: int, layers: int) -> tuple[Task, ...]:
+    """Convolutions of 3x3 one after the other."""
+    plane, window = Plane(4, height, height), Window(3, 1, 1, 1)
+    tasks = [Task("v0", plane, 1, ())]
+    for i in range(1, layers + 1):
+        tasks.append(Task(f"v{i}", plane, 1, (Read(f"v{i - 1}", plane, window, window),)))
+    return (*tasks, Task("", plane, 1, (Read(f"v{layers}", plane, padded=False),)))
+
+
+def test_a_chain_keeps_three_rows_of_each_value_however_tall() -> None:
+    for height in (8, 200):
+        tasks = chain(height, 5)
+        rings = rings_of(tasks, visits_of(tasks, frozenset()))
+        assert [rings[f"v{i}"].slots for i in range(6)] == [3, 3, 3, 3, 3, 1]
+
+
+def test_layer_by_layer_keeps_whole_values() -> None:
+    tasks = chain(8, 2)
+    visits = visits_of(tasks, frozenset({"v0", "v1", "v2"}))
+    assert [v.task for v in visits if v.row < 8] == sorted(v.task for v in visits if v.row < 8)
+    # with the row of padding below; the one above is read no more when that one comes
+    assert rings_of(tasks, visits)["v1"].slots == 8 + 1
+
+
+def test_channels_do_not_fall_into_the_same_sets_of_the_cache() -> None:
+    for width in range(1, 70):
+        for lanes in (8, 16):
+            layout = Layout(Ring("x", 3, 1, 1, 1, 1, 0, 1), Plane(4, 9, width), lanes)
+            assert layout.width >= width + 2
+            assert layout.channel_nbytes // 64 % 2 == 1 or layout.width == 1
