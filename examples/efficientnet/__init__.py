@@ -1,0 +1,1 @@
+"""EfficientNet-Lite0 and twenty pictures of ImageNet, see README.md."""
