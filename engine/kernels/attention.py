@@ -254,8 +254,8 @@ def attention(points, near):
 
     16     address of int64[5]: back, ahead, bytes before distance 0 and bytes a head of the table,
            and how many positions it is for
-    17     address of the table float32[heads, ...], by query - key, with T entries of slack in front
-           and behind; 0 for none
+    17     address of the table float32[heads, ...], by query - key, with T entries of slack in
+           front and behind; 0 for none
     """
     half, one_tile = points // 2, _near_tile if near else _tile
 

@@ -28,7 +28,7 @@ def attention(node: Node, graph: Graph) -> Work | Refusal:
     wrong = _mismatch(node, graph, (q, k, v), bias)
     if wrong:
         return wrong
-    near = _near(node, graph.initializers.get(table_name), heads)
+    near = near_words(node, graph.initializers.get(table_name), heads)
     if isinstance(near, Refusal):
         return near
     y = node.outputs[0]
@@ -71,7 +71,7 @@ def _mismatch(
     return None
 
 
-def _near(node: Node, table: Array | None, heads: int) -> tuple[Operand, ...] | Refusal:
+def near_words(node: Node, table: Array | None, heads: int) -> tuple[Operand, ...] | Refusal:
     """The last words of the near kernel; nothing where every query sees every key alike."""
     back, ahead = (int(node.attributes.get(name, -1)) for name in ("back", "ahead"))
     bounds = [n if n >= 0 else FAR for n in (back, ahead)]

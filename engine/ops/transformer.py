@@ -6,7 +6,8 @@ Attention   softmax(scale * Q K^T + bias[key] + table[head, query - key]) V, for
             [N, S, heads * d]; k and v have `kv_heads` where queries share them. A query sees keys
             from `back` places before it to `ahead` after it, where these are given
 Near        [N, heads, S, S], what Attention adds to its scores: bias[key] + table[head, query -
-            key], and `unseen` for keys that the query does not see; its first input is for the shape
+            key], and `unseen` for keys that the query does not see; of its first input it needs
+            the shape
 Positional  table[:S] for each row of x [N, S, ...]: what is added for a token's place
 Rotary      pairs of features of each head turned by turns [N, S, cosines and sines]: i with
             i + pairs, or, `interleaved`, 2 i with 2 i + 1; features beyond all pairs stay
@@ -70,7 +71,9 @@ def near_scores(
     y = np.zeros((1, tokens, tokens), np.float32)
     if table is not None:
         y = table[:, distance + table.shape[1] // 2]
-    hidden = (distance > back if back >= 0 else False) | (-distance > ahead if ahead >= 0 else False)
+    hidden = (distance > back if back >= 0 else False) | (
+        -distance > ahead if ahead >= 0 else False
+    )
     return np.where(hidden, np.float32(unseen), y)
 
 

@@ -14,7 +14,7 @@ from kernel_calls import aligned, call, panel
 
 from engine.graph import NATIVE, Node
 from engine.kernels.table import IDS, KERNELS, WIDTHS, Kernel, kernels_of
-from engine.ops.native_attention import _near
+from engine.ops.native_attention import near_words
 from engine.ops.plain import PLAIN
 from engine.ops.transformer import attention, rotary
 from engine.ops.work import Refusal
@@ -90,7 +90,7 @@ def attend(
     scale = np.array([depth**-0.5], np.float32)
     biases: Array | int = -1 if bias is None else tiled(bias[:, None], points)
     before = offsets_of([5] * row + lengths)
-    more = _near(near.node(heads, depth), near.table, heads)
+    more = near_words(near.node(heads, depth), near.table, heads)
     assert not isinstance(more, Refusal)
     words = (*panels, y, *strides, heads, depth, scale, 0, scores, biases, near.shared, *more)
     name = f"attention_near_f32_x{points}" if more else f"attention_f32_x{points}"
@@ -275,7 +275,8 @@ def test_rotary_turns_pairs(kernel: Kernel, heads: int, depth: int, width: int) 
     got = out[: heads * depth].T.reshape(want.shape)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     attributes = {"heads": heads, "interleaved": int(interleaved)}
-    meant = rotary(Node("r", "Rotary", ("x", "t"), ("y",), NATIVE, attributes), x[None], turns[None])
+    node = Node("r", "Rotary", ("x", "t"), ("y",), NATIVE, attributes)
+    meant = rotary(node, x[None], turns[None])
     np.testing.assert_allclose(meant[0].reshape(want.shape), want, rtol=1e-5, atol=1e-6)
 
 
