@@ -34,6 +34,7 @@ from exporter_masks import (
     table,
     window,
 )
+from exporter_rotary import by_split, mirrored, neighbours, operator, partly, rotated
 from onnx import TensorProto
 
 from scripts.models import bert_attention as ways
@@ -269,6 +270,17 @@ WAYS: Mapping[str, Way] = {
     "buckets": scored(buckets),
     "buckets and mask": scored(partial(buckets, together=True), mask_value=FLOAT_MIN),
     "linear": scored(linear, _OWN),
+    "rotary": scored(added, heads=rotated),
+    "rotary, split": scored(added, heads=partial(rotated, turn=by_split)),
+    "rotary, partly": scored(added, heads=partial(rotated, turn=partly)),
+    "rotary, neighbours": scored(added, heads=partial(rotated, turn=neighbours)),
+    "rotary, fed places": scored(added, heads=partial(rotated, ids="token_type_ids")),
+    "rotary, operator": scored(added, heads=operator, opset=23),
+    "rotary, neighbours, operator": scored(
+        added, heads=partial(operator, interleaved=1), opset=23
+    ),
+    "rotary, flat operator": scored(added, heads=partial(operator, flat=True), opset=23),
+    "mirrored": scored(added, "not values of tokens split", heads=partial(rotated, turn=mirrored)),
     "triangle": way(mask=table, mask_value=FLOAT_MIN),
     "counted positions": way(positions=counted),
     "four dimensions": way(attention=four_dimensions, mask=ways.boolean_mask, opset=23),

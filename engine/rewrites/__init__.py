@@ -24,6 +24,7 @@ from engine.rewrites.mask import MASK
 from engine.rewrites.parts import PARTS
 from engine.rewrites.positions import POSITIONS
 from engine.rewrites.rewrite import Edit, Event, Rewrite, View, apply
+from engine.rewrites.rotary import ROTARY
 from engine.rewrites.sink import SINK
 from engine.rewrites.static_shape import STATIC_SHAPE
 
@@ -41,6 +42,7 @@ REWRITES: tuple[Rewrite, ...] = (
     POSITIONS,
     PARTS,
     MASK,
+    ROTARY,  # before ATTENTION, which looks for where queries and keys come from
     ATTENTION,  # after MASK, whose biases it takes
     LINEAR,
     # scales before activations, behind which they can no longer reach the weights

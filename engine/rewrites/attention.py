@@ -14,7 +14,7 @@ Reshapes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.graph import NATIVE, ROWS, TOKENS, Node, Value
 from engine.rewrites.biases import NOTHING, Bias, bias_of, joined
@@ -197,18 +197,19 @@ def _standard(node: Node, view: View) -> Edit | str | None:
         bias = joined(bias, Bias(ahead=0))
     if bias is None:
         return f"{inputs[3]} is not known to be a mask of keys"
-    q = view.value(inputs[0])
-    if q is None or q.shape is None or len(q.shape) not in (3, 4):
-        return f"{q or inputs[0]} are not values of tokens"
+    value = view.value(inputs[0])
+    if value is None or value.shape is None or len(value.shape) not in (3, 4):
+        return f"{value or inputs[0]} are not values of tokens"
     scale = float(node.attributes.get("scale") or 0.0)
-    if len(q.shape) == 4:
+    if len(value.shape) == 4:
         three = [heads_of(n, view) for n in inputs[:3]]
         found = [h for h in three if h is not None and not h.transposed]
         if len(found) < 3:
             return "its queries, keys and values are not values of tokens split into heads"
-        scale = (scale or found[0].depth ** -0.5) * found[0].scale * found[1].scale
-        return _edit(node, _Triple(found[0], found[1], found[2], scale, bias), view)
-    return _side_by_side(node, q, inputs, bias, scale, view)
+        q, k, v = (replace(h, shared=max(1, found[0].heads // h.heads)) for h in found)
+        scale = (scale or q.depth**-0.5) * q.scale * k.scale
+        return _edit(node, _Triple(q, k, v, scale, bias), view)
+    return _side_by_side(node, value, inputs, bias, scale, view)
 
 
 def _side_by_side(
