@@ -42,6 +42,20 @@ def broadcast(node: Node, graph: Graph) -> str | None:
     return None
 
 
+def row_by_row(node: Node, graph: Graph) -> str | None:
+    """Operators of our own: they are defined for one row."""
+    return None
+
+
+def rotary(node: Node, graph: Graph) -> str | None:
+    """Ids of positions have a row for each of x; tables have one, or none at all."""
+    for index in range(1, len(node.inputs)):
+        dims = _shape(node, index, graph)
+        if dims and dims[0] != ROWS and (index == 3 or len(dims) == 3):
+            return f"{node.inputs[index]} has {dims[0]} in the place of the rows"
+    return None
+
+
 def first_input_only(node: Node, graph: Graph) -> str | None:
     rows = rows_in(node, graph)
     return None if rows == [0] else f"{node.inputs[rows[-1]]}, a parameter, has rows"

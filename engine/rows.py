@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.graph import NATIVE, Graph, Node, Value
+from engine.ops.transformer import TRANSFORMER
 from engine.ops.unary import UNARY
 from engine.row_rules import (
     attention,
@@ -31,6 +32,8 @@ from engine.row_rules import (
     recurrent,
     reduction,
     reverse_sequence,
+    rotary,
+    row_by_row,
     rows_by_features,
     rows_in,
     slicing,
@@ -156,6 +159,7 @@ _RULES: dict[tuple[str, str], Rule] = {
     (NATIVE, "Channels"): first_input_only,
     (NATIVE, "Conv"): conv,
     (NATIVE, "DepthToSpace"): first_input_only,
+    **{(NATIVE, op): row_by_row for op in TRANSFORMER},
     (NATIVE, "Linear"): rows_by_features,
     ("", "Attention"): attention,
     ("", "BatchNormalization"): batch_normalization,
@@ -176,6 +180,7 @@ _RULES: dict[tuple[str, str], Rule] = {
     ("", "QuantizeLinear"): quantize,
     ("", "RNN"): recurrent,
     ("", "ReverseSequence"): reverse_sequence,
+    ("", "RotaryEmbedding"): rotary,
     ("", "Shape"): number_of_rows,
     ("", "Slice"): slicing,
     ("", "Squeeze"): squeeze,

@@ -178,13 +178,18 @@ class Sequences:
 
     @property
     def tables(self) -> tuple[tuple[str, int], ...]:
-        """(border of the ids, entries) of each table that a step looks up in."""
-        found = []
+        """(border of the ids, entries) of each table that a step looks up in: by ids or places."""
+        found: list[tuple[str, int]] = []
         for step in self.steps:
             if step.kernel.startswith("embed_"):
                 border, entries = step.operands[1], step.operands[4]
                 assert isinstance(border, int) and isinstance(entries, int)
                 found.append((self.imports[border].value, entries))
+            elif step.kernel.startswith("attention_near_"):
+                near = step.operands[-2]
+                assert isinstance(near, np.ndarray)
+                if near[4]:
+                    found.append((POSITIONS, int(near[4])))
         return tuple(found)
 
     def stride(self, panel: str) -> int:

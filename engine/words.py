@@ -17,7 +17,7 @@ from engine.segments import Panel, Sequences, Stage, Step
 from engine.weights import Weights
 
 Array = np.ndarray[Any, Any]
-STEP_WORDS = 16
+STEP_WORDS = 24
 """int64 of a step: the kernel's address and its operands."""
 STEP_NBYTES = 8 * STEP_WORDS
 

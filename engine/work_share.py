@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from engine.graph import ROWS, TOKENS, Graph, Node
 
@@ -45,8 +46,19 @@ def _kernel_size(node: Node, graph: Graph, tokens: int) -> int:
 
 
 def _keys_and_values(node: Node, graph: Graph, tokens: int) -> int:
-    """Behind one feature of a query: a product with it for each key, and one for each value."""
-    return 2 * tokens
+    """Behind one feature of a query: a product with it for each key, and one for each value; of
+    the keys that it sees."""
+    seen = _seen(node.attributes, tokens)
+    return 2 * round(seen)
+
+
+def _seen(attributes: Mapping[str, Any], tokens: int) -> float:
+    """Keys that a query sees, over all queries: all, unless there are bounds."""
+    total = float(tokens)
+    for bound in (int(attributes.get("back", -1)), int(attributes.get("ahead", -1))):
+        hidden = max(0, tokens - 1 - bound) if bound >= 0 else 0
+        total -= hidden * (hidden + 1) / 2 / tokens if tokens else 0
+    return total
 
 
 _RULES: dict[str, Callable[[Node, Graph, int], int]] = {

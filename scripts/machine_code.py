@@ -32,7 +32,8 @@ _JUMP = re.compile(r"^j\w+\s+([.\w$]+)")
 _VECTOR = re.compile(r"%([xyz]mm)\d+")
 _ADDEND = {"132": 1, "213": 0, "231": 2}
 """Which operand of a multiply-add is added, in the assembler's order."""
-_STACK = re.compile(r"\(%r[sb]p\b")
+_STACK = re.compile(r"\(%rsp\b|-\d+\(%rbp\b")
+"""Below rbp lies its frame; where rbp is no frame pointer, it points to what the kernel reads."""
 
 
 @dataclass(frozen=True)

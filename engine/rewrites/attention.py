@@ -6,17 +6,20 @@
 
 Where heads come from is found out by heads.py, which knows q, k and v split from one value, too.
 The softmax is the root; the last Reshape is replaced, and what it read is left to dead_code. A
-mask stands behind mask.py's Unsqueeze by now, as a bias [N, S]. ONNX's own Attention (opset 23)
-takes [N, S, heads * d], or [N, heads, S, d] between the same Reshapes.
+mask stands behind mask.py's Unsqueeze by now, as a bias [N, S], or is in its Near; see biases.py.
+ONNX's own Attention (opset 23) takes [N, S, heads * d], or [N, heads, S, d] between the same
+Reshapes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from engine.graph import NATIVE, ROWS, TOKENS, Node, Value
+from engine.rewrites.biases import NOTHING, Bias, bias_of, joined
 from engine.rewrites.heads import Heads, heads_of, scaled
-from engine.rewrites.mask import key_bias, odd_attention
+from engine.rewrites.mask import odd_attention
 from engine.rewrites.rewrite import Edit, Rewrite, View
 
 
@@ -27,8 +30,7 @@ class _Scores:
     q: Heads
     k: Heads
     scale: float
-    bias: str
-    """[N, S], or empty."""
+    bias: Bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,7 @@ class _Triple:
     k: Heads
     v: Heads
     scale: float
-    bias: str
-    """[N, S], or empty."""
+    bias: Bias
 
 
 def _at(node: Node, view: View) -> Edit | str | None:
@@ -69,22 +70,28 @@ def _edit(product: Node, found: _Triple, view: View) -> Edit | str:
     if isinstance(last, str):
         return last
     three = (found.q, found.k, found.v)
-    if len({(h.heads, h.depth) for h in three}) != 1 or found.v.scale != 1:
+    heads = {(h.heads * h.shared, h.depth) for h in three}
+    shared = (found.q.shared, found.v.shared) == (1, found.k.shared)
+    if len(heads) != 1 or found.v.scale != 1 or not shared:
         return "its queries, keys and values are not of the same heads"
     parts = _Parts(last, view)
     inputs = [parts.of(h) for h in three]
     done = view.value(last.outputs[0])
-    if done is None or done.shape != (ROWS, TOKENS, found.v.features):
+    if done is None or done.shape != (ROWS, TOKENS, found.q.features):
         return f"{done or last.outputs[0]} does not put its heads together"
-    bias = [found.bias] if found.bias else []
-    new = _node(last, (*inputs, *bias), found.v.heads, found.scale)
-    reason = f"{found.v.heads} heads of {inputs[0]}"
+    new = _node(last, inputs, found.q.heads, found.k.heads, found.scale, found.bias)
+    reason = f"{found.q.heads} heads of {inputs[0]}"
     return Edit((last,), (*parts.nodes, new), parts.values, reason=reason)
 
 
-def _node(last: Node, inputs: tuple[str, ...], heads: int, scale: float) -> Node:
+def _node(
+    last: Node, three: Sequence[str], heads: int, kv_heads: int, scale: float, bias: Bias
+) -> Node:
     """The node in place of the last one of the pattern."""
-    attributes = {"heads": heads, "scale": scale}
+    attributes = {"heads": heads, "scale": scale, **bias.bounds}
+    if kv_heads != heads:
+        attributes["kv_heads"] = kv_heads
+    inputs = (*three, *bias.inputs)
     return Node(last.name, "Attention", inputs, (last.outputs[0],), NATIVE, attributes)
 
 
@@ -112,7 +119,7 @@ class _Parts:
 
 def _scores(name: str, view: View) -> _Scores | str:
     """Up from the softmax: the bias first, then what scales the product."""
-    scale, bias = 1.0, ""
+    scale, bias = 1.0, NOTHING
     while True:
         node = view.producer(name)
         if node is None:
@@ -122,11 +129,12 @@ def _scores(name: str, view: View) -> _Scores | str:
         step = scaled(node, view)
         if step is not None:
             name, scale = step[0], scale * step[1]
-        elif node.label == "Add" and not bias:
+        elif node.label == "Add":
             found = _with_bias(node, view)
-            if found is None:
+            both = None if found is None else joined(bias, found[1])
+            if found is None or both is None:
                 return "it adds something to its scores that is not known to be a mask of keys"
-            name, bias = found
+            name, bias = found[0], both
             if scale != 1:
                 return "its mask is scaled, too"
         else:
@@ -137,9 +145,9 @@ def _scores(name: str, view: View) -> _Scores | str:
     return _Scores(q, k, scale * q.scale * k.scale, bias)
 
 
-def _with_bias(node: Node, view: View) -> tuple[str, str] | None:
+def _with_bias(node: Node, view: View) -> tuple[str, Bias] | None:
     for scores, mask in (node.inputs, node.inputs[::-1]):
-        bias = key_bias(mask, view)
+        bias = bias_of(mask, view)
         if bias is not None:
             return scores, bias
     return None
@@ -184,38 +192,44 @@ def _standard(node: Node, view: View) -> Edit | str | None:
     odd = odd_attention(node)
     if odd:
         return odd
-    bias = key_bias(inputs[3], view) if inputs[3] else ""
+    bias = bias_of(inputs[3], view) if inputs[3] else NOTHING
+    if bias is not None and node.attributes.get("is_causal"):
+        bias = joined(bias, Bias(ahead=0))
     if bias is None:
         return f"{inputs[3]} is not known to be a mask of keys"
-    q = view.value(inputs[0])
-    if q is None or q.shape is None or len(q.shape) not in (3, 4):
-        return f"{q or inputs[0]} are not values of tokens"
+    value = view.value(inputs[0])
+    if value is None or value.shape is None or len(value.shape) not in (3, 4):
+        return f"{value or inputs[0]} are not values of tokens"
     scale = float(node.attributes.get("scale") or 0.0)
-    if len(q.shape) == 4:
+    if len(value.shape) == 4:
         three = [heads_of(n, view) for n in inputs[:3]]
         found = [h for h in three if h is not None and not h.transposed]
         if len(found) < 3:
             return "its queries, keys and values are not values of tokens split into heads"
-        scale = (scale or found[0].depth ** -0.5) * found[0].scale * found[1].scale
-        return _edit(node, _Triple(found[0], found[1], found[2], scale, bias), view)
-    return _side_by_side(node, q, inputs, bias, scale, view)
+        q, k, v = (replace(h, shared=max(1, found[0].heads // h.heads)) for h in found)
+        scale = (scale or q.depth**-0.5) * q.scale * k.scale
+        return _edit(node, _Triple(q, k, v, scale, bias), view)
+    return _side_by_side(node, value, inputs, bias, scale, view)
 
 
 def _side_by_side(
-    node: Node, q: Value, inputs: list[str], bias: str, scale: float, view: View
+    node: Node, q: Value, inputs: list[str], bias: Bias, scale: float, view: View
 ) -> Edit | str:
     """[N, S, heads * d] is how our own has it."""
     heads = int(node.attributes.get("q_num_heads", 0))
-    if not heads or heads != node.attributes.get("kv_num_heads", heads):
-        return "its queries and keys have not the same number of heads"
+    kv_heads = int(node.attributes.get("kv_num_heads", heads))
+    if not heads or not kv_heads or heads % kv_heads:
+        return f"its {heads} heads do not share {kv_heads}"
     if not q.has_tokens or not q.features:
         return f"{q} are not values of tokens"
-    for name in (*inputs[1:3], node.outputs[0]):
+    theirs = (*q.shape[:2], q.features // heads * kv_heads) if q.shape else ()
+    wanted = ((inputs[1], theirs), (inputs[2], theirs), (node.outputs[0], q.shape))
+    for name, shape in wanted:
         value = view.value(name)
-        if value is None or value.shape != q.shape:
+        if value is None or value.shape != shape:
             return f"{value or name} is not shaped as its queries are"
     scale = scale or (q.features / heads) ** -0.5
-    new = _node(node, (*inputs[:3], *([bias] if bias else [])), heads, scale)
+    new = _node(node, inputs[:3], heads, kv_heads, scale, bias)
     return Edit((node,), (new,), reason=f"{heads} heads of {inputs[0]}")
 
 

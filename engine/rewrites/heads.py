@@ -3,11 +3,13 @@
 Heads are split off by Reshape and Transpose, or queries, keys and values are split from one value
 by Split, Slice or Gather, before or after the heads are. Whatever only moves elements is followed
 up from [N, heads, S, d], or [N, heads, d, S], to a value [N, S, F], and then run from there on an
-array of numbers, which shows where each comes to lie.
+array of numbers, which shows where each comes to lie. Heads of keys and values that several heads
+of queries share are repeated by Expand.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +18,20 @@ from engine.errors import EngineError
 from engine.graph import Node
 from engine.reference import evaluate
 from engine.rewrites.rewrite import Array, View
+from engine.rewrites.trial import sized
 
 _MOVES = frozenset(
-    {"Flatten", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+    {
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
 )
 _ROWS, _TOKENS = 2, 3
 """The array of numbers that is sent through."""
@@ -26,7 +39,7 @@ _ROWS, _TOKENS = 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """A value [N, heads, S, d] or [N, heads, d, S], by where it comes from."""
+    """A value [N, heads * shared, S, d], or with d and S changed about, by where it comes from."""
 
     source: str
     """[N, S, F]."""
@@ -36,6 +49,8 @@ class Heads:
     depth: int
     transposed: bool
     scale: float
+    shared: int = 1
+    """How often each head is repeated."""
 
     @property
     def features(self) -> int:
@@ -65,7 +80,7 @@ def heads_of(name: str, view: View) -> Heads | None:
         step = scaled(node, view)
         if step is not None:
             name, scale = step[0], scale * step[1]
-        elif node.label in _MOVES and all(view.constant(n) is not None for n in node.reads[1:]):
+        elif node.label in _MOVES and _is_known(node, view):
             path.append((node, name))
             name = node.inputs[0]
         else:
@@ -79,6 +94,18 @@ def heads_of(name: str, view: View) -> Heads | None:
     return None if moved is None else _found(name, numbers, moved, scale)
 
 
+def _is_known(node: Node, view: View) -> bool:
+    """Whether it is known where it moves elements: by constants, or by the shape of its result."""
+    if node.label == "Expand":
+        return _size(node.outputs[0], view) is not None
+    return all(view.constant(n) is not None for n in node.reads[1:])
+
+
+def _size(name: str, view: View) -> tuple[int, ...] | None:
+    """The value's shape with the sizes of the array of numbers."""
+    return sized(name, view, _ROWS, _TOKENS)
+
+
 def _is_source(name: str, view: View) -> bool:
     value = view.value(name)
     return value is not None and value.has_tokens and len(value.shape or ()) == 3
@@ -87,6 +114,9 @@ def _is_source(name: str, view: View) -> bool:
 def _sent(numbers: Array, path: list[tuple[Node, str]], view: View) -> Array | None:
     """The numbers as the nodes move them."""
     for node, output in path:
+        if node.label == "Expand":
+            numbers = np.broadcast_to(numbers, _size(output, view) or ())
+            continue
         constants = {n: view.graph.initializers[n] for n in node.reads[1:]}
         try:
             found = evaluate(node, {node.inputs[0]: numbers, **constants}, view.graph.opsets)
@@ -101,12 +131,16 @@ def _found(name: str, numbers: Array, moved: Array, scale: float) -> Heads | Non
     if moved.ndim != 4 or not moved.size or moved.shape[0] != _ROWS:
         return None
     start = int(moved.flat[0])
-    for transposed in (False, True):
-        heads, depth = moved.shape[1], moved.shape[2 if transposed else 3]
+    for transposed, shared in itertools.product((False, True), _divisors(moved.shape[1])):
+        heads, depth = moved.shape[1] // shared, moved.shape[2 if transposed else 3]
         part = numbers[..., start : start + heads * depth]
         if part.shape[2] != heads * depth:
             continue
-        split = part.reshape(_ROWS, _TOKENS, heads, depth)
+        split = part.reshape(_ROWS, _TOKENS, heads, depth).repeat(shared, axis=2)
         if np.array_equal(split.transpose((0, 2, 3, 1) if transposed else (0, 2, 1, 3)), moved):
-            return Heads(name, start, heads, depth, transposed, scale)
+            return Heads(name, start, heads, depth, transposed, scale, shared)
     return None
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]

@@ -21,9 +21,9 @@ from typing import Literal
 import numpy as np
 
 from engine.errors import EngineError
-from engine.graph import ROWS, TOKENS, Graph, Node
-from engine.reference import run
+from engine.graph import ROWS, TOKENS, Node
 from engine.rewrites.rewrite import Array, View
+from engine.rewrites.trial import is_read, nothing, sized, sources, tried
 
 PROBE_ROWS, PROBE_TOKENS = 4, 61
 """The batch that masks are tried on, at least."""
@@ -31,7 +31,7 @@ MAX_PLACE = 1024
 """Numbers up to this may be the size of a window: masks of twice as many tokens show it."""
 SMALL = 8
 """Elements of a constant that may be axes or a shape, and so need not be all alike."""
-_PLACES = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Range", "Slice"})
+_PLACES = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Range", "Slice", "Trilu"})
 """Operators that tell places apart, where a number says which."""
 
 Kind = Literal["equal", "above", "linear"]
@@ -57,50 +57,29 @@ class Rule:
 
 def rule_of(name: str, part: Sequence[Node], view: View) -> Rule | str:
     """The rule of a value that the nodes compute, or why it has none."""
-    tokens = _tokens(part, view)
+    tokens = probe_tokens(part, view)
     if isinstance(tokens, str):
         return tokens
-    numbers = _numbers(part, view)
-    feeds = {n: _probe(n, part, view, tokens, numbers) for n in _sources(part, view)}
-    masks = [n for n, a in feeds.items() if a is not None and _is_read(n, part)]
+    numbers = numbers_of(part, view)
+    feeds = {n: _probe(n, part, view, tokens, numbers) for n in sources(part, view)}
+    masks = [n for n, a in feeds.items() if a is not None and is_read(n, part)]
     if len(masks) != 1 or any(a is None for a in feeds.values()):
         return f"it reads {sorted(feeds)}, which are not one mask [{ROWS}, {TOKENS}]"
     made = {n: a for n, a in feeds.items() if a is not None}
-    graph = Graph(
-        name="mask",
-        inputs=tuple(view.graph.values[n] for n in feeds),
-        outputs=(view.graph.values[name],),
-        nodes=tuple(part),
-        values=view.graph.values,
-        initializers=view.graph.initializers,
-        opsets=view.graph.opsets,
-    )
     try:
-        result = run(graph, made)[name]
+        result = tried(part, made, [name], view)[name]
     except EngineError as error:
         return f"it could not be tried on a mask: {error}"
     mask = made[masks[0]]
     found = _by_number(result, mask)
     if found is None:
         return f"{name} depends on more than the mask of the key"
-    return _fit(masks[0], found, whole=mask.dtype.kind in "iu") or (
+    return fit(masks[0], found, whole=mask.dtype.kind in "iu") or (
         f"{name} is no known function of {masks[0]}"
     )
 
 
 # ---- masks to try -----------------------------------------------------------------------------
-
-
-def _sources(part: Sequence[Node], view: View) -> list[str]:
-    """Values that the part reads and does not compute."""
-    inside = {o for n in part for o in n.writes}
-    reads = dict.fromkeys(r for n in part for r in n.reads)
-    return [n for n in reads if n not in inside and n not in view.graph.initializers]
-
-
-def _is_read(name: str, part: Sequence[Node]) -> bool:
-    """Whether more than its shape is used."""
-    return any(name in n.reads and n.op != "Shape" for n in part)
 
 
 def _constants(part: Sequence[Node], view: View) -> Iterator[Array]:
@@ -114,13 +93,15 @@ def _constants(part: Sequence[Node], view: View) -> Iterator[Array]:
             yield value
 
 
-def _tokens(part: Sequence[Node], view: View) -> int | str:
-    """How long masks must be to show whether places matter."""
+def probe_tokens(part: Sequence[Node], view: View, tables: bool = False) -> int | str:
+    """How long masks must be to show whether places matter; `tables` may tell them apart."""
     most = 0
     telling = not _PLACES.isdisjoint(n.op for n in part)
     for name in dict.fromkeys(r for n in part for r in n.reads):
         array = view.constant(name)
-        if array is not None and array.size > SMALL and not (array == array.flat[0]).all():
+        if tables or array is None or array.size <= SMALL:
+            continue
+        if not (array == array.flat[0]).all():
             return f"it reads the table {name}{list(array.shape)}, which tells places apart"
     for array in _constants(_comparing(part), view) if telling else ():
         numbers = np.abs(array[np.isfinite(array)].astype(np.float64))
@@ -136,7 +117,7 @@ def _comparing(part: Sequence[Node]) -> list[Node]:
     return [n for n in part if n.op not in ("Mul", "Where")]
 
 
-def _numbers(part: Sequence[Node], view: View) -> list[int]:
+def numbers_of(part: Sequence[Node], view: View) -> list[int]:
     """What masks may hold: ones, zeros, other small numbers, and what they are compared with."""
     found = {0, 1, 2, 3, 7, -1, 250_001}
     for array in _constants(part, view):
@@ -150,15 +131,11 @@ def _probe(
     name: str, part: Sequence[Node], view: View, tokens: int, numbers: Sequence[int]
 ) -> Array | None:
     """A batch of masks for a value [N, S]; zeros where only the shape counts."""
-    value = view.value(name)
-    sizes = {ROWS: PROBE_ROWS, TOKENS: tokens}
-    if value is None or value.shape is None:
+    value, shape = view.value(name), sized(name, view, PROBE_ROWS, tokens)
+    if value is None or shape is None:
         return None
-    if not all(isinstance(d, int) or d in sizes for d in value.shape):
-        return None
-    shape = tuple(d if isinstance(d, int) else sizes[d] for d in value.shape)
-    if not _is_read(name, part):
-        return np.broadcast_to(np.zeros((), value.dtype), shape)
+    if not is_read(name, part):
+        return nothing(name, view, PROBE_ROWS, tokens)
     kind = value.dtype.kind
     if value.shape != (ROWS, TOKENS) or (kind not in "iub" and value.dtype != np.float32):
         return None
@@ -191,7 +168,7 @@ def _by_number(result: Array, mask: Array) -> dict[float, float] | None:
     return found
 
 
-def _fit(mask: str, found: Mapping[float, float], whole: bool) -> Rule | None:
+def fit(mask: str, found: Mapping[float, float], whole: bool) -> Rule | None:
     """The rule that gives just what was found."""
     first, *rest = sorted(set(found.values()))
     if not rest:

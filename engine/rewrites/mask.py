@@ -1,39 +1,35 @@
-"""Whatever exporters compute from an attention mask becomes a bias a key, a panel of one feature.
+"""Whatever exporters add to scores becomes a bias a key, or a node that says who sees whom.
 
 A mask [N, S] of ones and zeros is turned into something that is added to the scores, by casts,
 subtractions, products, Where and Expand, in as many spellings as there are exporters: [N, 1, 1, S]
 or [N, 1, S, S], -10000, the least float or minus infinity, of int64, bool or float. Or the scores
-themselves are filled, by Where. All of it says one thing: a number for keys that count, and another
+themselves are filled, by Where. Mostly it says one thing: a number for keys that count, and another
 for keys that do not. So the part of the graph between the mask and the scores is not matched but
 run, see key_rules.py; where its result depends on the mask of the key alone, it becomes
 
     bias[N, S] = Select(Cast(mask) - at)   or   (Cast(mask) - at) * slope
 
-behind an Unsqueeze to [N, 1, 1, S], which broadcasts as before.
+behind an Unsqueeze to [N, 1, 1, S], which broadcasts as before. Where it depends on the distance of
+query and key, too (near_rules.py: causal masks, windows, relative positions), it becomes
+`colonnade.Near` of that bias, which attention.py takes in.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from engine.graph import NATIVE, ROWS, TOKENS, Node, Value
 from engine.rewrites.key_rules import Rule, rule_of
+from engine.rewrites.near_rules import NearRule, near_rule_of
 from engine.rewrites.rewrite import Array, Edit, Rewrite, View
+from engine.rewrites.trial import OF_PLACES, behind
 
-MAX_NODES = 64
 LEAST_FILL = -1e9
 """Scores are filled with no more than this. For fewer, a row without any key would not be what it
 was: there, fill + score is rounded to the fill, whose neighbours are 64 away."""
 
-# fmt: off
-_COMPUTES = frozenset({
-    "Add", "And", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Gather",
-    "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mul", "Not",
-    "Or", "Range", "Reshape", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
-})
-# fmt: on
 _ARITHMETIC = frozenset({"Add", "Cast", "Div", "Mul", "Relu", "Sub", "colonnade.Select"})
 """What a bias [N, S] may be made by, and stay: kernels know it."""
 
@@ -69,14 +65,18 @@ def _at(node: Node, view: View) -> Edit | str | None:
 def _is_mask(name: str, view: View) -> bool:
     """Whether it is added to scores [N, heads, S, S], and shaped as a mask of keys."""
     value, readers = view.value(name), view.readers(name)
-    if value is None or not _by_keys(value) or view.is_output(name):
+    if value is None or not _fits_scores(value) or view.is_output(name):
         return False
     return bool(readers) and all(_adds(n, name, view) for n in readers)
 
 
-def _by_keys(value: Value) -> bool:
+def _fits_scores(value: Value) -> bool:
+    """Whether it is [N, heads or 1, S or 1, S], its middle perhaps not known, or less in front."""
     shape = value.shape or ()
-    return len(shape) == 4 and (shape[0], shape[3]) == (ROWS, TOKENS)
+    if len(shape) == 4 and shape[0] == ROWS:
+        return shape[3] == TOKENS
+    front = (1,) * (4 - len(shape)) + shape[:-2]
+    return len(front) == 2 and front[0] == 1 and shape[-2:] == (TOKENS, TOKENS)
 
 
 def _adds(reader: Node, name: str, view: View) -> bool:
@@ -88,7 +88,7 @@ def _adds(reader: Node, name: str, view: View) -> bool:
 
 def odd_attention(node: Node) -> str | None:
     """What an ONNX Attention does beside the plain thing."""
-    odd = [k for k in ("is_causal", "softcap", "qk_matmul_output_mode") if node.attributes.get(k)]
+    odd = [k for k in ("softcap", "qk_matmul_output_mode") if node.attributes.get(k)]
     if odd or any(node.inputs[4:]):
         return f"it has {odd or 'a past'}"
     return "it has more than one result" if any(node.outputs[1:]) else None
@@ -100,25 +100,15 @@ def _is_scores(name: str, view: View) -> bool:
     return len(shape) == 4 and shape[2:] == (TOKENS, TOKENS)
 
 
-def _known(name: str, view: View) -> Rule | str:
-    part = _behind(name, view)
-    return part if isinstance(part, str) else rule_of(name, part, view)
-
-
-def _behind(name: str, view: View) -> list[Node] | str:
-    """The nodes that compute the value from graph inputs and constants, in order."""
-    found: dict[str, Node] = {}
-    waiting = [name]
-    while waiting:
-        node = view.producer(waiting.pop())
-        if node is None or node.name in found:
-            continue
-        if node.domain or node.op not in _COMPUTES or len(found) > MAX_NODES:
-            return f"{node.name} ({node.label}) is not known from masks"
-        found[node.name] = node
-        if node.op != "Shape":  # a shape is known, whoever computes the value
-            waiting += node.reads
-    return [n for n in view.graph.nodes if n.name in found]
+def _known(name: str, view: View, inverted: bool = False) -> Rule | NearRule | str:
+    """What the value says by keys alone, or by distances too; of an `inverted` one the opposite."""
+    part = behind(name, view, OF_PLACES)
+    if isinstance(part, str):
+        return part
+    value = view.value(name)
+    by_keys = value is not None and value.shape is not None and value.shape[0] == ROWS
+    rule = rule_of(name, part, view) if by_keys else "it is no mask of keys"
+    return near_rule_of(name, part, view, inverted) if isinstance(rule, str) else rule
 
 
 # ---- Where: scores are filled -----------------------------------------------------------------
@@ -131,7 +121,7 @@ def _fills_scores(node: Node, view: View) -> bool:
     fills = [_uniform(n, view) is not None for n in node.inputs[1:]]
     scores = node.inputs[2 if fills[0] else 1]
     # a mask may be filled, too, before it is added
-    return fills.count(True) == 1 and isinstance(_behind(scores, view), str)
+    return fills.count(True) == 1 and isinstance(behind(scores, view, OF_PLACES), str)
 
 
 def _uniform(name: str, view: View) -> float | None:
@@ -147,28 +137,37 @@ def _filled(node: Node, view: View) -> Edit | str | None:
     first = _uniform(branches[0], view) is not None
     fill, scores = _uniform(branches[0 if first else 1], view), branches[1 if first else 0]
     value = view.value(condition)
-    if value is None or not _by_keys(value):
+    if value is None or not _fits_scores(value):
         return f"{value or condition} is no mask of keys"
     if fill is None or not fill <= LEAST_FILL:
         return f"it fills scores with {fill}, not with {LEAST_FILL:g} or less"
-    rule = _known(condition, view)
+    rule = _known(condition, view, inverted=first)
     if isinstance(rule, str):
         return rule
-    # a mask of bool is known as 0 where it is true, and -inf where not
-    fills = {0.0: fill if first else 0.0, -np.inf: 0.0 if first else fill}
-    filled = Rule(rule.mask, rule.kind, rule.at, fills[rule.low], fills[rule.other])
+    filled = _with_fill(rule, fill, first)
     steps = _Steps(view, view.fresh(f"{node.name}.mask"), view.fresh_node(f"{node.name}.mask"))
-    steps.bias(filled)
+    steps.write(filled)
     steps.nodes.append(Node(node.name, "Add", (scores, steps.name), node.outputs))
     return steps.edit(node, str(filled))
+
+
+def _with_fill(rule: Rule | NearRule, fill: float, first: bool) -> Rule | NearRule:
+    """The rule of a condition, as numbers that are added. A mask of bool is known as 0 where it is
+    true, and -inf where not; the other way round where that of distances was inverted."""
+    if isinstance(rule, NearRule):
+        bias = rule.rule and _with_fill(rule.rule, fill, first=False)
+        assert not isinstance(bias, NearRule)
+        return replace(rule, rule=bias, unseen=fill)
+    fills = {0.0: fill if first else 0.0, -np.inf: 0.0 if first else fill}
+    return replace(rule, low=fills[rule.low], other=fills[rule.other])
 
 
 # ---- the bias ---------------------------------------------------------------------------------
 
 
-def _edit(node: Node, rule: Rule, view: View) -> Edit:
+def _edit(node: Node, rule: Rule | NearRule, view: View) -> Edit:
     steps = _Steps(view, node.outputs[0], node.name)
-    steps.bias(rule)
+    steps.write(rule)
     return steps.edit(node, str(rule))
 
 
@@ -184,21 +183,39 @@ class _Steps:
     values: dict[str, Value] = field(default_factory=dict)
     constants: dict[str, Array] = field(default_factory=dict)
 
-    def bias(self, rule: Rule) -> None:
-        """The mask's float numbers, what the rule makes of them, and four dimensions."""
-        y = self._step("Cast", rule.mask, to=1)
-        y = self._step("Sub", y, rule.at) if rule.at else y
-        if rule.kind == "linear":
-            y = self._step("Mul", y, rule.low)
-        else:
-            y = self._step("Relu", y) if rule.kind == "above" else y
-            y = self._step("Select", y, zero=rule.low, other=rule.other)
+    def write(self, rule: Rule | NearRule) -> None:
+        """The nodes, the last of which gives the value `name`."""
+        if isinstance(rule, NearRule):
+            self._near(rule)
+            return
         axes = self.view.fresh(f"{self.name}.axes")
         self.constants[axes] = np.array([1, 2], np.int64)
-        old = self.view.graph.opsets.get("", 1) < 13
+        y, old = self._bias(rule), self.view.graph.opsets.get("", 1) < 13
         inputs, attributes = ((y,), {"axes": [1, 2]}) if old else ((y, axes), {})
         self.nodes.append(Node(self.node, "Unsqueeze", inputs, (self.name,), "", attributes))
         self.values[self.name] = Value(self.name, np.dtype(np.float32), (ROWS, 1, 1, TOKENS))
+
+    def _near(self, rule: NearRule) -> None:
+        """The mask's numbers, and what distances add to them or hide."""
+        bias, table = self._bias(rule.rule) if rule.rule else "", ""
+        shape = bias or next(v.name for v in self.view.graph.inputs if v.has_tokens)
+        if rule.table is not None:
+            table = self.view.fresh(f"{self.name}.distances")
+            self.constants[table] = rule.table
+        bounds = {"back": rule.back, "ahead": rule.ahead, "unseen": rule.unseen}
+        inputs, heads = (shape, bias, table), 1 if rule.table is None else len(rule.table)
+        self.nodes.append(Node(self.node, "Near", inputs, (self.name,), NATIVE, bounds))
+        shape_of = (ROWS, heads, TOKENS, TOKENS)
+        self.values[self.name] = Value(self.name, np.dtype(np.float32), shape_of)
+
+    def _bias(self, rule: Rule) -> str:
+        """The mask's float numbers, and what the rule makes of them: [N, S]."""
+        y = self._step("Cast", rule.mask, to=1)
+        y = self._step("Sub", y, rule.at) if rule.at else y
+        if rule.kind == "linear":
+            return self._step("Mul", y, rule.low)
+        y = self._step("Relu", y) if rule.kind == "above" else y
+        return self._step("Select", y, zero=rule.low, other=rule.other)
 
     def _step(self, op: str, x: str, number: float | None = None, **attributes: float) -> str:
         """One node on [N, S], with a number as its second input."""
@@ -218,4 +235,4 @@ class _Steps:
         return Edit((node,), tuple(self.nodes), self.values, self.constants, reason=reason)
 
 
-MASK = Rewrite("mask", "turns what is computed from an attention mask into a bias a key", _at)
+MASK = Rewrite("mask", "turns what is added to scores into a bias a key or a distance", _at)

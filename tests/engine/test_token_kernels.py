@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_calls import aligned, call, panel
 
+from engine.graph import NATIVE, Node
 from engine.kernels.row import Kernel
 from engine.kernels.table import IDS, KERNELS, WIDTHS, kernels_of
+from engine.ops.native_attention import near_words
 from engine.ops.plain import PLAIN
+from engine.ops.transformer import attention, rotary
+from engine.ops.work import Refusal
 
 Array = np.ndarray[Any, Any]
 named = pytest.mark.parametrize
@@ -45,6 +51,26 @@ def offsets_of(lengths: list[int]) -> Array:
 # ---- attention --------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Near:
+    """What the near kernel is told beside the plain one."""
+
+    back: int = -1
+    ahead: int = -1
+    shared: int = 1
+    table: Array | None = None
+    """[heads or 1, 2 P - 1] by query - key."""
+
+    def node(self, heads: int, depth: int) -> Node:
+        attributes = {"heads": heads, "kv_heads": heads // self.shared, "scale": depth**-0.5}
+        attributes |= {"back": self.back, "ahead": self.ahead}
+        inputs = ("q", "k", "v", "", "" if self.table is None else "table")
+        return Node("a", "Attention", inputs, ("y",), NATIVE, attributes)
+
+
+PLAIN_ONE = Near()
+
+
 def attend(
     q: Array,
     k: Array,
@@ -54,38 +80,58 @@ def attend(
     bias: Array | None,
     points: int = 16,
     row: int = 0,
+    near: Near = PLAIN_ONE,
 ) -> Array:
-    """The kernel on sequences row.. of a batch."""
+    """The kernel on sequences row.. of a batch, with the words that the operator asks for."""
     tokens, features = q.shape
     tiles = -(-tokens // points)
     panels = [tiled(x, points) for x in (q, k, v)]
     y, scores = aligned((tiles * features + 3, points)), aligned((tiles * points + 3, points))
-    stride, depth = features * points * 4, features // heads
+    strides, depth = [x.shape[1] * points * 4 for x in (q, k, v, q)], features // heads
     scale = np.array([depth**-0.5], np.float32)
     biases: Array | int = -1 if bias is None else tiled(bias[:, None], points)
     before = offsets_of([5] * row + lengths)
-    words = (*panels, y, *[stride] * 4, heads, depth, scale, 0, scores, biases)
-    call(f"attention_f32_x{points}", words, live=len(lengths), row=row, borders=[before])
+    more = near_words(near.node(heads, depth), near.table, heads)
+    assert not isinstance(more, Refusal)
+    words = (*panels, y, *strides, heads, depth, scale, 0, scores, biases, near.shared, *more)
+    name = f"attention_near_f32_x{points}" if more else f"attention_f32_x{points}"
+    call(name, words, live=len(lengths), row=row, borders=[before])
     return untiled(y, tokens, features)
 
 
 def attention_twin(
-    q: Array, k: Array, v: Array, lengths: list[int], heads: int, bias: Array | None
+    q: Array,
+    k: Array,
+    v: Array,
+    lengths: list[int],
+    heads: int,
+    bias: Array | None,
+    near: Near = PLAIN_ONE,
 ) -> Array:
-    """Sequence by sequence, head by head, in float64."""
+    """Sequence by sequence, head by head, query by query, in float64."""
     y, first = np.zeros(q.shape), 0
     depth = q.shape[1] // heads
-    for length in lengths:
+    for length, head in itertools.product(lengths, range(heads)):
         own = slice(first, first + length)
-        for head in range(heads):
-            part = slice(head * depth, (head + 1) * depth)
-            scores = q[own, part].astype(np.float64) @ k[own, part].T * depth**-0.5
-            if bias is not None:
-                scores = scores + bias[own]
-            with np.errstate(invalid="ignore"):
-                e = np.exp(scores - scores.max(axis=1, keepdims=True))
-            y[own, part] = e / e.sum(axis=1, keepdims=True) @ v[own, part]
-        first += length
+        part, theirs = (slice(h * depth, (h + 1) * depth) for h in (head, head // near.shared))
+        scores = q[own, part].astype(np.float64) @ k[own, theirs].T * depth**-0.5
+        if bias is not None:
+            scores = scores + bias[own]
+        for query, key in np.ndindex(length, length):
+            distance = query - key
+            if near.table is not None:
+                middle = near.table.shape[1] // 2
+                scores[query, key] += near.table[head % len(near.table), middle + distance]
+            if 0 <= near.back < distance or 0 <= near.ahead < -distance:
+                scores[query, key] = -np.inf
+        with np.errstate(invalid="ignore"):
+            e = np.exp(scores - scores.max(axis=1, keepdims=True))
+            e = e / e.sum(axis=1, keepdims=True)
+        values = v[own, theirs]
+        for query in range(length):  # what has no share counts for nothing, not even a NaN
+            some = e[query] != 0
+            y[first + query, part] = e[query, some] @ values[some]
+        first += length if head == heads - 1 else 0
     return y
 
 
@@ -140,6 +186,99 @@ def test_a_sequence_of_masked_keys_alone_is_nan_as_in_onnx() -> None:
     x = np.ones((3, 4), np.float32)
     got = attend(x, x, x, [2, 1], 1, np.array([-np.inf, -np.inf, 0], np.float32))
     assert np.isnan(got[:2]).all() and (got[2] == 1).all()
+
+
+# ---- near: causal, windows, distances, shared keys ----------------------------------------------
+
+
+@st.composite
+def near_ones(draw: st.DrawFn) -> tuple[Any, ...]:
+    q, k, v, lengths, heads, bias = draw(attentions())
+    shared = draw(st.sampled_from([1, heads]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    table = rng.standard_normal((draw(st.sampled_from([1, heads])), 2 * 40 - 1))
+    bound = st.sampled_from([-1, 0, 1, 3, 15, 16, 17, 40])
+    tables = st.sampled_from([None, table.astype(np.float32)])
+    near = Near(draw(bound), draw(bound), shared, draw(tables))
+    few = k.shape[1] // shared
+    return q, k[:, :few].copy(), v[:, :few].copy(), lengths, heads, bias, near
+
+
+@named("points", WIDTHS)
+@settings(max_examples=60, deadline=None)
+@given(problem=near_ones(), row=st.integers(0, 2))
+def test_near_attention_is_its_formula(points: int, problem: Any, row: int) -> None:
+    *arrays, lengths, heads, bias, near = problem
+    got = attend(*arrays, lengths, heads, bias, points, row, near)
+    want = attention_twin(*arrays, lengths, heads, bias, near)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=4e-6)
+    # and the meaning that the reference runs, sequence by sequence
+    node = near.node(heads, arrays[0].shape[1] // heads)
+    for own in itertools.starmap(slice, itertools.pairwise(offsets_of(lengths))):
+        own_bias = None if bias is None else bias[own][None]
+        with np.errstate(invalid="ignore"):
+            meant = attention(node, *(x[own][None] for x in arrays), own_bias, near.table)
+        np.testing.assert_allclose(meant[0], want[own], rtol=1e-4, atol=4e-6)
+
+
+@named("points", WIDTHS)
+@settings(max_examples=60, deadline=None)
+@given(problem=near_ones(), spoilt=st.booleans())
+def test_near_attention_gives_the_same_bytes_among_any_neighbours(
+    points: int, problem: Any, spoilt: bool
+) -> None:
+    q, k, v, lengths, heads, bias, near = problem
+    v[len(v) // 2, 0] = np.nan if spoilt else 0
+    whole = attend(q, k, v, lengths, heads, bias, points, 0, near)
+    for own in itertools.starmap(slice, itertools.pairwise(offsets_of(lengths))):
+        own_bias, length = None if bias is None else bias[own], own.stop - own.start
+        alone = attend(q[own], k[own], v[own], [length], heads, own_bias, points, 0, near)
+        assert alone.tobytes() == whole[own].tobytes()
+
+
+@named("points", WIDTHS)
+def test_a_bound_that_no_sequence_reaches_changes_no_byte(points: int) -> None:
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((50, 8)).astype(np.float32) for _ in range(3))
+    plain = attend(q, k, v, [20, 30], 2, None, points)
+    near = attend(q, k, v, [20, 30], 2, None, points, near=Near(back=29, ahead=30))
+    assert near.tobytes() == plain.tobytes()
+
+
+@named("points", WIDTHS)
+def test_nobody_sees_what_comes_after_it(points: int) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {n: rng.standard_normal((30, 8)).astype(np.float32) for n in "qkv"}
+    before = attend(*arrays.values(), [30], 2, None, points, near=Near(ahead=0))
+    for name in "kv":
+        arrays[name][20:] = np.nan
+    after = attend(*arrays.values(), [30], 2, None, points, near=Near(ahead=0))
+    assert after[:20].tobytes() == before[:20].tobytes()
+    assert np.isnan(after[20:]).all()
+
+
+@named("kernel", kernels_of("rotary"), ids=ids)
+@named(("heads", "depth", "width"), [(1, 8, 8), (3, 32, 32), (2, 12, 4), (1, 2, 2)])
+def test_rotary_turns_pairs(kernel: Kernel, heads: int, depth: int, width: int) -> None:
+    rng, interleaved = np.random.default_rng(depth), bool(kernel.arguments[1])
+    x = rng.standard_normal((kernel.points, heads * depth)).astype(np.float32)
+    angles = rng.standard_normal((kernel.points, width // 2))
+    turns = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    out = panel(heads * depth, None, kernel.points)
+    sources = [panel(a.shape[1], a, kernel.points) for a in (x, turns)]
+    call(kernel.name, (*sources, out, heads, depth, width // 2))
+    want = x.astype(np.float64).reshape(kernel.points, heads, depth)
+    for point, head, pair in np.ndindex(kernel.points, heads, width // 2):
+        one, two = (2 * pair, 2 * pair + 1) if interleaved else (pair, pair + width // 2)
+        number = complex(want[point, head, one], want[point, head, two])
+        turned = number * np.exp(1j * angles[point, pair])
+        want[point, head, one], want[point, head, two] = turned.real, turned.imag
+    got = out[: heads * depth].T.reshape(want.shape)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    attributes = {"heads": heads, "interleaved": int(interleaved)}
+    node = Node("r", "Rotary", ("x", "t"), ("y",), NATIVE, attributes)
+    meant = rotary(node, x[None], turns[None])
+    np.testing.assert_allclose(meant[0].reshape(want.shape), want, rtol=1e-5, atol=1e-6)
 
 
 # ---- embeddings and pools ---------------------------------------------------------------------
@@ -273,8 +412,9 @@ def test_copy_repeats_features(points: int) -> None:
 
 
 def test_every_row_is_tested_here_or_in_test_kernels() -> None:
-    here = {"attention", "broadcast", "embed", "norm", "pool", "reduction"}
+    here = {"attention", "broadcast", "embed", "norm", "pool", "reduction", "rotary"}
     assert all(kernels_of(family) for family in here)
-    attention = {k.name for k in kernels_of("attention")}
-    assert attention == {f"attention_f32_x{points}" for points in WIDTHS}
-    assert ("colonnade", "Attention") in PLAIN
+    names = {k.name for k in kernels_of("attention")}
+    kinds = ("attention_f32", "attention_near_f32")
+    assert names == {f"{kind}_x{points}" for points in WIDTHS for kind in kinds}
+    assert {("colonnade", "Attention"), ("colonnade", "Rotary")} <= PLAIN.keys()

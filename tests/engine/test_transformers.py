@@ -116,12 +116,9 @@ def test_only_positions_that_are_counted_fall_back() -> None:
 @named(
     ("way", "reason"),
     [
-        ("causal", "depends on more than the mask of the key"),
-        ("window of 8", "depends on more than the mask of the key"),
-        ("window of 64", "depends on more than the mask of the key"),
         ("window of 4096", "its number 4096 may be the size of a window"),
         ("first keys", "depends on more than the mask of the key"),
-        ("triangle", "it reads the table triangle[80, 80], which tells places apart"),
+        ("every second", "hides keys between others that are seen"),
         ("kept, little", "it fills scores with -20.0, not with -1e+09 or less"),
     ],
 )
@@ -129,6 +126,46 @@ def test_what_is_no_mask_of_keys_is_never_taken_for_one(way: str, reason: str) -
     events = [e for e in compiled(way).events if e.rewrite == "mask"]
     assert not any(e.fired for e in events)
     assert any(reason in e.reason for e in events)
+
+
+def test_numbers_that_go_on_growing_with_the_distance_are_left_to_the_reference() -> None:
+    events = [e for e in compiled("linear").events if e.rewrite == "mask" and not e.fired]
+    assert any("goes on changing with the distance" in e.reason for e in events)
+
+
+NEAR_WAYS = ["causal", "causal apart", "window of 8", "relative", "buckets", "four, causal"]
+
+
+@named("way", NEAR_WAYS)
+@named("points", [16, 32])
+def test_near_attention_is_the_same_ragged_padded_alone_and_in_any_order(
+    way: str, points: int
+) -> None:
+    program = engine.compile(graph_of(model(WAYS[way].style)), points=points)
+    order = [int(r) for r in np.random.default_rng(0).permutation(len(LENGTHS))]
+    together = run(program, ragged())
+    shuffled = run(program, rows_of(ragged(), order), 2)
+    padded = run(program, batch(LENGTHS))["last_hidden_state"]
+    with engine.Session(program, cpus=[0]) as session:
+        for place, row in enumerate(order):
+            own = bytes_of(together, row)
+            assert bytes_of(shuffled, place) == own
+            assert bytes_of(session.run(rows_of(ragged(), [row])), 0) == own
+            hidden = padded[row, : LENGTHS[row]]
+            np.testing.assert_allclose(together["last_hidden_state"][row], hidden, atol=1e-4)
+
+
+def test_what_a_causal_model_says_of_a_token_does_not_change_with_what_follows() -> None:
+    program, ids = compiled("causal").program, batch((60,))["input_ids"][0]
+    assert program is not None
+    feeds = {"input_ids": Ragged.of([ids, ids[:23]])}
+    feeds["token_type_ids"] = Ragged.of([np.zeros(60, np.int64), np.zeros(23, np.int64)])
+    whole, start = run(program, feeds)["last_hidden_state"]
+    assert whole[:23].tobytes() == start.tobytes()
+
+
+def test_a_table_of_distances_limits_the_length() -> None:
+    assert engine.compile(graph_of(model(WAYS["relative"].style))).max_tokens == SIZE.positions
 
 
 # ---- the same bytes -----------------------------------------------------------------------------
@@ -194,7 +231,7 @@ def test_padding_gives_other_bytes_but_the_same_numbers() -> None:
         np.testing.assert_allclose(apart["last_hidden_state"][row], hidden, atol=1e-4)
 
 
-@named("way", ["counted positions", "causal", "relative", "float16", "first keys", "triangle"])
+@named("way", ["counted positions", "linear", "float16", "first keys", "every second"])
 def test_fallbacks_run_each_row_at_its_own_length(way: str) -> None:
     program, feeds = compiled(way).program, ragged()
     assert program is not None and fallbacks(program)
