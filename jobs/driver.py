@@ -111,7 +111,6 @@ class Driver:
         if not left:  # done before, or killed between the last commit and _SUCCESS
             said = "nothing to do: the job was done before" if folder.complete else ""
             return over_budget(rejects, limits) or Ending(DONE, said)
-        self._executor.start(prepared.specs)
         lending = Lending(
             self._executor, len(prepared.specs), LeaseTable(left), folder, limits, self._tell,
             rejects=rejects,
@@ -121,6 +120,7 @@ class Driver:
             lending.signal = number
 
         self._interrupts.notice = notice
+        self._executor.start(prepared.specs)
         return lending.run()
 
     def _limits(self) -> Limits:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -26,14 +27,8 @@ class Interrupts:
         self._noticed = False
         self._before: dict[int, Any] = {}
 
-    def arm(self) -> None:
-        """Take the signals over; again after Ray, which takes SIGTERM for itself."""
-        for number in _SIGNALS:
-            previous = signal.signal(number, self._receive)
-            self._before.setdefault(number, previous)
-
     def __enter__(self) -> Interrupts:
-        self.arm()
+        self._arm()
         return self
 
     def __exit__(
@@ -44,6 +39,43 @@ class Interrupts:
     ) -> None:
         for number, previous in self._before.items():
             signal.signal(number, previous)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A block that the first signal does not cut in two: it is raised at the end of it.
+
+        For the start of Ray, which crashes at exit when an exception leaves it half connected,
+        and which takes SIGTERM for itself: twice in Python, to exit with 15, and once in C++,
+        to print a trace, set an alarm that aborts, and hand the signal on.
+        """
+        held: list[int] = []
+
+        def note(number: int) -> None:
+            signal.alarm(0)
+            held.append(number)
+
+        set_handler = signal.signal
+
+        def keep_ours(number: int, handler: Any) -> Any:
+            if number in _SIGNALS:
+                return signal.getsignal(number)
+            return set_handler(number, handler)
+
+        self.notice = note
+        signal.signal = keep_ours  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            signal.signal = set_handler
+            self._arm()
+            self.notice = None
+        if held:
+            raise Interrupted(held[0])
+
+    def _arm(self) -> None:
+        for number in _SIGNALS:
+            previous = signal.signal(number, self._receive)
+            self._before.setdefault(number, previous)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._noticed:

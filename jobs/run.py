@@ -97,8 +97,8 @@ def score(spec: JobSpec) -> int:
 
     with Interrupts() as interrupts, closing(executors.make(spec)) as executor:
         try:
-            seats = executor.seats(spec.engines, spec.threads, warm=_will_score(spec))
-            interrupts.arm()  # Ray takes SIGTERM for itself
+            with interrupts.held():
+                seats = executor.seats(spec.engines, spec.threads, warm=_will_score(spec))
             return _drive(spec, executor, seats, interrupts)
         except Interrupted as error:
             _advise(spec)

@@ -54,7 +54,7 @@ class PlacementReport:
         share = "memory's whereabouts unknown"
         if self.share_local is not None:
             share = f"{self.share_local:.0%} of {size(sum(self.pages.values()))} local"
-        bound = f"memory not bound: {self.note}" if self.note else "memory bound"
+        bound = f"memory not bound: {self.note}" if self.note else "memory bound to it"
         return (
             f"engine on node {self.node}, cpus {cpulist(self.cpus)}: "
             f"{in_place} of {self.threads} threads in place, {share}, {bound}"

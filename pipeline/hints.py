@@ -47,7 +47,7 @@ def hint(
             exact = exactly_widens(found.dtype, dtype)
             if exact or may_cast(found.dtype, dtype):
                 return f"; did you mean --bind {name}={field.name}{'' if exact else CAST}?"
-    if want > 1 and len(scalars(schema)) >= min(want, 2):
+    if 1 < want <= len(scalars(schema)):
         return gather(want, dtype)
     if tried in schema.names:
         return "; convert the field to numbers first, or name another with --bind"

@@ -73,7 +73,7 @@ class Plan:
                 *(f"  {line}" for line in binding.splitlines()),
                 *([f"  images  {self.pictures}"] if self.pictures else []),
                 f"  shards  {len(self.shards)}, of at most {_count(largest, 'row')}, "
-                f"in batches of at most {self.batch_rows}"
+                f"in batches of at most {self.batch_rows:,}"
                 + (f", run by {_count(self.batch_tokens, 'token')}" if self.batch_tokens else ""),
                 *(f"  {place}" for place in self.places),
                 f"  output  {self.output}, {self.format}, on error {self.on_error}",

@@ -56,8 +56,8 @@ class VerifyReport:
 
     def __str__(self) -> str:
         head = (
-            f"{self.output}: {self.parts} parts, {size(self.nbytes)}, {self.rows_in} rows in, "
-            f"{self.rows_out} out, {self.rejects} rejects"
+            f"{self.output}: {self.parts:,} parts, {size(self.nbytes)}, {self.rows_in:,} rows in, "
+            f"{self.rows_out:,} out, {self.rejects:,} rejects"
         )
         count = len(self.problems)
         verdict = "all is well" if self.ok else f"{count} problem{'s' if count > 1 else ''}"

@@ -30,6 +30,8 @@ FILES = 3
 ROWS = FILES * sum(GROUPS)
 SHARDS = FILES * len(GROUPS)
 TIMEOUT = 90
+PROMPT = 10
+"""Seconds that an end may take on a busy machine: two when idle, and far from any stall limit."""
 
 
 @dataclass(frozen=True)

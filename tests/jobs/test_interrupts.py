@@ -29,12 +29,37 @@ def test_not_swallowed_by_who_explains_exceptions() -> None:
             raise ValueError("damaged file") from error
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_held_while_ray_starts(number: signal.Signals) -> None:
+    setter, reached = signal.signal, []
+    with pytest.raises(Interrupted) as caught, Interrupts() as interrupts:
+        with interrupts.held():
+            signal.signal(number, signal.SIG_DFL)  # as Ray does
+            os.kill(os.getpid(), number)
+            reached.append("the end of the block")
+        reached.append("what comes after it")
+    assert caught.value.exit_code == 128 + number and reached == ["the end of the block"]
+    assert signal.signal is setter
+
+
+def test_held_lets_errors_out_and_other_signals_alone() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with Interrupts() as interrupts:
+        with pytest.raises(ValueError, match="no cluster"), interrupts.held():
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            raise ValueError("no cluster")
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+        signal.signal(signal.SIGUSR1, before)
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_noted_in_the_loop_and_handlers_restored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     noted: list[int] = []
     with Interrupts() as interrupts:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as Ray does
-        interrupts.arm()
+        with interrupts.held():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as Ray does
         interrupts.notice = noted.append
         os.kill(os.getpid(), signal.SIGTERM)
     assert noted == [signal.SIGTERM]

@@ -54,13 +54,14 @@ def witness(place: Place, *words: str, prefix: list[str]) -> tuple[dict[str, Any
 
 def test_says_in_one_line_what_people_want_to_know() -> None:
     assert str(GOOD) == (
-        "engine on node 0, cpus 0-1: 12 of 12 threads in place, 98% of 312 MiB local, memory bound"
+        "engine on node 0, cpus 0-1: 12 of 12 threads in place, 98% of 312 MiB local, "
+        "memory bound to it"
     )
     assert str(replace(GOOD, threads_off_place=2, note="EPERM, not permitted")) == (
         "engine on node 0, cpus 0-1: 10 of 12 threads in place, 98% of 312 MiB local, "
         "memory not bound: EPERM, not permitted"
     )
-    assert "in place, memory's whereabouts unknown, memory bound" in str(
+    assert "in place, memory's whereabouts unknown, memory bound to it" in str(
         replace(GOOD, pages={}, share_local=None)
     )
 
@@ -93,7 +94,7 @@ def test_a_launched_engine_is_as_planned(place: Place) -> None:
         assert "memory not bound: set_mempolicy to node" in line
     else:
         assert facts["as_planned"], line
-        assert line.endswith("memory bound")
+        assert line.endswith("memory bound to it")
 
 
 @pytest.mark.skipif(len(TOPOLOGY.allowed_cpus) < 2, reason="a stray thread needs a second CPU")

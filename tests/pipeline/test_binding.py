@@ -162,6 +162,13 @@ def test_several_fields_for_one_input_are_told_to_be_joined_first(
         assert message.endswith("write them into one fixed_size_list<float>[8] field first")
 
 
+def test_too_few_numbers_to_join_are_not_told_to_be_joined() -> None:
+    two = pa.schema([("id", pa.int64()), ("label", pa.int64())])
+    assert refusal(two).endswith("got id, label; name it with --bind x=FIELD")
+    text = two.append(pa.field("x", pa.string()))
+    assert refusal(text).endswith("to numbers first, or name another with --bind")
+
+
 def test_no_list_in_a_refusal_is_blank() -> None:
     with pytest.raises(BindingError, match=r"an input of the model \(none\)"):
         bind(SCHEMA, (), (), {"x": "id"})
