@@ -152,7 +152,7 @@ def test_tensors_are_read_whatever_their_order_in_memory(tmp_path: Path) -> None
 )
 def test_a_tensor_outside_its_storage_is_named(tmp_path: Path, tensor: Tensor) -> None:
     path = checkpoint(tmp_path / "w", OrderedDict(w=tensor), {"7": [0.0] * 6})
-    with pytest.raises(ValueError, match="w: w: expected .* within 6 numbers"):
+    with pytest.raises(ValueError, match=r"w: w: expected .* within 6 numbers"):
         read_checkpoint(path)
 
 
