@@ -90,9 +90,8 @@ def main() -> None:
             console.print(gallery(scored, images))
         out = held_out(ids)
         console.print(
-            f"accuracy  [bold]{scored.right[out].mean():.1%}[/] on the {out.sum():,} digits held "
+            f"{folder.name if len(folders) > 1 else 'accuracy':8}  [bold]{scored.right[out].mean():.1%}[/] on the {out.sum():,} digits held "
             f"out of training, {scored.right.mean():.1%} on all {len(ids):,}"
-            + (f"  ({folder.name})" if len(folders) > 1 else "")
         )
 
 
