@@ -22,7 +22,7 @@ from pipeline.bound import FieldBinding, GraphValue, wanted
 from pipeline.errors import BindingError
 from pipeline.hints import CAST
 from pipeline.layout import Layout, is_encoded, layout
-from pipeline.picture_rules import PictureRules
+from pipeline.picture_rules import PictureRules, by
 
 CHANNELS = (1, 3)
 EXAMPLE = "--image mean=0.485,0.456,0.406,std=0.229,0.224,0.225"
@@ -138,19 +138,15 @@ def _side(where: str, dim: int | str, asked: int | None) -> int:
 
 def _fitted(rules: PictureRules, size: tuple[int, int]) -> str:
     if rules.stretch:
-        return f"stretched to {_by(size)}"
+        return f"stretched to {by(size)}"
     if rules.resize is None:
-        return f"scaled and cut to {_by(size)}"
+        return f"scaled and cut to {by(size)}"
     if rules.resize < size or rules.resize[1] < size[1]:
         raise BindingError(
-            f"--image: expected resize of at least {_by(size)}, which is cut out of it, got "
-            f"{_by(rules.resize)}"
+            f"--image: expected resize of at least {by(size)}, which is cut out of it, got "
+            f"{by(rules.resize)}"
         )
-    return f"scaled to {_by(rules.resize)} and cut to {_by(size)}"
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+    return f"scaled to cover {by(rules.resize)}, cut to {by(size)}"
 
 
 def turned(found: Layout, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import BindingError
@@ -47,8 +47,21 @@ class PictureRules:
         return self.mean != (0.0,) or self.std != (1.0,) or self.range != RANGES[0]
 
     def __str__(self) -> str:
-        said = {f.name: getattr(self, f.name) for f in fields(self)}
-        return ", ".join(f"{name}={value}" for name, value in said.items() if value is not None)
+        """As --image could say it, defaults and all."""
+        said = {
+            "mean": ",".join(f"{number!r}" for number in self.mean),
+            "std": ",".join(f"{number!r}" for number in self.std),
+            "range": str(self.range),
+            "size": by(self.size),
+            "resize": STRETCH if self.stretch else by(self.resize),
+            "filter": self.filter,
+        }
+        return ",".join(f"{key}={value}" for key, value in said.items() if value)
+
+
+def by(size: Size | None) -> str:
+    """Height x width; "" for None."""
+    return f"{size[0]}x{size[1]}" if size else ""
 
 
 def parse(text: str) -> PictureRules:

@@ -1,4 +1,4 @@
-"""Compare a scored digits dataset with its labels: `python -m scripts.digits_accuracy FOLDER`."""
+"""Compare scored digits with their labels: `python -m scripts.digits_accuracy FOLDER ...`."""
 
 from __future__ import annotations
 
@@ -80,22 +80,29 @@ def gallery(scored: Scored, images: np.ndarray[Any, Any]) -> Columns:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=EXAMPLE / "out")
-    folder = parser.parse_args().folder
-    scored = Scored.read(folder)
+    parser.add_argument("folders", type=Path, nargs="*", default=[EXAMPLE / "out" / "mlp"])
+    folders = parser.parse_args().folders
     ids, images, labels = read_digits()
+    console = Console(highlight=False)
+    for number, folder in enumerate(folders):
+        scored = checked(folder, ids, labels)
+        if number == 0 and console.encoding.startswith("utf"):
+            console.print(gallery(scored, images))
+        out = held_out(ids)
+        console.print(
+            f"{folder.name if len(folders) > 1 else 'accuracy':8}  [bold]{scored.right[out].mean():.1%}[/] on the {out.sum():,} digits held "
+            f"out of training, {scored.right.mean():.1%} on all {len(ids):,}"
+        )
+
+
+def checked(folder: Path, ids: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Scored:
+    """The folder's rows, which are every digit once; anything else ends the command."""
+    scored = Scored.read(folder)
     if not (np.array_equal(scored.ids, ids) and np.array_equal(scored.labels, labels)):
         raise SystemExit(
             f"{folder}: expected each of {len(ids):,} digits once, got {len(scored.ids):,} rows"
         )
-    out = held_out(ids)
-    console = Console(highlight=False)
-    if console.encoding.startswith("utf"):
-        console.print(gallery(scored, images))
-    console.print(
-        f"accuracy  [bold]{scored.right[out].mean():.1%}[/] on the {out.sum():,} digits held out "
-        f"of training, {scored.right.mean():.1%} on all {len(ids):,}"
-    )
+    return scored
 
 
 if __name__ == "__main__":

@@ -112,9 +112,10 @@ def _view(tensor: _Tensor, storages: Mapping[str, Array], where: str) -> Array:
     flat, shape, strides = storages[tensor.storage.key], tensor.shape, tensor.strides
     whole = len(shape) == len(strides) and min((*shape, *strides, tensor.first), default=0) >= 0
     steps = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=False))
-    if not whole or (0 not in shape and tensor.first + steps >= flat.size):
+    empty = 0 in shape
+    if not whole or (not empty and tensor.first + steps >= flat.size):
         raise ValueError(f"{where}: expected {shape} within {flat.size} numbers, got {tensor}")
-    if 0 in shape:
+    if empty:
         return np.empty(shape, flat.dtype)
     nbytes = tuple(stride * flat.itemsize for stride in strides)
     view = np.lib.stride_tricks.as_strided(flat[tensor.first :], shape, nbytes, writeable=False)

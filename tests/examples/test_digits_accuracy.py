@@ -31,8 +31,8 @@ def write(folder: Path, ids: np.ndarray[Any, Any], digits: np.ndarray[Any, Any])
     return folder
 
 
-def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["digits_accuracy", str(folder)])
+def run(*folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["digits_accuracy", *map(str, folders)])
     main()
 
 
@@ -42,7 +42,7 @@ def test_accuracy_is_counted_over_all_rows_and_over_the_held_out_ones(
     digits = LABELS.copy()
     wrong = [*np.flatnonzero(held_out(IDS))[:30], *np.flatnonzero(~held_out(IDS))[:70]]
     digits[wrong] = (digits[wrong] + 1) % 10
-    run(write(tmp_path / "out", IDS, digits), monkeypatch)
+    run(write(tmp_path / "out", IDS, digits), monkeypatch=monkeypatch)
     words = " ".join(capsys.readouterr().out.split())
     assert "97.0% on the 1,000 digits held out of training, 98.0% on all 5,000" in words
     assert "-> 1 (is 0)" in words
@@ -51,9 +51,20 @@ def test_accuracy_is_counted_over_all_rows_and_over_the_held_out_ones(
 def test_a_perfect_score_has_no_mistakes_to_draw(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(write(tmp_path / "out", IDS, LABELS), monkeypatch)
+    run(write(tmp_path / "out", IDS, LABELS), monkeypatch=monkeypatch)
     out = capsys.readouterr().out
     assert "100.0% on all" in out and "(is" not in out
+
+
+def test_two_models_are_told_apart_and_digits_are_drawn_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = (LABELS + 1) % 10
+    one, two = write(tmp_path / "mlp", IDS, LABELS), write(tmp_path / "cnn", IDS, wrong)
+    run(one, two, monkeypatch=monkeypatch)
+    words = " ".join(capsys.readouterr().out.split())
+    assert "mlp 100.0% on the 1,000 digits" in words and "cnn 0.0% on the 1,000" in words
+    assert "(is" not in words
 
 
 @pytest.mark.parametrize("ids", [IDS[1:], np.append(IDS, 7)], ids=["a row missing", "a row twice"])
@@ -62,7 +73,7 @@ def test_an_output_without_each_row_once_is_refused(
 ) -> None:
     folder = write(tmp_path / "out", ids, LABELS[ids])
     with pytest.raises(SystemExit, match=f"each of 5,000 digits once, got {len(ids):,} rows"):
-        run(folder, monkeypatch)
+        run(folder, monkeypatch=monkeypatch)
 
 
 def test_logits_as_tensors_are_read_like_lists(tmp_path: Path) -> None:

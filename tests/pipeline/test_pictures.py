@@ -257,7 +257,7 @@ def test_the_columns_that_are_made_hide_no_field() -> None:
     ],
 )
 def test_image_says(text: str, rules: PictureRules) -> None:
-    assert parse(text) == rules
+    assert parse(text) == rules == parse(str(rules))
 
 
 @pytest.mark.parametrize(
