@@ -63,7 +63,7 @@ def test_two_models_are_told_apart_and_digits_are_drawn_once(
     one, two = write(tmp_path / "mlp", IDS, LABELS), write(tmp_path / "cnn", IDS, wrong)
     run(one, two, monkeypatch=monkeypatch)
     words = " ".join(capsys.readouterr().out.split())
-    assert "100.0% on all 5,000 (mlp)" in words and "0.0% on all 5,000 (cnn)" in words
+    assert "mlp 100.0% on the 1,000 digits" in words and "cnn 0.0% on the 1,000" in words
     assert "(is" not in words
 
 
