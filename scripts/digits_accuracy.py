@@ -88,9 +88,9 @@ def main() -> None:
         scored = checked(folder, ids, labels)
         if number == 0 and console.encoding.startswith("utf"):
             console.print(gallery(scored, images))
-        out = held_out(ids)
+        out, label = held_out(ids), folder.name if len(folders) > 1 else "accuracy"
         console.print(
-            f"{folder.name if len(folders) > 1 else 'accuracy':8}  [bold]{scored.right[out].mean():.1%}[/] on the {out.sum():,} digits held "
+            f"{label:8}  [bold]{scored.right[out].mean():.1%}[/] on the {out.sum():,} digits held "
             f"out of training, {scored.right.mean():.1%} on all {len(ids):,}"
         )
 
