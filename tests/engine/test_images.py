@@ -289,3 +289,8 @@ def test_a_column_keeps_few_rows_and_prints_so() -> None:
     assert "depth first" in str(program)
     layers = compiled(net.model(a), columns=False).segments[0]
     assert isinstance(layers, Images) and layers.arena.nbytes > 2 * segment.arena.nbytes
+
+
+def test_program_prints_its_order_and_rings(golden: Any) -> None:
+    net, y = residual_block()
+    golden("images_program", str(compiled(net.model(y), points=16)))
