@@ -13,7 +13,8 @@ CONV_PIXELS = {
     "blk4_": {8: (1, 2, 3), 16: (1, 2, 4, 7)},
 }
 """R by structure, as names begin, and by T: a register a pixel, or four of them in BLK4."""
-DEPTHWISE_PIXELS = (1, 2, 4, 7, 14)
+DEPTHWISE_PIXELS = {8: (1, 2, 4, 7), 16: (1, 2, 4, 7, 14)}
+"""R by T: with 8 lanes 14 sums leave no registers for the pixels that three taps share."""
 IMAGE_BINARY_NAMES = ("Add", "Div", "Mul", "PRelu", "Sub")
 
 _CONV = "engine.kernels.conv"
@@ -74,7 +75,7 @@ def _convolutions(lanes: int) -> list[Kernel]:
             (lanes, pixels, stride),
         )
         for stride in STRIDES
-        for pixels in DEPTHWISE_PIXELS
+        for pixels in DEPTHWISE_PIXELS[lanes]
     ]
     return conv + depthwise
 

@@ -23,7 +23,7 @@ class Net:
     """An ONNX model, node by node."""
 
     def __init__(self, *shape: int, zeros: float = 0.7) -> None:
-        self.shape, self.zeros = shape, zeros
+        self.shape, self.zeros, self.rng = shape, zeros, np.random.default_rng(7)
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
@@ -33,8 +33,8 @@ class Net:
         return name
 
     def weights(self, *shape: int) -> str:
-        array = RNG.standard_normal(shape).astype(np.float32)
-        array[RNG.random(shape) < self.zeros] = 0
+        array = self.rng.standard_normal(shape).astype(np.float32)
+        array[self.rng.random(shape) < self.zeros] = 0
         return self.constant(array)
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
