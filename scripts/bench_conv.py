@@ -25,7 +25,7 @@ from engine.kernels.registers import register_lanes
 from engine.kernels.row import Kernel
 from engine.kernels.table import kernels_of
 from engine.weights import aligned
-from engine.window_packing import Window, pack_conv
+from engine.window_packing import Taps, pack_conv
 
 Array = np.ndarray[Any, Any]
 LAYERS = (
@@ -97,7 +97,7 @@ class Visit:
             flat = np.ascontiguousarray(weights)
             rest = [flat, kh, kw, 1, size, 1, bias, clamp]
         else:
-            window = Window(lanes, channel, (1, 1), kernel.pixels, layer.stride)
+            window = Taps(lanes, channel, (1, 1), kernel.pixels, layer.stride)
             packed = pack_conv(kernel.structure, weights, window)
             rest = [*packed.streams, *packed.numbers, bias, clamp]
         grids: list[Array | int] = [x, 0, slots, layer.channels * channel, channel]

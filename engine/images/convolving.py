@@ -15,8 +15,7 @@ from engine.ops.image_work import Convolution
 from engine.packing import round_up
 from engine.segments import SLICE
 from engine.steps import split_clamp
-from engine.window_packing import Window as Taps
-from engine.window_packing import pack_conv
+from engine.window_packing import Taps, pack_conv
 
 Array = np.ndarray[Any, Any]
 

@@ -17,7 +17,7 @@ from engine.kernels.image_table import LANES
 from engine.kernels.row import Kernel
 from engine.kernels.table import kernels_of
 from engine.packing import Packed
-from engine.window_packing import Window, pack_conv
+from engine.window_packing import Taps, pack_conv
 
 Array = np.ndarray[Any, Any]
 named = pytest.mark.parametrize
@@ -138,7 +138,7 @@ def _packed(kernel: Kernel, problem: Problem, x: Ring) -> dict[int, Any]:
 
 
 def packed_of(kernel: Kernel, problem: Problem, channel_nbytes: int) -> Packed:
-    window = Window(
+    window = Taps(
         kernel.points, channel_nbytes, problem.dilations, kernel.pixels, problem.strides[1]
     )
     return pack_conv(kernel.structure, problem.weights, window)
