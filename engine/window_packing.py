@@ -42,25 +42,25 @@ class Taps:
         return max(1, BLOCK_NBYTES[self.lanes] // (len(touched) * self.lanes * 4))
 
 
-def pack_nz(weights: Array, taps: Taps) -> Packed:
+def pack_nz(weights: Array, place: Taps) -> Packed:
     """Each output's own taps, the outputs of a block sorted by their number."""
-    return _pack(weights[:, None], taps)
+    return _pack(weights[:, None], place)
 
 
-def pack_blk4(weights: Array, taps: Taps) -> Packed:
+def pack_blk4(weights: Array, place: Taps) -> Packed:
     """The taps that any of four neighbouring outputs has, with all four weights."""
     outputs = len(weights)
     padded = np.zeros((round_up(outputs, 4), *weights.shape[1:]), np.float32)
     padded[:outputs] = weights
-    return _pack(padded.reshape(-1, 4, *weights.shape[1:]), taps)
+    return _pack(padded.reshape(-1, 4, *weights.shape[1:]), place)
 
 
-def _pack(weights: Array, taps: Taps) -> Packed:
+def _pack(weights: Array, place: Taps) -> Packed:
     """Streams of W[sets, outputs of a set, C, kh, kw]; a set shares its taps."""
     _, shared, channels, rows, columns = weights.shape
-    width = taps.block_channels(columns)
+    width = place.block_channels(columns)
     width = -(-channels // -(-channels // width)) if channels else 1  # blocks all alike
-    down, right = taps.dilations[0], taps.dilations[1] * taps.lanes * 4
+    down, right = place.dilations[0], place.dilations[1] * place.lanes * 4
     blocks, heads, offsets, values = [], [], [], []
     for first in range(0, max(channels, 1), width):
         for ky in range(rows):
@@ -69,9 +69,9 @@ def _pack(weights: Array, taps: Taps) -> Packed:
             taps = present.sum(axis=(1, 2))
             order = np.argsort(taps, kind="stable")
             which, channel, kx = np.nonzero(present[order])
-            blocks.append((ky * down, first * taps.channel_nbytes))
+            blocks.append((ky * down, first * place.channel_nbytes))
             heads.append(np.stack([order * shared, taps[order]], axis=1))
-            offsets.append(channel * taps.channel_nbytes + kx * right)
+            offsets.append(channel * place.channel_nbytes + kx * right)
             values.append(here[order[which], channel, kx])
     return Packed(
         (
@@ -91,6 +91,6 @@ CONV_PACKINGS: dict[str, Callable[[Array, Taps], Packed]] = {
 """By `Kernel.structure`: (W[M, C, kh, kw], taps) -> streams."""
 
 
-def pack_conv(structure: str, weights: Array, taps: Taps) -> Packed:
+def pack_conv(structure: str, weights: Array, place: Taps) -> Packed:
     """Streams of that structure; the words 21 to 25 of a convolution."""
-    return CONV_PACKINGS[structure](weights, taps)
+    return CONV_PACKINGS[structure](weights, place)
