@@ -43,7 +43,7 @@ class Window:
 
 
 def pack_nz(weights: Array, window: Window) -> Packed:
-    """Each output's own taps, the outputs of a block sorted by their number."""
+    """Each output's own taps, block by block."""
     return _pack(weights[:, None], window)
 
 
@@ -57,7 +57,7 @@ def pack_blk4(weights: Array, window: Window) -> Packed:
 
 def _pack(weights: Array, window: Window) -> Packed:
     """Streams of W[sets, outputs of a set, C, kh, kw]; a set shares its taps."""
-    _, shared, channels, rows, columns = weights.shape
+    sets, shared, channels, rows, columns = weights.shape
     width = window.block_channels(columns)
     width = -(-channels // -(-channels // width)) if channels else 1  # blocks all alike
     down, right = window.dilations[0], window.dilations[1] * window.lanes * 4
@@ -67,12 +67,11 @@ def _pack(weights: Array, window: Window) -> Packed:
             here = weights[:, :, first : first + width, ky].transpose(0, 2, 3, 1)
             present = (here != 0).any(axis=3)
             taps = present.sum(axis=(1, 2))
-            order = np.argsort(taps, kind="stable")
-            which, channel, kx = np.nonzero(present[order])
+            which, channel, kx = np.nonzero(present)
             blocks.append((ky * down, first * window.channel_nbytes))
-            heads.append(np.stack([order * shared, taps[order]], axis=1))
+            heads.append(np.stack([np.arange(sets) * shared, taps], axis=1))
             offsets.append(channel * window.channel_nbytes + kx * right)
-            values.append(here[order[which], channel, kx])
+            values.append(here[which, channel, kx])
     return Packed(
         (
             np.array(blocks, np.int32).ravel(),
