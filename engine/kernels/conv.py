@@ -23,8 +23,8 @@ the window, because rings wrap between rows, and of neighbouring channels:
 Outputs stand in any order. Sorted by their number of taps, for the sake of loops whose end is
 foreseen, they were 1-2 % slower (Zen 4, 90 % zeros): a visit repeats the last one's branches.
 
-Zen 4, 16 lanes, 7 pixels: of a core's peak, 97 % with BLK4 on dense 3x3; with NZ 71-75 % at 80 %
-zeros and 62-71 % at 90, on 3x3, and 61-67 % and 50-58 % on 1x1. With no zeros and all in L1 it is
+Zen 4, 16 lanes, 7 pixels: of a core's peak, 95-97 % with BLK4 on dense 3x3; with NZ 72-74 % at 80 %
+zeros and 64-72 % at 90, on 3x3, and 61-70 % and 51-63 % on 1x1. With no zeros and all in L1 it is
 78 %, whatever R from 7 on: vector loads bound it. What is lost beyond are sums, loaded and stored
 block by block: short blocks of few taps cost most.
 
