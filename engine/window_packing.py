@@ -43,7 +43,7 @@ class Taps:
 
 
 def pack_nz(weights: Array, place: Taps) -> Packed:
-    """Each output's own taps, the outputs of a block sorted by their number."""
+    """Each output's own taps, block by block."""
     return _pack(weights[:, None], place)
 
 
@@ -57,7 +57,7 @@ def pack_blk4(weights: Array, place: Taps) -> Packed:
 
 def _pack(weights: Array, place: Taps) -> Packed:
     """Streams of W[sets, outputs of a set, C, kh, kw]; a set shares its taps."""
-    _, shared, channels, rows, columns = weights.shape
+    sets, shared, channels, rows, columns = weights.shape
     width = place.block_channels(columns)
     width = -(-channels // -(-channels // width)) if channels else 1  # blocks all alike
     down, right = place.dilations[0], place.dilations[1] * place.lanes * 4
@@ -67,12 +67,11 @@ def _pack(weights: Array, place: Taps) -> Packed:
             here = weights[:, :, first : first + width, ky].transpose(0, 2, 3, 1)
             present = (here != 0).any(axis=3)
             taps = present.sum(axis=(1, 2))
-            order = np.argsort(taps, kind="stable")
-            which, channel, kx = np.nonzero(present[order])
+            which, channel, kx = np.nonzero(present)
             blocks.append((ky * down, first * place.channel_nbytes))
-            heads.append(np.stack([order * shared, taps[order]], axis=1))
+            heads.append(np.stack([np.arange(sets) * shared, taps], axis=1))
             offsets.append(channel * place.channel_nbytes + kx * right)
-            values.append(here[order[which], channel, kx])
+            values.append(here[which, channel, kx])
     return Packed(
         (
             np.array(blocks, np.int32).ravel(),
@@ -88,7 +87,7 @@ CONV_PACKINGS: dict[str, Callable[[Array, Taps], Packed]] = {
     "nz": pack_nz,
     "blk4": pack_blk4,
 }
-"""By `Kernel.structure`: (W[M, C, kh, kw], taps) -> streams."""
+"""By `Kernel.structure`: (W[M, C, kh, kw], window) -> streams."""
 
 
 def pack_conv(structure: str, weights: Array, place: Taps) -> Packed:
