@@ -58,9 +58,8 @@ from engine.kernels.groups import (
 from engine.kernels.vector import broadcast, load_i32, zeros
 
 AHEAD = 4
-"""Outputs between one whose pixels of y and r are asked for and the one at work. They stand in no
-order that the processor could foresee: ResNet-50, Zen 4, 90 % zeros, 1x1 256->1024 with r: 330 us
-an image without."""
+"""Outputs between the one at work and one whose pixels of y and r are asked for. ResNet-50 of 90 %
+zeros, Zen 4: 1x1 256->1024 with r 299 us an image, 330 without."""
 
 
 @forced
