@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.errors import EngineError
+from engine.kernels.registers import shuffles_are_free
 from engine.kernels.row import Kernel
 from engine.kernels.table import KERNELS, kernels_of
 from engine.packing import block_inputs
@@ -33,17 +34,30 @@ class Cycles:
     """A non-zero taken alone: outputs that fill no slice of four are all extras."""
 
 
+_NARROW = Cycles(step=5.3, block=4.6, dense=4.4, slice=50.0, extra=8.0)
 CYCLES = {
-    16: Cycles(step=5.3, block=4.6, dense=4.4, slice=50.0, extra=8.0),
-    32: Cycles(step=8.5, block=5.5, dense=5.9, slice=28.0, extra=11.0),
+    (16, False): _NARROW,
+    (16, True): _NARROW,
+    (32, False): Cycles(step=8.5, block=5.5, dense=5.9, slice=28.0, extra=11.0),
+    (32, True): Cycles(step=10.0, block=8.1, dense=8.2, slice=35.0, extra=11.0),
 }
-"""By points. 16 is fitted on Zen 3 with AVX2: a step takes 4.8 with all in L1, from L2 more.
+"""By points, and by whether shuffles are free (kernels/registers.py). 16 is fitted on Zen 3 with
+AVX2: a step takes 4.8 with all in L1, from L2 more.
 
-32 is fitted on a Xeon with AVX-512, 140 matrices from 256x256 to 2048x2048: a step takes 8.0 to
-9.5, so sparse pays from a third of zeros on; a block 5.2 to 5.8, dense 5.0 in L1 and 5.8 to 6.4
-from L2. So there blk4 runs matrices without zeros, too: MLP of the bench, dense, 64 rows: 14.3 ms
-with it and 16.7 with dense4. The same Xeon with AVX2 and 16 points takes 7.5, 5.1 and 4.9: below a
-third of zeros dense is up to a fifth faster than the sell4 that the figures of Zen 3 choose."""
+32 without free shuffles is fitted on a Xeon with AVX-512, 140 matrices from 256x256 to 2048x2048: a
+step takes 8.0 to 9.5, so sparse pays from a third of zeros on; a block 5.2 to 5.8, dense 5.0 in L1
+and 5.8 to 6.4 from L2. So there blk4 runs matrices without zeros, too: MLP of the bench, dense, 64
+rows: 14.3 ms with it and 16.7 with dense4. The same Xeon with AVX2 and 16 points takes 7.5, 5.1 and
+4.9: below a third of zeros dense is up to a fifth faster than the sell4 that the figures of Zen 3
+choose.
+
+32 with them is fitted on Zen 4, six shapes from 768x768 to 2048x2048: a register of 64 bytes takes
+its halves of 32 one after the other, so eight multiply-adds are 8 cycles, which blk4 and dense4
+reach."""
+
+
+def _cycles(points: int) -> Cycles:
+    return CYCLES[points, shuffles_are_free()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +85,7 @@ class Choice:
 
 
 def _sell4(kernel: Kernel, s: Sparsity, points: int) -> Candidate:
-    cost, width = CYCLES[points], block_inputs(s.inputs, s.density, points)
+    cost, width = _cycles(points), block_inputs(s.inputs, s.density, points)
     slices = -(-s.outputs // 4) * -(-s.inputs // max(1, width))
     extras = s.nonzeros * (s.outputs % 4) / max(1, s.outputs)
     cycles = (s.nonzeros - extras) / 4 * cost.step + extras * cost.extra
@@ -82,14 +96,15 @@ def _sell4(kernel: Kernel, s: Sparsity, points: int) -> Candidate:
 def _blk4(kernel: Kernel, s: Sparsity, points: int) -> Candidate:
     width = block_inputs(s.inputs, s.blocks * 4 / max(1, s.outputs * s.inputs), points)
     slices = -(-s.outputs // 4) * -(-s.inputs // max(1, width))
-    cycles = s.blocks * CYCLES[points].block + slices * CYCLES[points].slice
+    cycles = s.blocks * _cycles(points).block + slices * _cycles(points).slice
     return Candidate(kernel.name, cycles, f"{s.blocks} blocks, {s.block_fill:.0%} full")
 
 
 def _dense4(kernel: Kernel, s: Sparsity, points: int) -> Candidate:
     width = block_inputs(s.inputs, 1.0, points)
     slices = -(-s.outputs // 4) * -(-s.inputs // max(1, width))
-    cycles = -(-s.outputs // 4) * s.inputs * CYCLES[points].dense + slices * CYCLES[points].slice
+    cost = _cycles(points)
+    cycles = -(-s.outputs // 4) * s.inputs * cost.dense + slices * cost.slice
     return Candidate(kernel.name, cycles, f"all {s.outputs * s.inputs} weights")
 
 

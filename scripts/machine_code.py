@@ -21,9 +21,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 _AVX2 = "+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt"
+_AVX512 = f"{_AVX2},+avx512f,+avx512cd,+avx512bw,+avx512dq,+avx512vl"
 TIERS = {
     "avx2": ("haswell", _AVX2),
-    "avx512": ("skylake-avx512", f"{_AVX2},+avx512f,+avx512cd,+avx512bw,+avx512dq,+avx512vl"),
+    "avx512": ("skylake-avx512", _AVX512),
+    "zen4": ("znver4", _AVX512),
 }
 """Name -> what numba is told of the processor: NUMBA_CPU_NAME, NUMBA_CPU_FEATURES."""
 
@@ -32,8 +34,9 @@ _JUMP = re.compile(r"^j\w+\s+([.\w$]+)")
 _VECTOR = re.compile(r"%([xyz]mm)\d+")
 _ADDEND = {"132": 1, "213": 0, "231": 2}
 """Which operand of a multiply-add is added, in the assembler's order."""
-_STACK = re.compile(r"\(%rsp\b|-\d+\(%rbp\b")
-"""Below rbp lies its frame; where rbp is no frame pointer, it points to what the kernel reads."""
+_STACK = {True: re.compile(r"\(%r[sb]p\b"), False: re.compile(r"\(%rsp\b")}
+"""By whether the function keeps a frame: without one, %rbp is a register like others."""
+_FRAME = "movq %rsp, %rbp"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Loop:
 
     lines: tuple[str, ...]
     """Instructions as the assembler writes them: sources first, the destination last."""
+    frame: bool = True
+    """Whether the function that it stands in keeps %rbp at its frame on the stack."""
 
     def _having(self, pattern: str) -> list[str]:
         return [line for line in self.lines if re.match(pattern, line)]
@@ -83,7 +88,8 @@ class Loop:
     @property
     def on_stack(self) -> list[str]:
         """Vectors that found no register: written to the stack, or read from it."""
-        return [line for line in self.lines if _VECTOR.search(line) and _STACK.search(line)]
+        stack = _STACK[self.frame]
+        return [line for line in self.lines if _VECTOR.search(line) and stack.search(line)]
 
     @property
     def spilled(self) -> list[str]:
@@ -115,16 +121,18 @@ class Loop:
 
 def loops(assembly: str) -> list[Loop]:
     """The innermost loops that are one straight run of instructions and multiply and add."""
-    found, label, body = [], "", list[str]()
+    found, label, body, frame = [], "", list[str](), False
     for raw in assembly.splitlines():
         line = " ".join(raw.split("#", 1)[0].split())
         if name := _LABEL.match(line):
             label, body = name[1], []
+            frame = frame and label.startswith(".")  # any other label is a function
         elif line and not line.startswith("."):
             body.append(line)
+            frame = frame or line == _FRAME
             jump = _JUMP.match(line)
             if jump and jump[1] == label and body:
-                found.append(Loop(tuple(body)))
+                found.append(Loop(tuple(body), frame))
             if jump or line.startswith("ret"):
                 label, body = "", []
     return [loop for loop in found if loop.multiply_adds]

@@ -1,7 +1,7 @@
-"""How wide the processor's registers are: what decides how many points make a tile.
+"""What the processor's registers are like: how wide, and how weights best get into them.
 
 Read without numba, because a program is compiled where no kernel runs. As numba does, it obeys
-NUMBA_CPU_FEATURES, so that a tier can be pinned for machines that differ.
+NUMBA_CPU_FEATURES and NUMBA_CPU_NAME, so that a tier can be pinned for machines that differ.
 """
 
 from __future__ import annotations
@@ -20,11 +20,30 @@ def register_lanes() -> int:
     return 16 if "avx512f" in _flags(Path("/proc/cpuinfo")) else 8
 
 
+@functools.cache
+def shuffles_are_free() -> bool:
+    """Whether a shuffle costs less than a load of one weight: with AVX2, and on all of AMD's.
+
+    Bytes do not depend on it, only the instructions that bring weights into registers. Intel's
+    AVX-512 shuffles on a port of the multiply-adds; Zen 4 has a third one for it.
+    """
+    if register_lanes() == 8:
+        return True
+    name = os.environ.get("NUMBA_CPU_NAME")
+    if name is not None:
+        return name.startswith("znver")
+    return "AuthenticAMD" in _words(Path("/proc/cpuinfo"), "vendor_id")
+
+
 def _flags(path: Path) -> frozenset[str]:
+    return _words(path, "flags")
+
+
+def _words(path: Path, key: str) -> frozenset[str]:
     """Of the first processor; none where the file has no such line, as on other systems."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
         return frozenset()
-    line = next((x for x in lines if x.startswith("flags")), "")
+    line = next((x for x in lines if x.startswith(key)), "")
     return frozenset(line.partition(":")[2].split())

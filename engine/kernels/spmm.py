@@ -27,8 +27,10 @@ Machine code (Zen 3, 16 points, numba 0.68), a step: 1 load of 4 indices, 1 load
 is in L1 against 4.5 by the load ports; 62-67 GFLOP/s of non-zero work at 90 % zeros, of a core
 that peaks at 102. With AVX-512 and 32 points (Xeon): 4 loads of a weight each instead of one and
 shuffles, the rest alike in registers twice as wide. 8.0 to 8.6 cycles, because every input is two
-loads of 64 bytes; 110-120 GFLOP/s at 80 to 90 % zeros, of a core that peaks at 241.
-tests/engine/test_machine_code.py reads both.
+loads of 64 bytes; 110-120 GFLOP/s at 80 to 90 % zeros, of a core that peaks at 241. On Zen 4
+AVX-512 deals weights by shuffles again: 10 cycles of which the multiply-adds need 8, 81-89 GFLOP/s
+at 90 and 80 % zeros, of a core that peaks at 115; with a load for each weight 71-78.
+tests/engine/test_machine_code.py reads all three.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"

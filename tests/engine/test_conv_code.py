@@ -7,7 +7,7 @@ import platform
 
 import pytest
 
-from scripts.machine_code import TIERS, Loop, assembly, loops
+from scripts.machine_code import Loop, assembly, loops
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86's machine code")
 
@@ -40,7 +40,7 @@ def hot(tier: str, part: str) -> list[Loop]:
     return found
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", ["avx2", "avx512"])
 @pytest.mark.parametrize("widest", [False, True])
 def test_a_tap_is_one_broadcast_and_multiply_adds_from_memory(tier: str, widest: bool) -> None:
     pixels = WIDEST[tier] if widest else 7
@@ -49,14 +49,14 @@ def test_a_tap_is_one_broadcast_and_multiply_adds_from_memory(tier: str, widest:
         assert loop.loads == pixels + 1
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", ["avx2", "avx512"])
 def test_strides_are_offsets_of_the_instructions(tier: str) -> None:
     far = 6 * 2 * LANES[tier] * 4  # the seventh pixel, two apart
     for loop in hot(tier, "nz7x"):
         assert any(line.split(" ", 1)[1].startswith(f"{far}(") for line in loop.multiply_adds)
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", ["avx2", "avx512"])
 def test_four_outputs_share_pixels(tier: str) -> None:
     """Fewer loads than multiply-adds, so that those bind."""
     pixels = FOURS[tier]
@@ -65,7 +65,7 @@ def test_four_outputs_share_pixels(tier: str) -> None:
         assert loop.loads == {"avx2": 3 + 4, "avx512": 2 + 4 * 5 + 4}[tier]
 
 
-@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tier", ["avx2", "avx512"])
 def test_three_taps_of_a_depthwise_row_share_pixels(tier: str) -> None:
     loads = {len(loop.multiply_adds): loop.loads for loop in hot(tier, "dwconv")}
     assert loads == {21: 9 + 3, 7: 7 + 1}  # three taps at once, and one by one

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine import measuring
+from engine import dispatch, measuring
 from engine.dispatch import CYCLES, choose, structure_of
 from engine.kernels.table import WIDTHS, kernels_of, points_of_tile
 from engine.measuring import Measured, Measurement, measure_choices, time_product
@@ -28,31 +28,43 @@ def pruned(zeros: float, rows: int = 1, size: int = 768) -> Array:
 
 
 def test_every_width_has_costs() -> None:
-    assert set(CYCLES) == set(WIDTHS)
+    assert set(CYCLES) == {(points, free) for points in WIDTHS for free in (False, True)}
 
 
 @pytest.mark.parametrize(
-    ("points", "zeros", "rows", "structure"),
+    ("points", "shuffles", "zeros", "rows", "structure"),
     [
         # what was the fastest on Zen 3 with AVX2
-        (16, 0.0, 1, "dense4"),
-        (16, 0.1, 1, "dense4"),
-        (16, 0.3, 1, "sell4"),
-        (16, 0.9, 1, "sell4"),
-        (16, 0.5, 4, "blk4"),
-        (16, 0.9, 4, "blk4"),
+        (16, True, 0.0, 1, "dense4"),
+        (16, True, 0.1, 1, "dense4"),
+        (16, True, 0.3, 1, "sell4"),
+        (16, True, 0.9, 1, "sell4"),
+        (16, True, 0.5, 4, "blk4"),
+        (16, True, 0.9, 4, "blk4"),
         # on a Xeon with AVX-512
-        (32, 0.0, 1, "blk4"),
-        (32, 0.2, 1, "blk4"),
-        (32, 0.4, 1, "sell4"),
-        (32, 0.9, 1, "sell4"),
-        (32, 0.2, 4, "blk4"),
-        (32, 0.95, 4, "blk4"),
+        (32, False, 0.0, 1, "blk4"),
+        (32, False, 0.2, 1, "blk4"),
+        (32, False, 0.4, 1, "sell4"),
+        (32, False, 0.9, 1, "sell4"),
+        (32, False, 0.2, 4, "blk4"),
+        (32, False, 0.95, 4, "blk4"),
+        # on Zen 4 with AVX-512
+        (32, True, 0.1, 1, "blk4"),
+        (32, True, 0.3, 1, "sell4"),
+        (32, True, 0.9, 1, "sell4"),
+        (32, True, 0.2, 4, "blk4"),
+        (32, True, 0.95, 4, "blk4"),
     ],
 )
 def test_the_order_of_kernels_is_the_measured_one(
-    points: int, zeros: float, rows: int, structure: str
+    monkeypatch: pytest.MonkeyPatch,
+    points: int,
+    shuffles: bool,
+    zeros: float,
+    rows: int,
+    structure: str,
 ) -> None:
+    monkeypatch.setattr(dispatch, "shuffles_are_free", lambda: shuffles)
     choice = choose("n", measure(pruned(zeros, rows)), points)
     assert structure_of(choice.kernel) == structure, choice.reason
 

@@ -29,5 +29,34 @@ def test_a_pinned_tier_counts_and_not_the_machine(monkeypatch: pytest.MonkeyPatc
     assert registers.register_lanes.__wrapped__() == 16
 
 
+@pytest.mark.parametrize(
+    ("features", "name", "free"),
+    [
+        ("+avx2", "skylake-avx512", True),
+        ("+avx2,+avx512f", "skylake-avx512", False),
+        ("+avx2,+avx512f", "znver4", True),
+    ],
+)
+def test_shuffles_are_free_with_avx2_and_on_zen(
+    features: str, name: str, free: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", features)
+    monkeypatch.setenv("NUMBA_CPU_NAME", name)
+    monkeypatch.setattr(registers, "register_lanes", registers.register_lanes.__wrapped__)
+    assert registers.shuffles_are_free.__wrapped__() == free
+
+
+@pytest.mark.parametrize(("vendor", "free"), [("AuthenticAMD", True), ("GenuineIntel", False)])
+def test_shuffles_go_by_the_vendor_where_nothing_is_pinned(
+    vendor: str, free: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    monkeypatch.delenv("NUMBA_CPU_NAME", raising=False)
+    found = registers._words(tmp_path / "cpuinfo", "vendor_id")
+    monkeypatch.setattr(registers, "_words", lambda path, key: found)
+    monkeypatch.setattr(registers, "register_lanes", lambda: 16)
+    assert registers.shuffles_are_free.__wrapped__() == free
+
+
 def test_no_such_file_is_the_narrow_tier(tmp_path: Path) -> None:
     assert registers._flags(tmp_path / "none") == frozenset()
