@@ -1,9 +1,10 @@
 """measure_choices(): every kernel that a node could have, timed on its own weights, on one core.
 
 A program chooses by the cost model alone, so that compiling needs no machine code, takes no time
-and gives the same program everywhere. This says afterwards, on the machine at hand, where the model
-was wrong. Each kernel runs the whole product for one tile, again and again: its weights come from
-the cache that they fit, as they do for the tiles of a group. The shortest time counts.
+and gives the same program on every machine of a kind. This says afterwards, on the machine at hand,
+where the model was wrong. Each kernel runs the whole product for one tile, again and again: its
+weights come from the cache that they fit, as they do for the tiles of a group. The shortest time
+counts.
 """
 
 from __future__ import annotations
