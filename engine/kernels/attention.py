@@ -116,7 +116,12 @@ def _mix(shape, points, v, v_stride, first, last, scores, sums):
 
 @inline
 def _mix_seen(shape, points, v, v_stride, first, last, scores, sums):
-    """The same where some lanes do not see the keys: no share, so that not even a NaN counts."""
+    """The same where some lanes do not see the keys: no share, so that not even a NaN counts.
+
+    What has no share because its mask or its score leaves none is passed over, too, where `_mix`
+    multiplies it: so a NaN in the values of such a key reaches a query or not, depending on where
+    in its tile the query stands. Finite values are not affected.
+    """
     size = 4 * points
     a0, a1, a2, a3 = sums
     for key in range(first, last):
