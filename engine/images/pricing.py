@@ -25,7 +25,8 @@ L2_NBYTES = 512 * 1024
 L3_NBYTES = 4 * 1024 * 1024
 """A thread's share."""
 L3_NBYTES_A_CYCLE, MEMORY_NBYTES_A_CYCLE = 10.0, 4.0
-"""What one core gets (Zen 3, kernels that do little else)."""
+"""What one core is taken to get: within what is published of Zen 3, not measured here. Only the
+order of the plans depends on it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,9 @@ from engine.kernels.groups import (
 from engine.kernels.vector import broadcast, load_i32, zeros
 
 AHEAD = 4
-"""Outputs between the one at work and one whose pixels of y and r are asked for. ResNet-50 of 90 %
-zeros, Zen 4: 1x1 256->1024 with r 299 us an image, 330 without."""
+"""Outputs between the one at work and one whose pixels of y and r are asked for. When outputs were
+sorted, 1x1 256->1024 with r of ResNet-50 took 299 us an image with it and 330 without (Zen 4, 90 %
+zeros); in their order, one run of the whole network each gave 28.2 and 27.8 images a second."""
 
 
 @forced
