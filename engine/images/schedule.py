@@ -31,6 +31,11 @@ from engine.ops.image_work import Plane, Read
 Array = np.ndarray[Any, Any]
 
 
+WHOLE_BANDS = 8
+"""Bands of a visit that makes a whole value from whole values: weights pass less often, and their
+rows are all kept in any case."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """What makes the rows of one value, or hands them on."""
@@ -96,7 +101,7 @@ def visits_of(tasks: Sequence[Task], whole: frozenset[str]) -> list[Visit]:
                 visits.append(Visit(index, height, below[index]))
                 done[index] = height + below[index]
                 continue
-            end = min(height, done[index] + task.band)
+            end = min(height, done[index] + _rows_at_once(task, whole))
             missing = _missing(task, end, makers, done)
             if missing:
                 wanted.append(missing)
@@ -104,6 +109,11 @@ def visits_of(tasks: Sequence[Task], whole: frozenset[str]) -> list[Visit]:
             visits.append(Visit(index, done[index], end - done[index]))
             done[index] = end
     return visits
+
+
+def _rows_at_once(task: Task, whole: frozenset[str]) -> int:
+    whole_to_whole = task.write in whole and all(r.value in whole for r in task.reads)
+    return task.band * (WHOLE_BANDS if whole_to_whole else 1)
 
 
 def _missing(
