@@ -1,10 +1,10 @@
 """Which order a segment over images runs in: the planner simulates a few and takes the cheapest.
 
 Pictures shrink and weights grow on the way through a network. In front large values are better
-handed on row by row; behind, small values with many weights are better finished one by one, so that
-weights pass once a group. So the candidates differ in where the one becomes the other: at a *waist*,
-a value that all later ones are made from, so that nothing in front of it need be kept. None of them
-(depth first) and all values (layer by layer) are candidates, too.
+handed on row by row; behind, small values with many weights are better finished one by one, so
+that weights pass once a group. So the candidates differ in where the one becomes the other: at a
+*waist*, a value that all later ones are made from, so that nothing in front of it need be kept.
+None of them (depth first) and all values (layer by layer) are candidates, too.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _plan(
     planes = {t.write: t.plane for t in tasks if t.write}
     layouts = {name: Layout(ring, planes[name], lanes) for name, ring in rings.items()}
     lives = [
-        Lifetime(name, layouts[name].nbytes, ring.first, ring.end)
+        Lifetime(name, layouts[name].nbytes, ring.first, ring.end, ring.spells)
         for name, ring in rings.items()
         if ring.home == name
     ]

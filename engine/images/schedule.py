@@ -77,6 +77,8 @@ class Ring:
     """Visit that writes it first."""
     end: int
     """Visit that touches it last."""
+    spells: tuple[tuple[int, int], ...]
+    """First and last visit of each time that any of its rows is wanted: padding always is."""
     home: str
     """The value whose memory it is: its own, or the one that it is written over."""
 
@@ -195,16 +197,20 @@ def _ring(members: Sequence[int], tasks: Sequence[Task], visits: Sequence[Visit]
     home = tasks[members[0]]
     readers = [reader for m in members for reader in readers_of(tasks[m].write, tasks)]
     top, bottom, left, right = _padding(home.write, tasks)
-    last = np.full(home.plane.height + top + bottom, -1)
+    rows = home.plane.height + top + bottom
+    last, made = np.full(rows, -1), np.full(rows, len(visits))
     writes: list[tuple[int, int, int]] = []
     for time, visit in enumerate(visits):
         if visit.task in members:
-            low = 0 if visit.row == 0 else visit.row + top
-            writes.append((time, low, visit.row + visit.rows + top))
+            low, high = 0 if visit.row == 0 else visit.row + top, visit.row + visit.rows + top
+            writes.append((time, low, high))
+            made[low:high] = np.minimum(made[low:high], time)
+            last[low:high] = np.maximum(last[low:high], time)
         for i, read in readers:
             if i == visit.task:
                 a, b = rows_read(read, visit)
                 last[max(0, a + top) : max(0, b + top + 1)] = time
+    first, end = writes[0][0], int(last.max())
     return Ring(
         value=home.write,
         slots=_slots(writes, last),
@@ -212,10 +218,22 @@ def _ring(members: Sequence[int], tasks: Sequence[Task], visits: Sequence[Visit]
         bottom=bottom,
         left=left,
         right=right,
-        first=writes[0][0],
-        end=max(writes[-1][0], int(last.max())),
+        first=first,
+        end=end,
+        spells=((first, end),) if top + bottom + left + right else _spells(made, last),
         home=home.write,
     )
+
+
+def _spells(made: Array, last: Array) -> tuple[tuple[int, int], ...]:
+    """When any row is wanted, from the visits that make each and that touch it last."""
+    found: list[tuple[int, int]] = []
+    for begin, end in zip(made.tolist(), last.tolist(), strict=True):
+        if found and begin <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], end)
+        else:
+            found.append((begin, end))
+    return tuple(found)
 
 
 def _below(value: str, tasks: Sequence[Task]) -> int:

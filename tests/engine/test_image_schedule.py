@@ -7,6 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.arena import Lifetime, plan
 from engine.images.layout import Layout
 from engine.images.schedule import Ring, Task, rings_of, visits_of
 from engine.ops.image_work import POINT, Plane, Read, Window
@@ -64,6 +65,7 @@ def test_every_row_once_and_there_when_it_is_read(
     whole = frozenset(data.draw(st.sets(st.sampled_from(names))))
     visits = visits_of(net, whole)
     rings = rings_of(net, visits)
+    since: dict[tuple[str, int], int] = {}
     held: dict[str, list[tuple[str, int] | None]] = {
         n: [None] * r.slots for n, r in rings.items() if r.home == n
     }
@@ -79,12 +81,15 @@ def test_every_row_once_and_there_when_it_is_read(
             for row in needed(read, rows):
                 if read.padded or 0 <= row < read.plane.height:
                     assert held[ring.home][slot(ring, row)] == (read.value, row), (read, row)
+                    begun = since[read.value, row]
+                    assert any(a <= begun and time <= b for a, b in ring.spells), "others lie there"
         if task.write:
             ring = rings[task.write]
             assert ring.first <= time <= ring.end
             top = range(-ring.top, 0) if visit.row == 0 else range(0)
             for row in (*top, *rows):
                 held[ring.home][slot(ring, row)] = task.write, row
+                since[task.write, row] = time
     for task, found in zip(net, seen, strict=True):
         assert found == list(range(task.plane.height if not task.write else len(found)))
 
@@ -140,6 +145,15 @@ def test_residual_blocks_of_a_stage_share_one_ring() -> None:
     assert {single[f"x{i}"].home for i in range(4)} == {f"x{i}" for i in range(4)}
 
 
+def test_rows_that_are_read_at_once_leave_their_memory_to_others() -> None:
+    tasks = blocks(3)
+    rings = rings_of(tasks, visits_of(tasks, frozenset()))
+    lives = [Lifetime(n, 64, r.first, r.end, r.spells) for n, r in rings.items() if r.home == n]
+    one = [life for life in lives if life.name.startswith("b")]
+    assert len(one) == 3 and all(len(life.spells) == 20 for life in one)
+    assert plan(one).nbytes == 64 < plan([replace(life, spells=()) for life in one]).nbytes
+
+
 def test_what_is_read_later_is_not_written_over() -> None:
     *tasks, export = blocks(1)
     x0 = Read("x0", export.plane, padded=False)
@@ -161,6 +175,8 @@ def test_layer_by_layer_keeps_whole_values() -> None:
 def test_channels_do_not_fall_into_the_same_sets_of_the_cache() -> None:
     for width in range(1, 70):
         for lanes in (8, 16):
-            layout = Layout(Ring("x", 3, 1, 1, 1, 1, 0, 1, "x"), Plane(4, 9, width), lanes)
+            layout = Layout(
+                Ring("x", 3, 1, 1, 1, 1, 0, 1, ((0, 1),), "x"), Plane(4, 9, width), lanes
+            )
             assert layout.width >= width + 2
             assert layout.channel_nbytes // 64 % 2 == 1 or layout.width == 1
