@@ -26,7 +26,7 @@ PACKAGES = ("engine", "jobs", "numa", "pipeline")
 
 HOW = frozenset({
     "executor", "address", "engines", "threads", "batch_rows", "max_errors", "stall_seconds",
-    "max_restarts", "restart", "dry_run", "progress", "json",
+    "max_restarts", "restart", "dry_run", "progress", "json", "metrics", "report",
 })  # fmt: skip
 """Options that say how a job runs; all others say what it writes, and so which job it is."""
 
