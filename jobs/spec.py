@@ -156,13 +156,16 @@ class JobSpec:
 
     def command(self, without: Collection[str] = ()) -> str:
         """The shell command that resumes this job: same options, without --restart."""
-        words = ["colonnade", "run"]
+        return shlex.join(["colonnade", "run", *self.words(("restart", "dry_run", *without))])
+
+    def words(self, without: Collection[str] = ()) -> list[str]:
+        """The options that are not at their defaults, as the command line takes them."""
+        words: list[str] = []
         for option in fields(self):
             value = getattr(self, option.name)
-            if option.name in ("restart", "dry_run", *without) or value == option.default:
-                continue
-            words += _words(option.name, value)
-        return shlex.join(words)
+            if option.name not in without and value != option.default:
+                words += _words(option.name, value)
+        return words
 
 
 @dataclass(frozen=True, slots=True)
