@@ -53,6 +53,7 @@ mkdir -p /root/dev/shm
 mount -t tmpfs shm /root/dev/shm
 mount -t cgroup2 cgroup /root/sys/fs/cgroup
 ip link set lo up
+hostname emulated
 stty raw -echo </root/dev/ttyS1
 mount --move /proc /root/proc
 chroot /root /bin/sh "$told/command" </root/dev/null >/root/dev/ttyS1 2>&1

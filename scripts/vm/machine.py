@@ -74,7 +74,7 @@ def _script(command: str) -> str:
 
 
 def _devices(told: Path, writable: Sequence[Path]) -> list[str]:
-    words = ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]
+    words = ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,vendor=GenuineIntel"]
     words += ["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot"]
     words += [
         "-serial",
