@@ -3,7 +3,7 @@
     python -m scripts.vm.refusal COMMAND [ARGUMENT...]
 
 A seccomp filter is a program of the kernel's, inherited by everything that the command starts:
-set_mempolicy and mbind fail with EPERM in there, before anything else looks at them.
+set_mempolicy, get_mempolicy and mbind fail with EPERM in there, before anything else sees them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import struct
 import sys
 
-from numa.memory import SYSCALLS
+from numa.memory import MOVE, SYSCALLS
 
 MBIND = {"x86_64": 237, "aarch64": 235}
 SET_NO_NEW_PRIVS, SET_SECCOMP, MODE_FILTER = 38, 22, 2
@@ -31,7 +31,7 @@ class _Program(ctypes.Structure):
 def refuse_policies() -> None:
     """From here on, for this thread and all that it starts."""
     machine = os.uname().machine
-    calls = (SYSCALLS[machine][0], MBIND[machine])
+    calls = (*SYSCALLS[machine][:MOVE], MBIND[machine])
     instructions = [(LOAD, 0, 0, 0)]
     for left, call in zip(range(len(calls), 0, -1), calls, strict=True):
         instructions.append((JUMP_IF_EQUAL, left, 0, call))  # over the calls left, and ALLOW
@@ -44,8 +44,8 @@ def refuse_policies() -> None:
     if libc.prctl(SET_NO_NEW_PRIVS, ctypes.c_ulong(1), none, none, none) or libc.prctl(
         SET_SECCOMP, ctypes.c_ulong(MODE_FILTER), ctypes.byref(program), none, none
     ):
-        code_number = ctypes.get_errno()
-        raise OSError(code_number, f"seccomp filter: {os.strerror(code_number)}")
+        error = ctypes.get_errno()
+        raise OSError(error, f"seccomp filter: {os.strerror(error)}")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from itertools import combinations
 
-NEAR, FAR = 12, 21
-"""Distances between two nodes of one socket and of two, as firmware tells them; 10 is local."""
+LOCAL, NEAR, FAR = 10, 12, 21
+"""Distances within a node, between two of one socket and between sockets, as firmware has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Shape:
             words += ["-object", f"memory-backend-ram,id=m{n},size={self.mebibytes}M"]
             words += ["-numa", f"node,nodeid={n},memdev=m{n}{self._cpus_of(n)}"]
         for a, b in combinations(range(count), 2):
-            words += ["-numa", f"dist,src={a},dst={b},val={self._distance(a, b)}"]
+            words += ["-numa", f"dist,src={a},dst={b},val={self.distance(a, b)}"]
         return words
 
     def _cpus_of(self, node: int) -> str:
@@ -66,6 +66,9 @@ class Shape:
         each = self.cores * self.smt
         return f",cpus={node * each}-{(node + 1) * each - 1}"
 
-    def _distance(self, a: int, b: int) -> int:
+    def distance(self, a: int, b: int) -> int:
+        """As the kernel will tell it."""
+        if a == b:
+            return LOCAL
         each = self.nodes // self._sockets
         return NEAR if max(a, b) < self.nodes and a // each == b // each else FAR
