@@ -80,7 +80,7 @@ def _compiled(spec: JobSpec, sha256: str, graph: engine.Graph) -> engine.Program
     stored = None if spec.restart else read_run(Path(spec.output))
     same_model = stored is not None and stored.fingerprint.model_sha256 == sha256
     choices = stored.choices if stored is not None and same_model else None
-    return engine.compile(graph, choices=choices, **switches_of(spec.off))
+    return engine.compile(graph, choices=choices, timer=engine.Stopwatch(), **switches_of(spec.off))
 
 
 def _bound_to(
