@@ -149,7 +149,13 @@ class Lending:
         self._rejects += part.rejects
         self._tell(
             PartCommitted(
-                scorer, part.shard, part.rows_in, part.rows_out, part.rejects, part.nbytes
+                scorer,
+                part.shard,
+                part.rows_in,
+                part.rows_out,
+                part.rejects,
+                part.nbytes,
+                part.seconds,
             )
         )
         self._check_budget()

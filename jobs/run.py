@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from jobs.driver import Driver
     from jobs.executors import Executor, Seat
     from jobs.interrupts import Interrupts
-    from jobs.tally import Summary
+    from jobs.tally import Summary, Tally
+    from pipeline.events import Event
     from pipeline.plan import Plan
 
 _STARTED = monotonic()
@@ -72,7 +73,7 @@ _METAVARS = {
     "batch_rows": "N", "max_tokens": "N", "tokenizer": "FILE", "max_errors": "N",
     "image": "KEY=VALUE,...",
     "before": "MODULE:FUNCTION", "after": "MODULE:FUNCTION",
-    "stall_seconds": "SECONDS", "max_restarts": "N",
+    "stall_seconds": "SECONDS", "max_restarts": "N", "metrics": "FILE",
 }  # fmt: skip
 
 
@@ -115,16 +116,22 @@ def _drive(
     spec: JobSpec, executor: Executor, seats: tuple[Seat, ...], interrupts: Interrupts
 ) -> int:
     # Heavy: half a second of imports, while the scorers have theirs on other cores.
+    from jobs import metrics, progress
     from jobs.driver import Driver
-    from jobs.progress import make
 
-    progress = make(spec.progress)
-    show = heedless(progress.show)
-    driver = Driver(spec, executor, show, interrupts, started=_STARTED)
+    display, meter = progress.make(spec.progress), metrics.make(spec)
+    show = heedless(display.show)
+
+    def tell(event: Event, tally: Tally) -> None:
+        show(event, tally)
+        meter.show(event, tally)
+
+    driver = Driver(spec, executor, tell, interrupts, started=_STARTED)
     try:
         summary = driver.run(seats, lambda plan: _show_plan(plan, spec))
     finally:
-        heedless(progress.close)()
+        heedless(display.close)()
+        meter.close()
     if spec.json:
         _show_json(driver, summary)
     if summary is None:

@@ -134,6 +134,17 @@ class JobSpec:
         "auto",
         choices=("auto", "bar", "log", "json", "none"),
     )
+    report: str = _option(
+        "A page beside the manifest with throughput over time, where time went, what went wrong "
+        "and the slowest shards; or none.",
+        "page",
+        choices=("page", "none"),
+    )
+    metrics: str | None = _option(
+        "File for Prometheus (textfile format), rewritten every few seconds while the job runs: "
+        "rows, bytes, seconds in read, run, write and wait, retries, by scorer.",
+        None,
+    )
     json: bool = _option(
         "Print one JSON object: the summary, the plan, and how far the output folder was.", False
     )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.parts import Part
+from pipeline.parts import Part, Seconds
 from pipeline.shards import Lease
 from pipeline.wire import from_plain, to_plain
 
@@ -100,6 +100,7 @@ class PartCommitted:
     rows_out: int
     rejects: int
     nbytes: int
+    seconds: Seconds
 
 
 @dataclass(frozen=True, slots=True)

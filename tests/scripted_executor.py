@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.events import Event, PartWritten, RowsScored, ScorerDied, ScorerReady, ShardFailed
-from pipeline.parts import Part
+from pipeline.parts import Part, Seconds
 from pipeline.shards import Lease, Shard
 
 Choose = Callable[[Sequence[str]], str]
@@ -27,7 +27,7 @@ def part(lease: Lease, rejects: int = 0) -> Part:
         shard=index, attempt=attempt, path=f"part-{index}", temp=f"tmp-{index}.{attempt}",
         rows_in=rows, rows_out=rows - rejects, rejects=rejects, nbytes=1, checksum="",
         rejects_temp="", rejects_nbytes=0, rejects_checksum="",
-        read_seconds=0.0, run_seconds=0.0, write_seconds=0.0,
+        seconds=Seconds(),
     )  # fmt: skip
 
 
