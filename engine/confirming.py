@@ -31,6 +31,11 @@ NOISE = 1.05
 """A kernel is called faster from here on; below, the cost model's choice stands."""
 
 
+WORTH = 100e3
+"""Predicted cycles for a tile from which on a layer is worth timing. One that takes less passes a
+million rows in a second, which is what it takes to load the machine code that times it."""
+
+
 class Timer(Protocol):
     """Who times kernels."""
 
@@ -41,11 +46,11 @@ class Timer(Protocol):
 
 
 def doubtful(choice: Choice) -> tuple[str, ...]:
-    """The chosen kernel and those close to it; nothing where there is none."""
+    """The chosen kernel and those close to it; nothing where there is none, or too little to do."""
     costs = {c.kernel: c.cycles for c in choice.candidates if c.cycles is not None}
-    limit = DOUBT * costs.get(choice.kernel, 0.0)
-    close = tuple(kernel for kernel, cycles in costs.items() if cycles <= limit)
-    return close if len(close) > 1 else ()
+    least = costs.get(choice.kernel, 0.0)
+    close = tuple(kernel for kernel, cycles in costs.items() if cycles <= DOUBT * least)
+    return close if len(close) > 1 and least >= WORTH else ()
 
 
 def confirmed(
