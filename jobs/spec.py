@@ -120,8 +120,9 @@ class JobSpec:
         least=0,
     )
     off: tuple[str, ...] = _option(
-        "Turn off 'columns', 'sparse' kernels or a rewrite that `explain` names, to measure what "
-        "it gains or to find a wrong result; may be given several times.",
+        "Turn off 'columns', 'sparse' kernels, 'confirm' (timing kernels that are predicted to be "
+        "close) or a rewrite that `explain` names, to measure what it gains or to find a wrong "
+        "result; may be given several times.",
         (),
     )
     restart: bool = _option("Discard what the output folder holds of an earlier run.", False)
