@@ -39,22 +39,51 @@ class Prepared:
     program: engine.Program
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A model that was compiled for rows of a schema, and bound to its fields."""
+
+    program: engine.Program
+    binding: Binding
+    fed: Mapping[str, Pixels]
+    """Inputs of pictures that the program normalises itself."""
+    tokenizer: TokenizerFile | None
+    pictures: PictureRules | None
+
+
+def fit(spec: JobSpec, schema: Any, choices: Mapping[str, str] | None = None) -> Fitted:
+    """Compiles the model, with the kernels that an earlier run chose if they are given, and binds
+    fields of a pyarrow.Schema to its inputs."""
+    tokenizer = TokenizerFile.of(spec.tokenizer) if spec.tokenizer else None
+    pictures = parse(spec.image) if spec.image else None
+    graph = engine.load(spec.model)
+    fed = pixels(schema, graph.inputs, spec.bindings, pictures)
+    program = engine.compile(with_pixels(graph, fed), choices=choices, **switches_of(spec.off))
+    binding = bind(
+        schema, program.inputs, program.outputs, spec.bindings, spec.keep,
+        on_error=spec.on_error, rules=_token_rules(spec, program), pictures=pictures,
+    )  # fmt: skip
+    if any(f.picture for f in binding.fields):
+        check_pillow()
+    if tokenizer is not None:
+        check_fits(tokenizer, binding)
+    return Fitted(program, binding, fed, tokenizer, pictures)
+
+
 def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
     """Reads footers, compiles the model, binds fields to inputs and prices the plan."""
     dataset = Dataset.discover(spec.input)
     dataset.refuse_output(Path(spec.output))
     # A missing model is for the engine to explain.
     sha256 = model_sha256(spec.model) if Path(spec.model).is_file() else ""
-    tokenizer = TokenizerFile.of(spec.tokenizer) if spec.tokenizer else None
     before, after = Hook.of(BEFORE, spec.before), Hook.of(AFTER, spec.after)
-    pictures = parse(spec.image) if spec.image else None
     schema = before.load().schema_of(dataset.schema) if before else dataset.schema
-    graph = engine.load(spec.model)
-    fed = pixels(schema, graph.inputs, spec.bindings, pictures)
-    program = _compiled(spec, sha256, with_pixels(graph, fed))
-    binding, written = _bound_to(spec, program, schema, pictures, after)
-    if tokenizer is not None:
-        check_fits(tokenizer, binding)
+    fitted = fit(spec, schema, _earlier_choices(spec, sha256))
+    program, binding = fitted.program, fitted.binding
+    tokenizer, pictures = fitted.tokenizer, fitted.pictures
+    written = binding.output_schema(schema)
+    if after:
+        written = after.load().schema_of(written)
     limits = {seat.machine: seat.memory_limit_nbytes for seat in seats}
     plan = make_plan(
         dataset, program, binding, tuple(seat.place for seat in seats),
@@ -71,34 +100,15 @@ def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
         ),
         choices=program.choices, model=spec.model, format=spec.format,
     )  # fmt: skip
-    return Prepared(plan, run, _scorer_specs(spec, plan, run, fed, seats), program)
+    return Prepared(plan, run, _scorer_specs(spec, plan, run, fitted.fed, seats), program)
 
 
-def _compiled(spec: JobSpec, sha256: str, graph: engine.Graph) -> engine.Program:
-    """The program, with the kernels that the output folder's run began with: they add in
-    different orders, so a resume must use them again."""
+def _earlier_choices(spec: JobSpec, sha256: str) -> Mapping[str, str] | None:
+    """The kernels that the output folder's run began with: they add in different orders, so a
+    resume must use them again."""
     stored = None if spec.restart else read_run(Path(spec.output))
     same_model = stored is not None and stored.fingerprint.model_sha256 == sha256
-    choices = stored.choices if stored is not None and same_model else None
-    return engine.compile(graph, choices=choices, **switches_of(spec.off))
-
-
-def _bound_to(
-    spec: JobSpec,
-    program: engine.Program,
-    schema: Any,
-    pictures: PictureRules | None,
-    after: Hook | None,
-) -> tuple[Binding, Any]:
-    """The binding to the dataset, or to what the hook makes of it, and the schema of the parts."""
-    binding = bind(
-        schema, program.inputs, program.outputs, spec.bindings, spec.keep,
-        on_error=spec.on_error, rules=_token_rules(spec, program), pictures=pictures,
-    )  # fmt: skip
-    if any(f.picture for f in binding.fields):
-        check_pillow()
-    written = binding.output_schema(schema)
-    return binding, after.load().schema_of(written) if after else written
+    return stored.choices if stored is not None and same_model else None
 
 
 def admit(prepared: Prepared, seats: tuple[Seat, ...]) -> tuple[ScorerSpec, ...]:

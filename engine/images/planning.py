@@ -83,7 +83,9 @@ def _plan(
     planes = {t.write: t.plane for t in tasks if t.write}
     layouts = {name: Layout(ring, planes[name], lanes) for name, ring in rings.items()}
     lives = [
-        Lifetime(name, layouts[name].nbytes, ring.first, ring.end) for name, ring in rings.items()
+        Lifetime(name, layouts[name].nbytes, ring.first, ring.end)
+        for name, ring in rings.items()
+        if ring.home == name
     ]
     traffic = traffic_of(tasks, visits, layouts, weights_nbytes)
     return Plan(name, whole, tuple(visits), rings, layouts, arena.plan(lives), traffic)
