@@ -47,8 +47,14 @@ class Executor(Protocol):
         """
         ...
 
+    def arrivals(self) -> tuple[Seat, ...]:
+        """Seats on machines that came since the last call, machine by machine; nobody sits
+        there until `start` says so.
+        """
+        ...
+
     def start(self, specs: Sequence[ScorerSpec]) -> None:
-        """Give every scorer its spec, in the order of `seats`."""
+        """Give scorers their specs; each goes to the seat of its number."""
         ...
 
     def lend(self, scorer: int, lease: Lease) -> None:
@@ -56,7 +62,11 @@ class Executor(Protocol):
         ...
 
     def events(self, timeout: float) -> list[Event]:
-        """What scorers reported, in order for each; waits at most `timeout` seconds for some."""
+        """What scorers reported, in order for each; waits at most `timeout` seconds for some.
+
+        Beside what scorers say themselves: ScorerDied, ScorerDraining and ScorerLeft, and
+        MachineRefused for one that came and has no seat to offer.
+        """
         ...
 
     def kill(self, scorer: int) -> None:
