@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from numa.placement import places
+
 if TYPE_CHECKING:
     from jobs.spec import JobSpec
     from numa.placement import Place
+    from numa.topology import Topology
     from pipeline.events import Event
     from pipeline.scorer_spec import ScorerSpec
     from pipeline.shards import Lease
@@ -29,6 +32,46 @@ class Seat:
     """What the machine can give to all its scorers, in bytes."""
     node_memory_nbytes: int
     """Memory of the place's NUMA node: bound memory cannot spill to another."""
+    stages: tuple[StageSeat, ...] = ()
+    """Where the stages of its model live, its own place first; () for a model in one piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageSeat:
+    """Room for one stage of a scorer's model."""
+
+    place: Place
+    node_memory_nbytes: int
+
+
+def seats_of(
+    topology: Topology, machine: str, memory_limit_nbytes: int, groups: Iterable[tuple[Place, ...]]
+) -> tuple[Seat, ...]:
+    """Seats of one machine, numbered from 0, on the places that `groups_of` gave each scorer."""
+
+    def seat(number: int, group: tuple[Place, ...]) -> Seat:
+        stages = tuple(StageSeat(p, topology.memory_nbytes(p.node)) for p in group)
+        first = stages[0]
+        return Seat(
+            number, machine, first.place, memory_limit_nbytes, first.node_memory_nbytes,
+            stages if len(stages) > 1 else (),
+        )  # fmt: skip
+
+    return tuple(seat(number, group) for number, group in enumerate(groups))
+
+
+def groups_of(
+    topology: Topology, engines: int | None, threads: int | None, stages: int
+) -> list[tuple[Place, ...]]:
+    """The places of each scorer: one, or one for each stage of its model, on neighbouring nodes.
+
+    Without `engines`: as many scorers as the nodes hold, at least one.
+    """
+    if stages > 1:
+        nodes = sum(bool(node.cores) for node in topology.nodes)
+        engines = (engines or max(1, nodes // stages)) * stages
+    found = places(topology, engines=engines, threads=threads)
+    return [found[i : i + stages] for i in range(0, len(found), stages)]
 
 
 class Executor(Protocol):
