@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.graph import Graph, Value
-from engine.images.corners import Corner, Fill, Made
+from engine.images.corners import Corner, Fill, Made, Site
 from engine.images.layout import NO_GRID, Layout
 from engine.images.planning import Plan, cheapest, plans_of
 from engine.images.schedule import Task
@@ -146,7 +146,7 @@ def _steps(
     if isinstance(work, Laid):
         border = next(b for b in imports if b.value == work.source)
         return [import_step(border, work.plane, lanes, job.node, work.write, work.strides)]
-    return steps_of(job.node, work, layouts, structures.get(job.node, ""), lanes)
+    return steps_of(Site(job.node, lanes, layouts, structures.get(job.node, "")), work)
 
 
 class _Tape:

@@ -28,6 +28,14 @@ from engine.ops.image_work import (
     Window,
     plane_of,
 )
+from engine.ops.native_picking import (
+    concat_space,
+    gathering,
+    pad,
+    place_of,
+    resize,
+    slicing,
+)
 from engine.ops.unary import unary_of
 from engine.ops.work import Refusal
 
@@ -35,7 +43,12 @@ Array = np.ndarray[Any, Any]
 Planes = Mapping[str, Plane]
 
 SEEDS = frozenset(
-    {"colonnade.Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
+    (
+        "colonnade.Conv",
+        "colonnade.DepthToSpace",
+        *("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"),
+        *("Resize", "Upsample"),
+    )
 )
 """Operators whose inputs are images whatever stands around them."""
 
@@ -179,10 +192,10 @@ def _per_channel(constant: Array, y: Plane) -> Array | None:
 
 def concat(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
     rank = len(graph.values[node.outputs[0]].shape or ())
-    if int(node.attributes["axis"]) % rank != 1:
-        return Refusal(f"along axis {node.attributes['axis']}, not along the channels")
     if any(n not in planes for n in node.inputs):
         return Refusal("not all of its inputs are images")
+    if (place := place_of(node.attributes["axis"], rank)) > 0:
+        return concat_space(node.inputs, node.outputs[0], planes, place)
     found = [planes[n] for n in node.inputs]
     reads = tuple(Read(n, p, padded=False) for n, p in zip(node.inputs, found, strict=True))
     orders = tuple(np.arange(p.channels) for p in found)
@@ -203,44 +216,6 @@ def depth_to_space(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refu
         for i in range(high)
     )
     return _spread(node, x, y, (high, wide), orders)
-
-
-def resize(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
-    """To the nearest pixel, where that repeats each pixel as often."""
-    x, y = planes[node.inputs[0]], planes[node.outputs[0]]
-    mode = node.attributes.get("mode", "nearest")
-    if mode != "nearest":
-        return Refusal(f"mode {mode}, not nearest")
-    block = (y.height // x.height, y.width // x.width)
-    if (x.height * block[0], x.width * block[1], x.channels) != (y.height, y.width, y.channels):
-        return Refusal(f"{x} to {y} is no whole number of pixels for each")
-    if any(_nearest(node, b) != [0] * b for b in block):
-        return Refusal("it rounds so that pixels are not repeated alike")
-    orders = tuple(tuple(np.arange(y.channels) for _ in range(block[1])) for _ in range(block[0]))
-    return _spread(node, x, y, block, orders)
-
-
-def _nearest(node: Node, scale: int) -> list[int]:
-    """Which pixel of the input, from 0 on, the first `scale` pixels of the result are, far from the
-    edges; the rules are those of ONNX's Resize."""
-    how = node.attributes.get("coordinate_transformation_mode", "half_pixel")
-    default = "simple" if node.op == "Upsample" else "round_prefer_floor"
-    rounding = node.attributes.get("nearest_mode", default)
-    at = np.arange(scale) / scale
-    if node.op == "Upsample" or how == "asymmetric":
-        shift = 0.0
-    elif how in ("half_pixel", "pytorch_half_pixel"):
-        shift = 0.5 / scale - 0.5
-    else:
-        return [-1]
-    rules: dict[str, Callable[[Array], Array]] = {
-        "simple": np.floor,
-        "floor": np.floor,
-        "ceil": np.ceil,
-        "round_prefer_floor": lambda v: np.ceil(v - 0.5),
-        "round_prefer_ceil": lambda v: np.floor(v + 0.5),
-    }
-    return [int(v) for v in rules[rounding](at + shift)]
 
 
 def _spread(
@@ -287,5 +262,8 @@ IMAGE_OPS: dict[str, Rule] = {
     "colonnade.Channels": channels,
     "colonnade.DepthToSpace": depth_to_space,
     **dict.fromkeys(("Resize", "Upsample"), resize),
+    "Gather": gathering,
+    "Pad": pad,
+    "Slice": slicing,
     **dict.fromkeys(("Cast", "Transpose"), laid),
 }
