@@ -14,8 +14,7 @@ from engine.images.planning import Plan, cheapest, plans_of
 from engine.images.schedule import Task
 from engine.images.segment import Array, Images
 from engine.images.steps import export_step, fills_of, import_step, steps_of
-from engine.ops.image_work import Convolution, ImageWork, Laid, Plane, Read, Spread
-from engine.ops.native_images import image_values
+from engine.ops.image_work import Convolution, ImageWork, Laid, Plane, Read, Spread, plane_of
 from engine.segments import Border
 
 BAND_PIXELS = 28
@@ -93,7 +92,6 @@ def _jobs(
     graph: Graph, group: Sequence[tuple[str, ImageWork]], wanted: set[str]
 ) -> tuple[list[_Job], list[Border], list[Border]]:
     """Imports, the nodes, and exports as tasks; and the borders that they cross."""
-    planes = image_values(graph)
     needed = {r.value for _, work in group for r in work.reads}
     group = [(node, work) for node, work in group if work.write in needed | wanted]
     inside = {work.write for _, work in group}
@@ -106,16 +104,22 @@ def _jobs(
     imports = [_border(graph.values[name], i) for i, name in enumerate(outside)]
     leaving = [work.write for _, work in group if work.write in wanted]
     exports = [_border(graph.values[n], len(imports) + i) for i, n in enumerate(leaving)]
-    jobs = [_Job(_source(b, planes[b.value]), "", b) for b in imports if b.value in needed]
+    jobs = [_Job(_source(b, _plane(graph, b)), "", b) for b in imports if b.value in needed]
     jobs += [
         _Job(Task(work.write, work.plane, _band(work), work.reads), node, work)
         for node, work in group
     ]
     for b in exports:
-        plane = planes[b.value]
+        plane = _plane(graph, b)
         read = Read(b.value, plane, padded=False)
         jobs.append(_Job(Task("", plane, band(plane), (read,)), "", b))
     return jobs, imports, exports
+
+
+def _plane(graph: Graph, border: Border) -> Plane:
+    plane = plane_of(graph.values[border.value])
+    assert plane is not None  # or else no work would read or write it
+    return plane
 
 
 def _source(border: Border, plane: Plane) -> Task:

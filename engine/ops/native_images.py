@@ -2,18 +2,19 @@
 
 A function gives the work, or the reason why the node is left to others. Which values are images is
 decided for the whole graph (`image_values`): a picture may be [N, C, H, W], but so may be a table
-that a fully connected network reads.
+that a fully connected network reads. What no other kernels take is tried as an image, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from engine.graph import Graph, Node
-from engine.kernels.table import BINARY_NAMES, IMPORTS, UNARY_NAMES
+from engine.kernels.image_table import IMAGE_BINARY_NAMES
+from engine.kernels.table import IMPORTS, UNARY_NAMES
 from engine.ops.image_work import (
     Convolution,
     Gathered,
@@ -53,9 +54,9 @@ SEEDS = frozenset(
 """Operators whose inputs are images whatever stands around them."""
 
 
-def image_values(graph: Graph) -> dict[str, Plane]:
-    """Every image value: what convolutions and pools touch, and what element-wise operators,
-    concatenations and gates carry on from there, in both directions."""
+def image_values(graph: Graph, seeds: Collection[str] = ()) -> dict[str, Plane]:
+    """Every image value: what convolutions and pools touch, or the nodes `seeds`, and what
+    element-wise operators, concatenations and gates carry on from there, in both directions."""
     known = {n: p for n, v in graph.values.items() if (p := plane_of(v)) is not None}
     found: set[str] = set()
     changed = True
@@ -63,7 +64,8 @@ def image_values(graph: Graph) -> dict[str, Plane]:
         before = len(found)
         for node in graph.nodes:
             names = {n for n in (*node.reads, *node.writes) if n in known}
-            if node.label in SEEDS or (node.label in IMAGE_OPS and names & found):
+            mine = node.label in IMAGE_OPS and (node.name in seeds or names & found)
+            if node.label in SEEDS or mine:
                 found |= names
         changed = len(found) > before
     return {n: known[n] for n in known if n in found}
@@ -78,9 +80,9 @@ def lower_image(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal
         return Refusal(f"expected one output, got {len(node.writes)}")
     for name in (*node.reads, *node.writes):
         value = graph.values.get(name)
-        foreign = value is not None and name not in planes and value.has_rows
-        if foreign and node.label not in ("Cast", "Transpose"):
-            return Refusal(f"{value} is no image of known size")
+        foreign = name not in planes and (value is None or value.has_rows or name in node.writes)
+        if foreign and name not in graph.initializers and node.label not in ("Cast", "Transpose"):
+            return Refusal(f"{value or name} is no image of known size")
     if graph.values[node.outputs[0]].dtype != np.float32:
         return Refusal(f"{graph.values[node.outputs[0]]}: kernels compute in float32")
     return rule(node, graph, planes)
@@ -257,7 +259,7 @@ IMAGE_OPS: dict[str, Rule] = {
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), total),
     **{n: unary for n in UNARY_NAMES if n not in ("GeluTanh", "Select", "Silu", "Square")},
     **{f"colonnade.{name}": unary for name in ("Clip", *_UNARY_LABELS)},
-    **dict.fromkeys(BINARY_NAMES, binary),
+    **dict.fromkeys(IMAGE_BINARY_NAMES, binary),
     "Concat": concat,
     "colonnade.Channels": channels,
     "colonnade.DepthToSpace": depth_to_space,

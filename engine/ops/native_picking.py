@@ -179,12 +179,15 @@ def _unknown(node: Node, how: str, mode: str, x: Plane, y: Plane) -> str | None:
 
 
 def _scales(node: Node, graph: Graph, x: Plane, y: Plane) -> list[float] | str:
-    """Of rows and of pixels: as given, or so that the sizes come out."""
+    """Of rows and of pixels: as given, or so that the sizes come out. Where no size changes, all
+    is left as it is, whatever was given: so does onnxruntime."""
     new = node.op == "Resize" and graph.opsets.get("", 1) > 10
     given, rank = numbers(node, "scales", 2 if new else 1, graph), _rank(node, graph)
     if isinstance(given, str):
         return given
     found = [y.height / x.height, y.width / x.width]
+    if found == [1.0, 1.0]:
+        return found
     axes = node.attributes.get("axes") or range(rank)
     for axis, scale in zip(axes, given or [], strict=False):
         if place_of(axis, rank) > 0:

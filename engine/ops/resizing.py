@@ -2,7 +2,8 @@
 
 Result i stands at a place of the input that the coordinate rule names (COORDINATES). Nearest takes
 the pixel that a rounding rule names there (ROUNDINGS), linear the two around it, cubic four. Rules
-and their arithmetic are onnxruntime's, to whose last bit the nearest pixel may hang on.
+are onnxruntime's. Where a place lies on the border between two pixels, the last bit of float32
+decides which is nearer; for scales like 1.3 it may decide otherwise than there.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def _pytorch_half_pixel(axis: Axis) -> Array:
 
 def _half_pixel_symmetric(axis: Axis) -> Array:
     share = F(axis.results) / (F(axis.scale) * F(axis.inputs))
-    return F(axis.inputs) / F(2) * (F(1) - share) + _half_pixel(axis)
+    offset = F(axis.inputs) / F(2) * (F(1) - share)
+    return offset + (axis.numbers + _HALF) / F(axis.scale) - _HALF
 
 
 def _align_corners(axis: Axis) -> Array:
