@@ -24,7 +24,7 @@ from pipeline.errors import RowError
 from pipeline.events import Event, PartWritten, RowsScored, ScorerDied
 from pipeline.failpoints import reach
 from pipeline.failures import shard_failed
-from pipeline.parts import PartWriter, Reject
+from pipeline.parts import PartWriter, Reject, Seconds
 from pipeline.passage import Intake, Outlet
 from pipeline.reader import ShardReader
 from pipeline.scorer_spec import ScorerSpec
@@ -52,7 +52,8 @@ class _Work:
         """Of kept fields and outputs, once the shard is open."""
         self.writer: PartWriter | None = None
         self.rows = 0
-        self.seconds = {"read": 0.0, "run": 0.0, "write": 0.0}
+        self.seconds = dict.fromkeys(Seconds.__slots__, 0.0)
+        """Each is counted up by one thread."""
 
     def timed(self, stage: str, began: float) -> None:
         self.seconds[stage] += time.perf_counter() - began
@@ -171,14 +172,23 @@ class Scorer:
             self._emit(ready)
         except Exception as e:
             self._die(e)
-        while (item := self._to_run.get()) is not None:
+        while (item := self._next_to_run()) is not None:
             if session is not None and isinstance(item.batch, Prepared):
                 item = self._scored(session, item)
             if item is not None:
+                began = time.perf_counter()
                 self._to_write.put(item)
+                item.work.timed("wait", began)
         self._to_write.put(None)
         if session is not None:
             session.close()
+
+    def _next_to_run(self) -> _Item | None:
+        began = time.perf_counter()
+        item = self._to_run.get()
+        if item is not None:
+            item.work.timed("wait", began)
+        return item
 
     def _scored(self, session: engine.Session, item: _Item) -> _Item | None:
         """The item with its outputs; None when its lease is over."""
@@ -250,8 +260,7 @@ class Scorer:
             self._fail(work)
             return
         writer = self._writer(work)
-        seconds = (work.seconds["read"], work.seconds["run"], work.seconds["write"])
-        part = writer.close(seconds=seconds)
+        part = writer.close(seconds=Seconds(**work.seconds))
         work.writer = None
         self._emit(PartWritten(self.spec.scorer, part))
 

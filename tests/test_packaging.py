@@ -31,7 +31,10 @@ def test_what_is_installed_is_not_below_the_floor(line: str) -> None:
 
 def test_every_third_party_that_is_imported_is_a_dependency() -> None:
     # These come with a distribution of another name.
-    brought = {"google": "onnx", "llvmlite": "numba", "PIL": "pillow"}
+    brought = {
+        "google": "onnx", "llvmlite": "numba", "PIL": "pillow",
+        "prometheus_client": "prometheus-client",
+    }  # fmt: skip
     optional = {brought.get(name, name) for name in OPTIONAL}
     wanted = {brought.get(name, name) for name in HOMES}
     assert wanted - optional == {Requirement(line).name for line in PROJECT["dependencies"]}

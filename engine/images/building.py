@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from engine.graph import Graph, Value
+from engine.images.convolving import writes_once
 from engine.images.corners import Corner, Fill, Made, Site
 from engine.images.layout import NO_GRID, Layout
 from engine.images.planning import Plan, cheapest, plans_of
 from engine.images.schedule import Task
 from engine.images.segment import Array, Images
 from engine.images.steps import export_step, fills_of, import_step, steps_of
-from engine.ops.image_work import Convolution, ImageWork, Laid, Plane, Read, Spread, plane_of
+from engine.ops.image_work import (
+    Convolution,
+    ImageWork,
+    Laid,
+    Plane,
+    Pointwise,
+    Read,
+    Spread,
+    plane_of,
+)
 from engine.segments import Border
 
-BAND_PIXELS = 28
+BAND_PIXELS = 14
 """Pixels of a visit, at least, where an image has them: a step reads its weights once a visit."""
 
 Chooser = Callable[[str, Convolution], str]
@@ -43,8 +53,10 @@ def images(
     columns: bool,
 ) -> Images:
     """The segment of (node, work), whose values in `wanted` leave it as arrays of rows."""
-    jobs, imports, exports = _jobs(graph, group, wanted)
     structures = {n: choose(n, work) for n, work in group if isinstance(work, Convolution)}
+    jobs, imports, exports = _jobs(graph, group, wanted)
+    if columns:
+        jobs = [_over(job, structures, lanes) for job in jobs]
     plan, considered = _plan(jobs, structures, lanes, columns)
     tasks = [job.task for job in jobs]
     made = [_steps(job, plan.layouts, structures, lanes, imports) for job in jobs]
@@ -114,6 +126,21 @@ def _jobs(
         read = Read(b.value, plane, padded=False)
         jobs.append(_Job(Task("", plane, band(plane), (read,)), "", b))
     return jobs, imports, exports
+
+
+def _over(job: _Job, structures: Mapping[str, str], lanes: int) -> _Job:
+    """The job with what it may write over, where its kernels write each pixel once and read
+    nothing else of it: the residual of a convolution, either side of an addition."""
+    work = job.work
+    if isinstance(work, Pointwise):
+        over = 0
+    elif isinstance(work, Convolution) and writes_once(work, structures[job.node], lanes):
+        over = 1
+    else:
+        return job
+    if over >= len(work.reads) or work.reads[over].plane != work.plane or work.reads[over].whole:
+        return job
+    return replace(job, task=replace(job.task, over=over))
 
 
 def _plane(graph: Graph, border: Border) -> Plane:
@@ -187,5 +214,6 @@ class _Tape:
     def _grid(self, corner: Corner | None, row: int) -> tuple[int, ...]:
         if corner is None:
             return NO_GRID
-        offset, layout = self._offsets[corner.value], self._plan.layouts[corner.value]
+        layout = self._plan.layouts[corner.value]
+        offset = self._offsets[layout.ring.home]
         return layout.grid(offset, corner.row(row), corner.channel, corner.pixel)

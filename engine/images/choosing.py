@@ -6,14 +6,13 @@ import numpy as np
 
 from engine.dispatch import Candidate, Choice
 from engine.errors import EngineError
-from engine.images.convolving import is_depthwise
+from engine.images.convolving import DEPTHWISE, is_depthwise
 from engine.ops.image_work import Convolution
 
 CYCLES = {"nz": 0.85, "blk4": 2.35}
 """Of a pixel of 8 lanes on AVX2, for a weight that is not zero and for a block of 4 outputs that
 share an input: half a cycle for each multiply-add, at 60 and 85 % of the peak. Estimates: between
 no zeros, where blk4 is faster, and 80 %, where nz is twice as fast, nothing was measured."""
-DEPTHWISE = "depthwise"
 
 
 def choose_structure(

@@ -23,13 +23,24 @@ SLAB_NBYTES = 256 * 1024
 """Packed weights of a step: they stay in L2 while the pixels of a visit pass."""
 GROUP_COST = 2.0
 """What a group of pixels costs beside its pixels, in pixels: loop ends, loads of weights."""
+MOVED_COST = 1.25
+"""Of groups that overlap, where a residual is added: y then needs rows of its own, more memory and
+traffic. An estimate, so that 56 pixels are cut by 2 and not by 3 where four outputs share taps."""
 GROUP_PIXELS = {8: 14, 16: 7}
 """Pixels of a group at most, by lanes. Of 16 lanes wider ones leave L1 room for fewer channels a
 block: MobileNetV1 of 90 % zeros, Zen 4: 28 pixels 264 images a second, 14 289, 7 348, 4 319."""
 
+DEPTHWISE = "depthwise"
+"""The structure of a convolution whose outputs have one input each."""
+
 
 def is_depthwise(work: Convolution) -> bool:
     return work.weights.shape[1] == 1 and work.group == work.reads[0].plane.channels
+
+
+def writes_once(work: Convolution, structure: str, lanes: int) -> bool:
+    """Whether no pixel of y belongs to two groups, of which the second would add r again."""
+    return work.plane.width % _kernel_of(work, structure, lanes).pixels == 0
 
 
 def convolution(site: Site, work: Convolution) -> list[Made]:
@@ -75,7 +86,7 @@ class _ConvFrame:
         """Some outputs of one group, by sparse or blocked weights."""
         site, work, x = self.site, self.work, self.work.reads[0]
         weights = work.weights[rows.start : rows.stop]
-        kernel = self._kernel("conv", site.structure)
+        kernel = _kernel_of(work, site.structure, site.lanes)
         taps = Taps(
             lanes=site.lanes,
             channel_nbytes=site.layouts[x.value].channel_nbytes,
@@ -98,19 +109,7 @@ class _ConvFrame:
             height, width, x.rows.dilation, x.pixels.dilation * self.site.pixel_nbytes,
             outputs // work.group, self._bias(range(outputs)), self.bounds,
         )  # fmt: skip
-        return self._made(self._kernel("depthwise", ""), words, range(outputs), 0)
-
-    def _kernel(self, family: Family, structure: str) -> Kernel:
-        """The widest group of pixels that wastes least at the end of a row."""
-        stride = self.work.reads[0].pixels.stride
-        rows = [
-            k
-            for k in kernels_of(family, self.site.lanes)
-            if k.structure == structure
-            and k.stride == (stride if stride in (1, 2) else 0)
-            and k.pixels <= GROUP_PIXELS[self.site.lanes]
-        ]
-        return min(rows, key=lambda k: group_cost(k.pixels, self.work.plane.width))
+        return self._made(_kernel_of(work, DEPTHWISE, self.site.lanes), words, range(outputs), 0)
 
     def _bias(self, rows: range) -> Array:
         return np.ascontiguousarray(self.work.bias[rows.start : rows.stop], np.float32)
@@ -151,6 +150,25 @@ class _ConvFrame:
         return np.ascontiguousarray(
             np.stack([first * stride, first], axis=1) * self.site.pixel_nbytes, np.int32
         )
+
+
+def _kernel_of(work: Convolution, structure: str, lanes: int) -> Kernel:
+    """The one with the widest groups of pixels that wastes least at the end of a row."""
+    stride, width = work.reads[0].pixels.stride, work.plane.width
+    family: Family = "depthwise" if structure == DEPTHWISE else "conv"
+    rows = [
+        k
+        for k in kernels_of(family, lanes)
+        if k.structure == ("" if structure == DEPTHWISE else structure)
+        and k.stride == (stride if stride in (1, 2) else 0)
+        and k.pixels <= GROUP_PIXELS[lanes]
+    ]
+
+    def cost(kernel: Kernel) -> float:
+        moved = len(work.reads) > 1 and width % kernel.pixels
+        return group_cost(kernel.pixels, width) * (MOVED_COST if moved else 1.0)
+
+    return min(rows, key=cost)
 
 
 def group_cost(pixels: int, width: int) -> float:

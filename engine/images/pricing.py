@@ -69,7 +69,8 @@ def traffic_of(
 ) -> Traffic:
     """Of an order of visits; `weights_nbytes` of each task pass once a visit."""
     far = -(L3_NBYTES + 1)  # never touched: from memory
-    rows = {t.write: np.full(t.plane.height, far) for t in tasks if t.write}
+    homes = {name: np.full(layout.plane.height, far) for name, layout in layouts.items()}
+    rows = {name: homes[layout.ring.home] for name, layout in layouts.items()}
     weights = np.full(len(tasks), far)
     found = _Distances()
     for visit in visits:
@@ -96,6 +97,8 @@ def traffic_of(
 
 def _write(found: _Distances, rows: Array, visit: Visit, layout: Layout) -> int:
     """Rows written where rows lay that nobody wants any more; bytes touched."""
+    if layout.ring.home != layout.ring.value:  # over rows that the visit just read
+        return 0
     before = np.arange(visit.row, visit.row + visit.rows) - layout.ring.slots
     found.add(rows[before[before >= 0]], layout.slot_nbytes)
     found.l3 += layout.slot_nbytes * int((before < 0).sum())

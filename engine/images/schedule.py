@@ -11,12 +11,17 @@ input; then come the next rows. So a value lives as a ring of a few rows, howeve
 A value that is kept *whole* is finished before its first reader begins: there a column stops, and
 with all values whole this is layer after layer. Everything here is integers, so that a plan can
 be simulated and priced in milliseconds; the tape (tape.py) is made of the cheapest.
+
+A residual is added where it lies: y = conv(x) + r may be written over the rows of r, if whoever
+else reads a row of r has done so before that row of y is made. Then both live in one ring, r's rows
+in front and y's behind, and so do the blocks of a whole stage: the rows in flight are as many as
+the blocks lag behind each other, and no sum goes to a line that is not in the cache yet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +29,11 @@ import numpy as np
 from engine.ops.image_work import Plane, Read
 
 Array = np.ndarray[Any, Any]
+
+
+WHOLE_BANDS = 8
+"""Bands of a visit that makes a whole value from whole values: weights pass less often, and their
+rows are all kept in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,8 @@ class Task:
     band: int
     """Rows of a visit, at most."""
     reads: tuple[Read, ...]
+    over: int | None = None
+    """Which of its reads it may write over: one that it reads pixel by pixel, of its own shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +77,10 @@ class Ring:
     """Visit that writes it first."""
     end: int
     """Visit that touches it last."""
+    spells: tuple[tuple[int, int], ...]
+    """First and last visit of each time that any of its rows is wanted: padding always is."""
+    home: str
+    """The value whose memory it is: its own, or the one that it is written over."""
 
 
 def visits_of(tasks: Sequence[Task], whole: frozenset[str]) -> list[Visit]:
@@ -87,7 +103,7 @@ def visits_of(tasks: Sequence[Task], whole: frozenset[str]) -> list[Visit]:
                 visits.append(Visit(index, height, below[index]))
                 done[index] = height + below[index]
                 continue
-            end = min(height, done[index] + task.band)
+            end = min(height, done[index] + _rows_at_once(task, whole))
             missing = _missing(task, (done[index], end), makers, done)
             if missing:
                 wanted.append(missing)
@@ -95,6 +111,11 @@ def visits_of(tasks: Sequence[Task], whole: frozenset[str]) -> list[Visit]:
             visits.append(Visit(index, done[index], end - done[index]))
             done[index] = end
     return visits
+
+
+def _rows_at_once(task: Task, whole: frozenset[str]) -> int:
+    whole_to_whole = task.write in whole and all(r.value in whole for r in task.reads)
+    return task.band * (WHOLE_BANDS if whole_to_whole else 1)
 
 
 def _missing(
@@ -112,43 +133,107 @@ def _missing(
 
 def rings_of(tasks: Sequence[Task], visits: Sequence[Visit]) -> dict[str, Ring]:
     """A ring for each value, as small as the order of visits allows."""
-    return {
-        task.write: _ring(task, index, tasks, visits)
-        for index, task in enumerate(tasks)
-        if task.write
-    }
+    found = {}
+    for members in _sharing(tasks, visits):
+        ring = _ring(members, tasks, visits)
+        for index in members:
+            found[tasks[index].write] = replace(ring, value=tasks[index].write)
+    return {t.write: found[t.write] for t in tasks if t.write}
+
+
+def _sharing(tasks: Sequence[Task], visits: Sequence[Visit]) -> list[list[int]]:
+    """Tasks that write to one ring, each over the one before it; most of them write alone."""
+    rings: dict[str, list[int]] = {}
+    for index, task in enumerate(tasks):
+        if task.write:
+            over = task.reads[task.over].value if task.over is not None else ""
+            shared = rings[over] if over and _may_write_over(index, tasks, visits) else []
+            shared.append(index)
+            rings[task.write] = shared
+    return list({id(members): members for members in rings.values()}.values())
+
+
+def _may_write_over(index: int, tasks: Sequence[Task], visits: Sequence[Visit]) -> bool:
+    """Whether each row has been read by all others before the task's visit that makes it. Rings
+    with padding are not shared: it would have to outlive the rows beside it."""
+    task = tasks[index]
+    assert task.over is not None
+    over = task.reads[task.over]
+    readers = [(i, r) for i, r in readers_of(over.value, tasks) if r is not over]
+    if any(_needs_padding(value, tasks) for value in (over.value, task.write)):
+        return False
+    made, read = np.zeros(task.plane.height), np.full(task.plane.height, -1)
+    for time, visit in enumerate(visits):
+        if visit.task == index:
+            made[visit.row : visit.row + visit.rows] = time
+        for i, other in readers:
+            if i == visit.task:
+                first, last = other.span(visit.row, visit.row + visit.rows)
+                read[max(0, first) : max(0, last + 1)] = time
+    return bool((read < made).all())
 
 
 def readers_of(value: str, tasks: Sequence[Task]) -> list[tuple[int, Read]]:
     return [(i, r) for i, t in enumerate(tasks) for r in t.reads if r.value == value]
 
 
-def _ring(task: Task, index: int, tasks: Sequence[Task], visits: Sequence[Visit]) -> Ring:
-    readers = readers_of(task.write, tasks)
-    padded = [(tasks[i].plane, r) for i, r in readers if r.padded]
-    top = max((r.rows.before for _, r in padded), default=0)
-    bottom = _below(task.write, tasks)
-    rows = task.plane.height + top + bottom
-    last = np.full(rows, -1)
+def _needs_padding(value: str, tasks: Sequence[Task]) -> bool:
+    return any(_padding(value, tasks))
+
+
+def _padding(value: str, tasks: Sequence[Task]) -> tuple[int, int, int, int]:
+    """Rows above and below a value and pixels left and right of it that its readers want."""
+    padded = [(tasks[i].plane, r) for i, r in readers_of(value, tasks) if r.padded]
+    return (
+        max((r.rows.before for _, r in padded), default=0),
+        _below(value, tasks),
+        max((r.pixels.before for _, r in padded), default=0),
+        max((r.pixels.after(made.width, r.plane.width) for made, r in padded), default=0),
+    )
+
+
+def _ring(members: Sequence[int], tasks: Sequence[Task], visits: Sequence[Visit]) -> Ring:
+    """Of tasks that write to it one over the other; those with padding write alone."""
+    home = tasks[members[0]]
+    readers = [reader for m in members for reader in readers_of(tasks[m].write, tasks)]
+    top, bottom, left, right = _padding(home.write, tasks)
+    rows = home.plane.height + top + bottom
+    last, made = np.full(rows, -1), np.full(rows, len(visits))
     writes: list[tuple[int, int, int]] = []
     for time, visit in enumerate(visits):
-        if visit.task == index:
-            low = 0 if visit.row == 0 else visit.row + top
-            writes.append((time, low, visit.row + visit.rows + top))
+        if visit.task in members:
+            low, high = 0 if visit.row == 0 else visit.row + top, visit.row + visit.rows + top
+            writes.append((time, low, high))
+            made[low:high] = np.minimum(made[low:high], time)
+            last[low:high] = np.maximum(last[low:high], time)
         for i, read in readers:
             if i == visit.task:
                 a, b = read.span(visit.row, visit.row + visit.rows)
                 last[max(0, a + top) : max(0, b + top + 1)] = time
+    first, end = writes[0][0], int(last.max())
     return Ring(
-        value=task.write,
+        value=home.write,
         slots=_slots(writes, last),
         top=top,
         bottom=bottom,
-        left=max((r.pixels.before for _, r in padded), default=0),
-        right=max((r.pixels.after(made.width, r.plane.width) for made, r in padded), default=0),
-        first=writes[0][0],
-        end=max(writes[-1][0], int(last.max())),
+        left=left,
+        right=right,
+        first=first,
+        end=end,
+        spells=((first, end),) if top + bottom + left + right else _spells(made, last),
+        home=home.write,
     )
+
+
+def _spells(made: Array, last: Array) -> tuple[tuple[int, int], ...]:
+    """When any row is wanted, from the visits that make each and that touch it last."""
+    found: list[tuple[int, int]] = []
+    for begin, end in zip(made.tolist(), last.tolist(), strict=True):
+        if found and begin <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], end)
+        else:
+            found.append((begin, end))
+    return tuple(found)
 
 
 def _below(value: str, tasks: Sequence[Task]) -> int:

@@ -116,6 +116,7 @@ class Images:
             ring = kept.get(step.writes[0]) if step.writes else None
             rows = "" if ring is None else f"   rows kept {ring.slots}"
             stop = ", whole" if ring is not None and ring.value in self.whole else ""
-            lines.append(f"  {step}{rows}{stop}")
+            over = f", over {ring.home}" if ring is not None and ring.home != ring.value else ""
+            lines.append(f"  {step}{rows}{stop}{over}")
         spans = ", ".join(f"{s.name}@{s.offset}" for s in self.arena.spans)
         return "\n".join([*lines, f"  arena {spans}"] if spans else lines)

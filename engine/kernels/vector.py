@@ -304,6 +304,19 @@ def if_nan(typing, test, x, y):
 
 
 @intrinsic
+def if_negative(typing, test, x, y):
+    """x where the sign bit of `test` is set, minus zero included, elsewhere y."""
+
+    def emit(context, builder, signature, args):
+        whole = ir.VectorType(I32, test.lanes)
+        bits = builder.bitcast(args[0], whole)
+        negative = builder.icmp_signed("<", bits, ir.Constant(whole, [0] * test.lanes))
+        return builder.select(negative, args[1], args[2])
+
+    return x(test, x, y), emit
+
+
+@intrinsic
 def lane_numbers(typing, vector):
     """0, 1, 2 ... in the lanes of a vector shaped as `vector`."""
 
