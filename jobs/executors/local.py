@@ -62,12 +62,15 @@ class LocalExecutor:
             for number, place in self._places.items()
         )
 
+    def arrivals(self) -> tuple[Seat, ...]:
+        return ()  # this machine is all there is
+
     def start(self, specs: Sequence[ScorerSpec]) -> None:
-        self._specs = dict(zip(self._places, specs, strict=True))
-        for number in self._places:
-            if number not in self._processes:
-                self._spawn(number)
-            self._processes[number].send(self._specs[number])
+        for spec in specs:
+            self._specs[spec.scorer] = spec
+            if spec.scorer not in self._processes:
+                self._spawn(spec.scorer)
+            self._processes[spec.scorer].send(spec)
 
     def lend(self, scorer: int, lease: Lease) -> None:
         self._processes[scorer].send(lease)
