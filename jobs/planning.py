@@ -24,6 +24,7 @@ from pipeline.scorer_spec import ScorerSpec
 from pipeline.text import TokenizerFile, check_fits
 
 if TYPE_CHECKING:
+    from engine.confirming import Timer
     from jobs.executors import Seat
     from jobs.spec import JobSpec
     from pipeline.plan import MemoryPrice, Plan
@@ -51,14 +52,21 @@ class Fitted:
     pictures: PictureRules | None
 
 
-def fit(spec: JobSpec, schema: Any, choices: Mapping[str, str] | None = None) -> Fitted:
+def fit(
+    spec: JobSpec,
+    schema: Any,
+    choices: Mapping[str, str] | None = None,
+    timer: Timer | None = None,
+) -> Fitted:
     """Compiles the model, with the kernels that an earlier run chose if they are given, and binds
-    fields of a pyarrow.Schema to its inputs."""
+    fields of a pyarrow.Schema to its inputs. A timer is for who compiles once for all engines."""
     tokenizer = TokenizerFile.of(spec.tokenizer) if spec.tokenizer else None
     pictures = parse(spec.image) if spec.image else None
     graph = engine.load(spec.model)
     fed = pixels(schema, graph.inputs, spec.bindings, pictures)
-    program = engine.compile(with_pixels(graph, fed), choices=choices, **switches_of(spec.off))
+    program = engine.compile(
+        with_pixels(graph, fed), choices=choices, timer=timer, **switches_of(spec.off)
+    )
     binding = bind(
         schema, program.inputs, program.outputs, spec.bindings, spec.keep,
         on_error=spec.on_error, rules=_token_rules(spec, program), pictures=pictures,
@@ -78,7 +86,7 @@ def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
     sha256 = model_sha256(spec.model) if Path(spec.model).is_file() else ""
     before, after = Hook.of(BEFORE, spec.before), Hook.of(AFTER, spec.after)
     schema = before.load().schema_of(dataset.schema) if before else dataset.schema
-    fitted = fit(spec, schema, _earlier_choices(spec, sha256))
+    fitted = fit(spec, schema, _earlier_choices(spec, sha256), engine.Stopwatch())
     program, binding = fitted.program, fitted.binding
     tokenizer, pictures = fitted.tokenizer, fitted.pictures
     written = binding.output_schema(schema)

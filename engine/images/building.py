@@ -19,7 +19,7 @@ from engine.ops.image_work import Convolution, ImageWork, Laid, Plane, Pointwise
 from engine.ops.native_images import image_values
 from engine.segments import Border
 
-BAND_PIXELS = 28
+BAND_PIXELS = 14
 """Pixels of a visit, at least, where an image has them: a step reads its weights once a visit."""
 
 Chooser = Callable[[str, Convolution], str]
@@ -131,7 +131,7 @@ def _over(job: _Job, structures: Mapping[str, str], lanes: int) -> _Job:
         over = 1
     else:
         return job
-    if over >= len(work.reads) or work.reads[over].plane != work.plane:
+    if over >= len(work.reads) or work.reads[over].plane != work.plane or work.reads[over].whole:
         return job
     return replace(job, task=replace(job.task, over=over))
 

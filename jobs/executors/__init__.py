@@ -100,11 +100,16 @@ def make(spec: JobSpec) -> Executor:
     return executor
 
 
+def own_settings() -> dict[str, str]:
+    """The environment variables that are ours, as they are set here."""
+    return {k: v for k, v in os.environ.items() if k.startswith(_SETTINGS)}
+
+
 def source_environment() -> dict[str, str]:
     """Environment of a scorer: our packages are importable, our settings hold on other machines
     too, and a crash leaves a trace.
     """
-    environment = {k: v for k, v in os.environ.items() if k.startswith(_SETTINGS)}
+    environment = own_settings()
     environment["PYTHONFAULTHANDLER"] = "1"
     root = Path(__file__).resolve().parents[2]
     if root.name not in ("site-packages", "dist-packages"):  # run from a clone, not installed

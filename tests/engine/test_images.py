@@ -165,6 +165,17 @@ def residual_block() -> tuple[Net, str]:
     return net, net.add("Relu", net.add("Add", e, d))
 
 
+def stage() -> tuple[Net, str]:
+    """Bottlenecks one after the other, of which the last ends in what no convolution can hold."""
+    net = Net(8, 15, 14)
+    x = net.conv("x", 8, 8, 1)
+    for _ in range(3):
+        inner = net.add("Relu", net.conv(x, 4, 8, 1))
+        inner = net.add("Relu", net.conv(inner, 4, 4, 3, pads=[1, 1, 1, 1]))
+        x = net.add("Relu", net.add("Add", net.conv(inner, 8, 4, 1), x))
+    return net, net.add("Mul", net.add("Sigmoid", net.add("Neg", x)), x)
+
+
 def gate_block() -> tuple[Net, str]:
     """Squeeze and excite: the whole image decides about each channel."""
     net = Net(8, 10, 10)
@@ -231,7 +242,7 @@ def channels_last() -> tuple[Net, str]:
 
 
 NETS = [
-    residual_block, gate_block, branches, depthwise_block, head, spread, local_response,
+    residual_block, stage, gate_block, branches, depthwise_block, head, spread, local_response,
     channels_last,
 ]  # fmt: skip
 
@@ -289,6 +300,18 @@ def test_a_column_keeps_few_rows_and_prints_so() -> None:
     assert "depth first" in str(program)
     layers = compiled(net.model(a), columns=False).segments[0]
     assert isinstance(layers, Images) and layers.arena.nbytes > 2 * segment.arena.nbytes
+
+
+def test_a_stage_keeps_its_residuals_in_one_ring() -> None:
+    net, y = stage()
+    (segment,) = compiled(net.model(y), points=16).segments
+    assert isinstance(segment, Images)
+    over = [ring for ring in segment.rings if ring.home != ring.value]
+    assert len(over) >= 3 + 1, "three residuals, and what is done to pixels"
+    first = next(ring for ring in over if ring.home == "v0")
+    assert sum(ring.home == "v0" for ring in over) == 3 and f", over {first.home}" in str(segment)
+    (apart,) = compiled(net.model(y), points=16, columns=False).segments
+    assert isinstance(apart, Images) and all(ring.home == ring.value for ring in apart.rings)
 
 
 def test_program_prints_its_order_and_rings(golden: Any) -> None:
