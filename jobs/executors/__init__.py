@@ -112,8 +112,8 @@ class Executor(Protocol):
         """
         ...
 
-    def kill(self, scorer: int) -> None:
-        """End a scorer that no longer answers; no ScorerDied is reported for it."""
+    def kill(self, *scorers: int) -> None:
+        """End scorers, and wait a moment for them to be gone; nothing more is reported of them."""
         ...
 
     def restart(self, scorer: int) -> None:

@@ -84,10 +84,11 @@ class LocalExecutor:
                 break
         return found
 
-    def kill(self, scorer: int) -> None:
-        process = self._processes.pop(scorer, None)
-        if process is not None:
+    def kill(self, *scorers: int) -> None:
+        processes = [self._processes.pop(n) for n in scorers if n in self._processes]
+        for process in processes:
             process.kill()
+        for process in processes:
             process.end(self._selector)
 
     def restart(self, scorer: int) -> None:
@@ -96,10 +97,7 @@ class LocalExecutor:
         self._processes[scorer].send(self._specs[scorer])
 
     def close(self) -> None:
-        for process in self._processes.values():
-            process.kill()
-        for number in list(self._processes):
-            self.kill(number)
+        self.kill(*self._processes)
 
     def _spawn(self, number: int) -> None:
         process = _Process(self._places[number])
