@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -44,20 +44,20 @@ class StageSeat:
     node_memory_nbytes: int
 
 
-def seats_of(
-    topology: Topology, machine: str, memory_limit_nbytes: int, groups: Iterable[tuple[Place, ...]]
-) -> tuple[Seat, ...]:
-    """Seats of one machine, numbered from 0, on the places that `groups_of` gave each scorer."""
-
-    def seat(number: int, group: tuple[Place, ...]) -> Seat:
-        stages = tuple(StageSeat(p, topology.memory_nbytes(p.node)) for p in group)
-        first = stages[0]
-        return Seat(
-            number, machine, first.place, memory_limit_nbytes, first.node_memory_nbytes,
-            stages if len(stages) > 1 else (),
-        )  # fmt: skip
-
-    return tuple(seat(number, group) for number, group in enumerate(groups))
+def seat_of(
+    number: int,
+    topology: Topology,
+    machine: str,
+    memory_limit_nbytes: int,
+    group: tuple[Place, ...],
+) -> Seat:
+    """The seat of a scorer on the places that `groups_of` gave it."""
+    stages = tuple(StageSeat(place, topology.memory_nbytes(place.node)) for place in group)
+    first = stages[0]
+    return Seat(
+        number, machine, first.place, memory_limit_nbytes, first.node_memory_nbytes,
+        stages if len(stages) > 1 else (),
+    )  # fmt: skip
 
 
 def groups_of(

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
 
-from jobs.executors import Seat, groups_of, seats_of, source_environment
+from jobs.executors import Seat, groups_of, seat_of, source_environment
 from jobs.executors.serving import encode
 from numa import launch
 from numa.placement import Place
@@ -58,7 +58,10 @@ class LocalExecutor:
         # Heavy (pyarrow): by now the scorers are starting on other cores.
         from pipeline.plan import memory_limit
 
-        return seats_of(topology, socket.gethostname(), memory_limit(topology), groups)
+        machine, limit = socket.gethostname(), memory_limit(topology)
+        return tuple(
+            seat_of(number, topology, machine, limit, group) for number, group in enumerate(groups)
+        )
 
     def arrivals(self) -> tuple[Seat, ...]:
         return ()  # this machine is all there is
