@@ -30,6 +30,9 @@ _CONNECT_SECONDS = 10.0
 _PROBE_SECONDS = 60.0
 """For a task on a machine that is up; a worker starts in about two seconds."""
 
+_PROBE_RETRIES = 10
+"""A call that was lost counts as a crash of the task."""
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -205,7 +208,9 @@ def begin_probe(raylet: str, cpus: int) -> Any:
     """A reference to the Machine that the raylet will tell of."""
     task: Any = ray.remote(probe)
     return task.options(
-        num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(raylet, soft=False)
+        num_cpus=0,
+        max_retries=_PROBE_RETRIES,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(raylet, soft=False),
     ).remote(raylet, cpus)
 
 
