@@ -9,6 +9,8 @@ a scorer is pipeline.scorer; how it gets there is the executor's; who commits is
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -17,9 +19,11 @@ from jobs.endings import Ending, Limits, over_budget
 from jobs.errors import DONE
 from jobs.leases import LeaseTable
 from jobs.lending import Lending
-from jobs.planning import Prepared, check_memory, prepare
+from jobs.planning import Prepared, admit, check_memory, prepare
+from jobs.report.history import History
 from jobs.tally import Summary, Tally
 from pipeline.durable import DISK_TROUBLE, disk_error
+from pipeline.errors import OutputError
 from pipeline.events import JobEnded, JobStarted
 from pipeline.manifest import RunFolder, Standing
 from pipeline.parts import REJECTS
@@ -46,6 +50,7 @@ class Driver:
     ) -> None:
         self.spec = spec
         self.tally = Tally()
+        self.history = History()
         self.plan: Plan | None = None
         self.standing: Standing | None = None
         """How far the output folder was when it was opened, or looked at by a dry run."""
@@ -112,8 +117,8 @@ class Driver:
             said = "nothing to do: the job was done before" if folder.complete else ""
             return over_budget(rejects, limits) or Ending(DONE, said)
         lending = Lending(
-            self._executor, len(prepared.specs), LeaseTable(left), folder, limits, self._tell,
-            rejects=rejects,
+            self._executor, [spec.scorer for spec in prepared.specs], LeaseTable(left), folder,
+            limits, self._tell, admit=partial(admit, prepared), rejects=rejects,
         )  # fmt: skip
 
         def notice(number: int) -> None:
@@ -161,16 +166,29 @@ class Driver:
                 summary.message,
             )
         )
-        return summary
+        return replace(summary, report=self._report(folder, summary))
+
+    def _report(self, folder: RunFolder, summary: Summary) -> str:
+        """Writes the page of a run that did something; where it lies, or why it does not."""
+        if self.spec.report == "none" or not self.tally.reports:
+            return ""
+        from jobs.report.page import page
+
+        assert self.plan is not None, "it was made before the first lease"
+        try:
+            return str(folder.report(page(self.history, self.tally, self.plan, summary)))
+        except OutputError as error:  # the parts are there all the same
+            return f"not written: {error}"
 
     def _tell(self, event: Event) -> None:
         self.tally.add(event)
+        self.history.add(event)
         self._tell_outside(event, self.tally)
 
 
 def _whereabouts(tally: Tally) -> dict[int, str]:
     """Scorer -> its placement report and its share of the rows."""
     return {
-        scorer: f"{tally.scored.get(scorer, 0):,} rows; {report.get('placement', '')}"
+        scorer: f"{tally.shares[scorer].rows:,} rows; {report.get('placement', '')}"
         for scorer, report in tally.reports.items()
     }

@@ -6,6 +6,7 @@ percentage is true and the remaining time an honest one.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from time import monotonic
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 from jobs.bar import Bar
 from jobs.tally import Tally
 from jobs.troubles import Troubles
-from pipeline.events import Event, JobStarted, to_json
+from pipeline.events import Event, JobStarted, PartCommitted, RowsScored
+from pipeline.wire import to_plain
 
 if TYPE_CHECKING:
     from jobs.tally import Summary
@@ -44,11 +46,17 @@ class Silent:
 
 
 class JsonLines:
-    """--progress json: one event a line on stdout, rows of every batch included."""
+    """--progress json: one event a line on stdout, rows of every batch included.
+
+    Events that move the job carry how far it is under "progress".
+    """
 
     def show(self, event: Event, tally: Tally) -> None:
+        said = {"event": type(event).__name__, **to_plain(event)}
+        if isinstance(event, JobStarted | RowsScored | PartCommitted):
+            said["progress"] = tally.progress
         # in one piece: print writes the end of a line on its own, and Ray's threads print, too
-        sys.stdout.write(to_json(event) + "\n")
+        sys.stdout.write(json.dumps(said) + "\n")
         sys.stdout.flush()
 
     def close(self) -> None:

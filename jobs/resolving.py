@@ -22,7 +22,7 @@ _LISTS = {
 """Options that are lists, and what is taken for one."""
 
 _NEEDED = ("model", "input", "output")
-_PATHS = (*_NEEDED, "tokenizer")
+_PATHS = (*_NEEDED, "tokenizer", "metrics")
 
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 

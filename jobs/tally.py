@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -14,10 +15,29 @@ from pipeline.events import (
     PartCommitted,
     RowsScored,
     ScorerDied,
+    ScorerJoined,
+    ScorerLeft,
     ScorerReady,
     ShardFailed,
+    ShardLent,
     ShardSetAside,
 )
+from pipeline.parts import Seconds
+
+
+@dataclass(slots=True)
+class Share:
+    """What one scorer did in this run, all its lives together."""
+
+    rows: int = 0
+    """Of its committed parts, as are shards, nbytes and seconds."""
+    shards: int = 0
+    nbytes: int = 0
+    seconds: Seconds = Seconds()  # noqa: RUF009 - it is frozen
+    retries: int = 0
+    """Leases of shards that had been lent before."""
+    failures: int = 0
+    deaths: int = 0
 
 
 @dataclass(slots=True)
@@ -41,8 +61,8 @@ class Tally:
     """Time at which the first scorer was ready, so that rates do not count the start."""
     in_flight: dict[tuple[int, int], int] = field(default_factory=dict)
     """(scorer, shard) -> rows scored and not yet committed."""
-    scored: dict[int, int] = field(default_factory=dict)
-    """Scorer -> rows of its committed parts."""
+    shares: defaultdict[int, Share] = field(default_factory=lambda: defaultdict(Share))
+    """Scorer -> its share of the work."""
     reports: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     """Scorer -> what it said of itself when it was ready."""
 
@@ -61,12 +81,20 @@ class Tally:
                 self.in_flight[event.scorer, event.shard] = event.rows
             case PartCommitted():
                 self._commit(event)
+            case ShardLent(scorer, lease):
+                self.shares[scorer].retries += lease.attempt > 0
             case ShardFailed():
+                self.shares[event.scorer].failures += 1
                 self.in_flight.pop((event.scorer, event.lease.shard.index), None)
             case ScorerDied():
                 self.deaths += 1
-                for key in [k for k in self.in_flight if k[0] == event.scorer]:
-                    del self.in_flight[key]
+                self.shares[event.scorer].deaths += 1
+                self._forget(lambda scorer, shard: scorer == event.scorer)
+            case ScorerJoined():
+                self.engines += 1
+            case ScorerLeft():
+                self.engines -= 1
+                self._forget(lambda scorer, shard: scorer == event.scorer)
             case ShardSetAside():
                 self.set_aside += 1
             case _:
@@ -74,8 +102,13 @@ class Tally:
 
     @property
     def rows_done(self) -> int:
-        """Committed rows and those that scorers have finished but not handed over."""
-        return min(self.rows, self.committed_rows + sum(self.in_flight.values()))
+        """Committed rows and those that scorers have finished but not handed over; of a shard
+        that two of them have, those of the faster one.
+        """
+        best: dict[int, int] = {}
+        for (_, shard), rows in self.in_flight.items():
+            best[shard] = max(rows, best.get(shard, 0))
+        return min(self.rows, self.committed_rows + sum(best.values()))
 
     @property
     def share(self) -> float:
@@ -95,6 +128,17 @@ class Tally:
         rate = self.rate
         return (self.rows - self.rows_done) / rate if rate > 0 else None
 
+    @property
+    def progress(self) -> dict[str, float | None]:
+        """How far the job is, for machines; `share` is 0 to 1, `seconds_left` null at first."""
+        return {
+            "rows_done": self.rows_done,
+            "rows": self.rows,
+            "share": round(self.share, 6),
+            "rows_per_second": round(self.rate, 1),
+            "seconds_left": None if self.seconds_left is None else round(self.seconds_left, 1),
+        }
+
     def __str__(self) -> str:
         """One line, as logged."""
         text = (
@@ -109,12 +153,21 @@ class Tally:
         return text
 
     def _commit(self, event: PartCommitted) -> None:
-        self.in_flight.pop((event.scorer, event.shard), None)
+        self._forget(lambda scorer, shard: shard == event.shard)
         self.committed_shards += 1
         self.committed_rows += event.rows_in
         self.rejects += event.rejects
         self.nbytes += event.nbytes
-        self.scored[event.scorer] = self.scored.get(event.scorer, 0) + event.rows_in
+        share = self.shares[event.scorer]
+        share.rows += event.rows_in
+        share.shards += 1
+        share.nbytes += event.nbytes
+        share.seconds += event.seconds
+
+    def _forget(self, lost: Callable[[int, int], bool]) -> None:
+        """Take rows out of flight: `lost(scorer, shard)` says whose."""
+        for key in [key for key in self.in_flight if lost(*key)]:
+            del self.in_flight[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +192,8 @@ class Summary:
     """Of the parts of this run."""
     scorers: Mapping[int, str]
     """Where each scorer really was, with the rows it scored."""
+    report: str = ""
+    """Path of the page, or why there is none; "" if none was wanted."""
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -153,6 +208,8 @@ class Summary:
             ("time", f"{self.seconds:.1f} s, {self.rows_per_second:,.0f} rows/s in all"),
             ("output", self.output),
         ]
+        if self.report:
+            lines.append(("report", self.report))
         return (*lines, *((f"scorer {n}", text) for n, text in sorted(self.scorers.items())))
 
 

@@ -41,6 +41,7 @@ from pipeline.parts import OWN, REJECTS, TEMP, Part, part_name, rejects_name
 from pipeline.records import (
     JOURNAL,
     MANIFEST,
+    REPORT,
     RUN,
     SUCCESS,
     Manifest,
@@ -156,6 +157,13 @@ class RunFolder:
             replace_text(self.output / SUCCESS, json.dumps(counts) + "\n")
         self.complete = True
         return manifest
+
+    def report(self, page: str) -> Path:
+        """Puts a page for people beside the manifest, in place of an earlier run's."""
+        path = self.output / REPORT
+        with naming(self.output):
+            replace_text(path, page)
+        return path
 
     def close(self) -> None:
         """Gives up the lock. Temporary files stay: scorers may still be writing."""

@@ -44,6 +44,23 @@ REJECT_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
+class Seconds:
+    """Where the time of one lease went. Threads overlap: the sum is no duration."""
+
+    read: float = 0.0
+    """Of the read thread: decoding, checks, feeds."""
+    run: float = 0.0
+    """Of the run thread: the engine."""
+    write: float = 0.0
+    """Of the write thread: encoding and syncing."""
+    wait: float = 0.0
+    """Of the run thread: for a batch to be read, or for room before the write thread."""
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(*(getattr(self, n) + getattr(other, n) for n in Seconds.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A finished part, still under its temporary name. All paths are relative to the output."""
 
@@ -64,9 +81,7 @@ class Part:
     """Relative path of the rejects file, "" when there are none."""
     rejects_nbytes: int
     rejects_checksum: str
-    read_seconds: float
-    run_seconds: float
-    write_seconds: float
+    seconds: Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +171,10 @@ class PartWriter:
     def reject(self, rejects: Iterable[Reject]) -> None:
         self._rejects += rejects
 
-    def close(self, *, seconds: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Part:
+    def close(self, *, seconds: Seconds = Seconds()) -> Part:
         """Closes, syncs, reads the footer back and checks its rows.
 
-        `seconds` spent on reading, running and writing so far; closing is added to the last.
+        `seconds` spent so far; closing is added to those of writing.
         """
         began = time.perf_counter()
         with self._naming_the_output():
@@ -186,9 +201,7 @@ class PartWriter:
             rejects_temp=self._rejects_temp if self._rejects else "",
             rejects_nbytes=rejects_nbytes,
             rejects_checksum=rejects_checksum,
-            read_seconds=seconds[0],
-            run_seconds=seconds[1],
-            write_seconds=seconds[2] + time.perf_counter() - began,
+            seconds=seconds + Seconds(write=time.perf_counter() - began),
         )
 
     def abort(self) -> None:

@@ -17,6 +17,8 @@ JOURNAL = f"{OWN}/journal.jsonl"
 LOCK = f"{OWN}/lock"
 MANIFEST = "_manifest.json"
 SUCCESS = "_SUCCESS"
+REPORT = "_report.html"
+"""For people. Readers of datasets pass over it, and would stumble over report.html."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from pipeline.parts import (
 from pipeline.records import (
     JOURNAL,
     MANIFEST,
+    REPORT,
     RUN,
     SUCCESS,
     ManifestEntry,
@@ -275,6 +276,7 @@ def wipe(output: Path) -> None:
         return
     (output / SUCCESS).unlink(missing_ok=True)
     (output / MANIFEST).unlink(missing_ok=True)
+    (output / REPORT).unlink(missing_ok=True)
     sync_folder(output)
     for path in list(output.iterdir()):
         if PART_NAME.fullmatch(path.name):

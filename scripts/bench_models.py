@@ -5,7 +5,8 @@
     python -m scripts.bench_models resnet50            pictures of 224x224, batches of 16
     python -m scripts.bench_models --sparsity 0 --columns off --blocks ...
 
-It prints a table; `--json` a list of rows. Each figure is the
+It prints a table, and of several batch sizes what each reaches of the best one's rate; `--json` a
+list of rows. Each figure is the
 median over rounds, and within a round the contenders take turns, so that a machine that slows
 down slows all of them. Compile times and the first, warming run are not counted.
 """
@@ -138,6 +139,8 @@ def main() -> None:
                 if not args.json:
                     print_table(found, header=not figures)
                 figures += found
+    if not args.json and len(args.batch or family.batches) > 2:
+        print_curve(figures)
     if args.json:
         print(json.dumps([{**asdict(f), "ratio": f.ratio} for f in figures], indent=2))
 
@@ -213,6 +216,16 @@ def calls_a_second(run: Run, seconds: float) -> float:
         run()
         calls += 1
     return calls / (time.perf_counter() - start)
+
+
+def print_curve(figures: list[Figure]) -> None:
+    """What each batch size reaches of the best rate at its sparsity and number of cores."""
+    print("\nmodel      sparsity  cores  batch: share of the best rate")
+    for sparsity, cores in dict.fromkeys((f.sparsity, f.cores) for f in figures):
+        own = [f for f in figures if (f.sparsity, f.cores) == (sparsity, cores)]
+        best = max(f.colonnade for f in own)
+        shares = "  ".join(f"{f.batch}: {f.colonnade / best:.0%}" for f in own)
+        print(f"{own[0].model:10} {sparsity:8.2f} {cores:6d}  {shares}")
 
 
 def _rate(rows: float) -> str:

@@ -18,7 +18,7 @@ from test_staircase import HOMES, OPTIONAL, STAIRCASE
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-COMMANDS = ("scripts/demo", "scripts/test", ".ci/run")
+COMMANDS = ("scripts/demo", "scripts/test", "scripts/numa_vm", ".ci/run")
 
 
 @pytest.mark.parametrize("line", [*PROJECT["dependencies"], *EXTRAS["dev"]])
@@ -31,7 +31,10 @@ def test_what_is_installed_is_not_below_the_floor(line: str) -> None:
 
 def test_every_third_party_that_is_imported_is_a_dependency() -> None:
     # These come with a distribution of another name.
-    brought = {"google": "onnx", "llvmlite": "numba", "PIL": "pillow"}
+    brought = {
+        "google": "onnx", "llvmlite": "numba", "PIL": "pillow",
+        "prometheus_client": "prometheus-client",
+    }  # fmt: skip
     optional = {brought.get(name, name) for name in OPTIONAL}
     wanted = {brought.get(name, name) for name in HOMES}
     assert wanted - optional == {Requirement(line).name for line in PROJECT["dependencies"]}

@@ -20,6 +20,7 @@ HOMES = {
     "click": ("jobs",),
     "rich": ("jobs",),
     "ray": ("jobs",),
+    "prometheus_client": ("jobs/metrics",),
     "pyarrow": ("pipeline",),
     "onnx": ("engine/reader", "engine/reference"),
     "google": ("engine/reader", "engine/reference"),

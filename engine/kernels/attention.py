@@ -33,6 +33,7 @@ from engine.kernels.vector import (
     broadcast,
     fma,
     if_less,
+    if_negative,
     lane_numbers,
     like,
     load,
@@ -116,22 +117,26 @@ def _mix(shape, points, v, v_stride, first, last, scores, sums):
 
 @inline
 def _mix_seen(shape, points, v, v_stride, first, last, scores, sums):
-    """The same where some lanes do not see the keys: no share, so that not even a NaN counts.
-
-    What has no share because its mask or its score leaves none is passed over, too, where `_mix`
-    multiplies it: so a NaN in the values of such a key reaches a query or not, depending on where
-    in its tile the query stands. Finite values are not affected.
-    """
+    """The same where some lanes do not see the keys. Their shares are minus zero (`_hide`), and not
+    even a NaN counts there; a key that is seen and has no share is multiplied, as in `_mix`."""
     size = 4 * points
     a0, a1, a2, a3 = sums
     for key in range(first, last):
         column, p = v + (key // points) * v_stride + (key % points) * 4, load(shape, scores)
-        a0 = if_less(shape, p, fma(broadcast(shape, column), p, a0), a0)
-        a1 = if_less(shape, p, fma(broadcast(shape, column + size), p, a1), a1)
-        a2 = if_less(shape, p, fma(broadcast(shape, column + 2 * size), p, a2), a2)
-        a3 = if_less(shape, p, fma(broadcast(shape, column + 3 * size), p, a3), a3)
+        a0 = if_negative(p, a0, fma(broadcast(shape, column), p, a0))
+        a1 = if_negative(p, a1, fma(broadcast(shape, column + size), p, a1))
+        a2 = if_negative(p, a2, fma(broadcast(shape, column + 2 * size), p, a2))
+        a3 = if_negative(p, a3, fma(broadcast(shape, column + 3 * size), p, a3))
         scores += size
     return a0, a1, a2, a3
+
+
+@inline
+def _if_seen(lane, key, back, ahead, seen, unseen):
+    """`seen` in the lanes that see a key, `unseen` in the others; the key's place counts from lane
+    0's query."""
+    seen = if_less(lane, like(lane, key + back + 1), seen, unseen)
+    return if_less(lane, like(lane, key - ahead), unseen, seen)
 
 
 @inline
@@ -144,8 +149,18 @@ def _place(shape, points, scores, first, last, place, back, ahead, table):
         s = load(shape, scores)
         if table != 0:
             s = s + load(shape, table + (place - key) * 4)
-        s = if_less(lane, like(shape, key + back + 1 - place), s, never)
-        store(scores, if_less(lane, like(shape, key - ahead - place), never, s))
+        store(scores, _if_seen(lane, key - place, back, ahead, s, never))
+        scores += 4 * points
+
+
+@inline
+def _hide(shape, points, scores, first, last, place, back, ahead):
+    """Minus zero instead of the shares of keys first..last in lanes that do not see them. A share
+    that only underflowed is plus zero, and counts."""
+    lane, hidden = lane_numbers(shape), like(shape, np.float32(-0.0))
+    for key in range(first, last):
+        p = load(shape, scores)
+        store(scores, _if_seen(lane, key - place, back, ahead, p, hidden))
         scores += 4 * points
 
 
@@ -232,6 +247,8 @@ def _near_tile(shape, points, step, arena, head, tile, shift, first, last, low, 
     total = _exponentials(shape, points, scores, end - begin)
     v, y = _values(points, step, arena, head), _result(points, step, arena, head, tile, shift)
     middle, rest = scores + (inner - begin) * size, scores + (outer - begin) * size
+    _hide(shape, points, scores, begin - first, inner - first, place, back, ahead)
+    _hide(shape, points, rest, outer - first, end - first, place, back, ahead)
     for _ in range(0, load_i64(step + 80), 4):
         sums = (shape, shape, shape, shape)
         sums = _mix_seen(shape, points, v, v_stride, begin, inner, scores, sums)

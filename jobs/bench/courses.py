@@ -16,8 +16,8 @@ from engine.images.segment import Images
 from engine.profiling import StepTime
 from engine.segments import Column, Fallback, Segment, Sequences
 from jobs.bench.folding import folded, pattern, runs, skeleton
-from jobs.bench.markup import Markup, join, tag
 from jobs.bench.report import Report, micros
+from jobs.pages.markup import Markup, join, tag
 
 SHAFTS = 6
 """Drawn in a segment, however many columns or tiles the batch has."""

@@ -15,8 +15,8 @@ from engine.images.segment import Images
 from engine.segments import OFFSETS, POSITIONS, Border, Column, Fallback, Segment, Sequences
 from engine.working_set import WorkingSet
 from jobs.bench.courses import bar, courses
-from jobs.bench.markup import Markup, join, tag
 from jobs.bench.report import Report
+from jobs.pages.markup import Markup, join, tag
 from numa.notation import size
 
 

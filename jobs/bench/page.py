@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.profiling import StepTime
-from jobs.bench.markup import Child, Markup, tag
 from jobs.bench.network import network
 from jobs.bench.report import (
     COLUMNS_OFF,
@@ -19,7 +18,8 @@ from jobs.bench.report import (
     micros,
     rate,
 )
-from jobs.bench.style import STYLE
+from jobs.pages.markup import Child, Markup, tag
+from jobs.pages.style import STYLE
 from numa.notation import cpulist, size
 
 BAR_HEIGHT = 18

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.bench.folding import folded, runs, skeleton
-from jobs.bench.markup import visible
 from jobs.bench.report import OURS, Figure, Report, micros, rate
+from jobs.pages.markup import visible
 from numa.notation import cpulist, size
 
 if TYPE_CHECKING:

@@ -117,19 +117,20 @@ def attention_twin(
         scores = q[own, part].astype(np.float64) @ k[own, theirs].T * depth**-0.5
         if bias is not None:
             scores = scores + bias[own]
+        seen = np.ones((length, length), bool)
         for query, key in np.ndindex(length, length):
             distance = query - key
             if near.table is not None:
                 middle = near.table.shape[1] // 2
                 scores[query, key] += near.table[head % len(near.table), middle + distance]
             if 0 <= near.back < distance or 0 <= near.ahead < -distance:
-                scores[query, key] = -np.inf
+                scores[query, key], seen[query, key] = -np.inf, False
         with np.errstate(invalid="ignore"):
             e = np.exp(scores - scores.max(axis=1, keepdims=True))
             e = e / e.sum(axis=1, keepdims=True)
         values = v[own, theirs]
-        for query in range(length):  # what has no share counts for nothing, not even a NaN
-            some = e[query] != 0
+        for query in range(length):  # what is not seen counts for nothing, not even a NaN
+            some = seen[query]
             y[first + query, part] = e[query, some] @ values[some]
         first += length if head == heads - 1 else 0
     return y
@@ -231,8 +232,6 @@ def test_near_attention_gives_the_same_bytes_among_any_neighbours(
 ) -> None:
     q, k, v, lengths, heads, bias, near = problem
     v[len(v) // 2, 0] = np.nan if spoilt else 0
-    if bias is not None:  # a NaN without a share: see _mix_seen
-        bias[len(v) // 2] = 0
     whole = attend(q, k, v, lengths, heads, bias, points, 0, near)
     for own in itertools.starmap(slice, itertools.pairwise(offsets_of(lengths))):
         own_bias, length = None if bias is None else bias[own], own.stop - own.start
@@ -247,6 +246,22 @@ def test_a_bound_that_no_sequence_reaches_changes_no_byte(points: int) -> None:
     plain = attend(q, k, v, [20, 30], 2, None, points)
     near = attend(q, k, v, [20, 30], 2, None, points, near=Near(back=29, ahead=30))
     assert near.tobytes() == plain.tobytes()
+
+
+@named("points", WIDTHS)
+def test_a_nan_without_a_share_reaches_whoever_sees_it(points: int) -> None:
+    """As in onnxruntime 0 times NaN is NaN, in whatever lane of a tile the query stands."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((3 * points, 8)).astype(np.float32) for _ in range(3))
+    for key in range(points, 2 * points):
+        bias, spoilt = np.zeros(len(q), np.float32), v.copy()
+        bias[key], spoilt[key] = -10000, np.nan
+        near = Near(back=5, ahead=3)
+        got = attend(q, k, spoilt, [len(q)], 2, bias, points, near=near)
+        np.testing.assert_array_equal(
+            np.flatnonzero(np.isnan(got).all(axis=1)), np.arange(key - 3, key + 6)
+        )
+        assert np.isnan(got).sum() == 9 * got.shape[1]
 
 
 @named("points", WIDTHS)

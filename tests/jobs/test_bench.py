@@ -18,8 +18,8 @@ from click.testing import CliRunner, Result
 from small_job import Source
 
 from engine import rival
-from jobs.bench.markup import Markup, tag
 from jobs.cli import main
+from jobs.pages.markup import Markup, tag
 
 QUICK = ("--rounds", "2", "--seconds", "0.001", "--rows", "40")
 HOSTILE = '<script>alert(1)</script>"&\x1b[31m'

@@ -25,6 +25,7 @@ from pipeline.events import (
     ShardFailed,
     ShardSetAside,
 )
+from pipeline.parts import Seconds
 from pipeline.shards import Lease
 
 STARTED = JobStarted(
@@ -42,7 +43,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def committed(index: int, rejects: int = 0) -> PartCommitted:
-    return PartCommitted(0, index, 100, 100 - rejects, rejects, 4096)
+    return PartCommitted(0, index, 100, 100 - rejects, rejects, 4096, Seconds())
 
 
 def test_rows_in_flight_count_until_they_are_committed_or_lost(now: list[float]) -> None:
@@ -107,10 +108,19 @@ def test_log_speaks_every_tenth_and_every_ten_seconds(now: list[float]) -> None:
     assert "\r" not in stream.getvalue()
 
 
-def test_json_lines_are_events(capsys: pytest.CaptureFixture[str]) -> None:
-    JsonLines().show(committed(3), Tally())
+def test_json_lines_are_events(now: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    counts = Tally()
+    for event in (STARTED, committed(3)):
+        counts.add(event)
+    now[0] += 4
+    JsonLines().show(committed(3), counts)
     plain = json.loads(capsys.readouterr().out)
     assert plain["event"] == "PartCommitted" and plain["shard"] == 3
+    assert plain["progress"] == {
+        "rows_done": 300, "rows": 1000, "share": 0.3, "rows_per_second": 25.0, "seconds_left": 28.0
+    }  # fmt: skip
+    JsonLines().show(ScorerDied(0, "gone"), counts)
+    assert "progress" not in json.loads(capsys.readouterr().out)
     Silent().show(committed(3), Tally())
     assert capsys.readouterr() == ("", "")
 

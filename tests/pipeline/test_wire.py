@@ -9,15 +9,17 @@ from hypothesis import strategies as st
 
 from pipeline import events
 from pipeline.journal import ManifestEntry
-from pipeline.parts import Part
+from pipeline.parts import Part, Seconds
 from pipeline.shards import Lease, Shard
 from pipeline.wire import from_plain, to_plain
 
 finite = st.floats(allow_nan=False)
-parts = st.builds(Part, read_seconds=finite, run_seconds=finite, write_seconds=finite)
+seconds = st.builds(Seconds, *[finite] * 4)
+parts = st.builds(Part, seconds=seconds)
 GIVEN: dict[str, dict[str, st.SearchStrategy[object]]] = {
     "ScorerReady": {"report": st.dictionaries(st.text(), st.text() | st.integers() | finite)},
     "PartWritten": {"part": parts},
+    "PartCommitted": {"seconds": seconds},
     "JobEnded": {"seconds": finite},
 }
 
