@@ -25,14 +25,14 @@ foreseen, they were 1-2 % slower (Zen 4, 90 % zeros): a visit repeats the last o
 
 Zen 4, 16 lanes, 7 pixels: of a core's peak, 95-97 % with BLK4 on dense 3x3. With NZ on 3x3, 74-78 %
 at 80 % zeros, 66-73 at 90 and 54-64 at 95; on 1x1, 64-71, 52-62 and 40-49. With all in L1 it is
-81 %, whatever R from 7 on: a vector that is loaded takes 1.2 cycles, a multiply-add one. Weights come
-four in a load and are dealt out by shuffles; a load for each is 3-5 % slower. What is lost beyond
-are sums, loaded and stored block by block: short blocks of few taps cost most.
+81 %, whatever R from 7 on: a vector that is loaded takes 1.2 cycles, a multiply-add one. Weights
+come four in a load and are dealt out by shuffles; a load for each is 3-5 % slower. What is lost
+beyond are sums, loaded and stored block by block: short blocks of few taps cost most.
 
 PAIR: two outputs at once, paired so that they share many taps; for those a pixel is loaded once for
 two multiply-adds. Every tap stays one of a weight that is not zero. At 80 % zeros it is 5-15 %
-faster than NZ (81-84 % of the peak on 3x3), at 90 up to 10, at 95 mostly slower: a third loop for two
-outputs costs more than they share. It wants the sums of 14 pixels in registers, so 32 of them.
+faster than NZ (81-84 % of the peak on 3x3), at 90 up to 10, at 95 mostly slower: a third loop for
+two outputs costs more than they share. Its sums and pixels want 32 registers.
 
     heads    per block, per pair: both outputs, taps of both, of the first alone, of the second
     offsets  per tap: as above
