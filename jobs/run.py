@@ -72,7 +72,7 @@ _METAVARS = {
     "keep": "FIELDS", "off": "NAME", "address": "ADDRESS", "engines": "N", "threads": "N",
     "batch_rows": "N", "max_tokens": "N", "tokenizer": "FILE", "max_errors": "N",
     "image": "KEY=VALUE,...",
-    "before": "MODULE:FUNCTION", "after": "MODULE:FUNCTION",
+    "where": "CONDITION", "before": "MODULE:FUNCTION", "after": "MODULE:FUNCTION",
     "stall_seconds": "SECONDS", "max_restarts": "N", "metrics": "FILE",
 }  # fmt: skip
 

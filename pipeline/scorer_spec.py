@@ -50,6 +50,8 @@ class ScorerSpec:
     after: Hook | None = None
     fields: tuple[str, ...] = ()
     """That are read; () for those that the binding names, which a hook may have made of others."""
+    where: str = ""
+    """Which of the rows read are scored."""
 
     def to_json(self) -> dict[str, Any]:
         return dict(to_plain(self))
