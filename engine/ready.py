@@ -65,15 +65,22 @@ class ReadyColumns:
         self._tiles = 0
         self._arenas: list[Array] = [aligned(0)] * len(workers)
         self._whole = aligned(0)
-        workers.run(lambda index: self._prepare() if index == 0 else None)
-
-    def _prepare(self) -> None:
-        """The first thread copies the weights: whoever writes a page first decides on which NUMA
-        node it lies."""
-        self._weights = Weights()
-        self._layout = Words(self.segment, self._weights)
+        self._weights: dict[int, Weights] = {}
+        self._layouts: dict[int, Words] = {}
+        workers.run_heads(self._copy)
+        self._layout = self._layouts[0]
         self._tables = self._layout.tables()
-        self._words = [self._layout.sized(self.group, 0)] * len(self._workers)
+        self._words = [self._layout.sized(self.group, 0)] * len(workers)
+
+    def _copy(self, head: int) -> None:
+        """One copy of the weights for each NUMA node, written by a thread there: whoever writes a
+        page first decides where it lies, and no weight is read from another node."""
+        self._weights[head] = Weights()
+        self._layouts[head] = Words(self.segment, self._weights[head])
+
+    def memory(self) -> dict[str, list[Array]]:
+        weights = [copy for found in self._weights.values() for copy in found.copies()]
+        return {"weights": weights, "panels": [*self._arenas, self._whole]}
 
     def _make_room(self, tiles: int) -> None:
         """Arenas and words for columns of `tiles`, written by the threads that use them."""
@@ -83,7 +90,8 @@ class ReadyColumns:
         self._tiles = 0  # until every thread has them, however the caller is interrupted
 
         def task(index: int) -> None:
-            self._words[index] = self._layout.sized(self.group, room)
+            layout = self._layouts[self._workers.heads[index]]
+            self._words[index] = layout.sized(self.group, room)
             self._arenas[index] = aligned(self._arena_nbytes(room) if self.depth_first else LINE)
             self._arenas[index][:] = 0
 
@@ -129,8 +137,11 @@ class ReadyColumns:
         segment, sources = self.segment, known
         if batch.offsets is not None and self.sequential:
             sources = {**known, OFFSETS: batch.offsets, POSITIONS: batch.positions()}
+            for c in segment.counts:
+                sources[c.value] = batch.counted(known[c.ids], c.padding) + c.first
             for name, entries in segment.tables:
-                _check_ids(name, entries, sources[name], batch)
+                most = segment.most_tokens(name, entries)
+                _check_ids(name, entries, most, sources[name], batch)
         # contiguous rows of the border's element type, which is how kernels read
         arrays = [np.ascontiguousarray(sources[b.value], b.dtype) for b in segment.imports]
         for b in segment.exports:
@@ -246,17 +257,18 @@ class ReadyColumns:
         return perf_counter() - began
 
 
-def _check_ids(name: str, entries: int, ids: Array, batch: Batch) -> None:
-    """Raises FeedError for ids that the table does not have: a kernel reads unchecked."""
+def _check_ids(name: str, entries: int, most: int | None, ids: Array, batch: Batch) -> None:
+    """Raises FeedError for ids that the table does not have: a kernel reads unchecked. `most`
+    tokens a sequence may have where they are places."""
     assert batch.offsets is not None
     if not ids.size or (int(ids.min()) >= -entries and int(ids.max()) < entries):
         return
     token = int(np.argmax((ids < -entries) | (ids >= entries)))
     row = int(np.searchsorted(batch.offsets, token, side="right")) - 1
-    if name == POSITIONS:
+    if most is not None:
         length = int(batch.offsets[row + 1] - batch.offsets[row])
         raise FeedError(
-            f"row {row}: expected a sequence of at most {entries} tokens, which is all that the "
+            f"row {row}: expected a sequence of at most {most} tokens, which is all that the "
             f"model has positions for, got {length}; truncate it"
         )
     raise FeedError(

@@ -98,7 +98,7 @@ def _runs(file: DataFile, target: int) -> Iterator[tuple[int, ...]]:
     nbytes = 0
     for index, group in enumerate(file.row_groups):
         size = _read_nbytes(group)
-        if run and size and nbytes + size - target > target - nbytes:
+        if run and not group.skipped and nbytes + size - target > target - nbytes:
             yield tuple(run)
             run, nbytes = [], 0
         run.append(index)
