@@ -39,6 +39,9 @@ class ReadyFallback:
         self._shapes = program.values
         self._results = {v.name for v in program.outputs}
 
+    def memory(self) -> dict[str, list[Array]]:
+        return {"weights": list(self.constants.values()), "panels": []}
+
     def __call__(self, known: dict[str, Any], batch: Batch) -> None:
         self.timed(known, batch)
 

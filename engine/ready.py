@@ -65,15 +65,22 @@ class ReadyColumns:
         self._tiles = 0
         self._arenas: list[Array] = [aligned(0)] * len(workers)
         self._whole = aligned(0)
-        workers.run(lambda index: self._prepare() if index == 0 else None)
-
-    def _prepare(self) -> None:
-        """The first thread copies the weights: whoever writes a page first decides on which NUMA
-        node it lies."""
-        self._weights = Weights()
-        self._layout = Words(self.segment, self._weights)
+        self._weights: dict[int, Weights] = {}
+        self._layouts: dict[int, Words] = {}
+        workers.run_heads(self._copy)
+        self._layout = self._layouts[0]
         self._tables = self._layout.tables()
-        self._words = [self._layout.sized(self.group, 0)] * len(self._workers)
+        self._words = [self._layout.sized(self.group, 0)] * len(workers)
+
+    def _copy(self, head: int) -> None:
+        """One copy of the weights for each NUMA node, written by a thread there: whoever writes a
+        page first decides where it lies, and no weight is read from another node."""
+        self._weights[head] = Weights()
+        self._layouts[head] = Words(self.segment, self._weights[head])
+
+    def memory(self) -> dict[str, list[Array]]:
+        weights = [copy for found in self._weights.values() for copy in found.copies()]
+        return {"weights": weights, "panels": [*self._arenas, self._whole]}
 
     def _make_room(self, tiles: int) -> None:
         """Arenas and words for columns of `tiles`, written by the threads that use them."""
@@ -83,7 +90,8 @@ class ReadyColumns:
         self._tiles = 0  # until every thread has them, however the caller is interrupted
 
         def task(index: int) -> None:
-            self._words[index] = self._layout.sized(self.group, room)
+            layout = self._layouts[self._workers.heads[index]]
+            self._words[index] = layout.sized(self.group, room)
             self._arenas[index] = aligned(self._arena_nbytes(room) if self.depth_first else LINE)
             self._arenas[index][:] = 0
 

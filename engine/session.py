@@ -24,7 +24,7 @@ from engine.ragged import Ragged
 from engine.ready import ReadyColumns
 from engine.segments import Fallback, Segment
 from engine.workers import Workers
-from numa.caches import cache_nbytes
+from numa.processor import cache_nbytes
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
@@ -103,6 +103,12 @@ class Session:
             return tuple(segment.timed(known, batch) for segment in self._segments)
 
         return self._alone("timed", work)
+
+    def memory(self) -> dict[str, list[Array]]:
+        """What the session holds, by use: "weights", a copy for each NUMA node of its processors,
+        and "panels", from the first batch on. numa/memory.py tells where they lie."""
+        found = [segment.memory() for segment in self._segments]
+        return {use: [array for f in found for array in f[use]] for use in ("weights", "panels")}
 
     def rows(self, feeds: Mapping[str, Feed]) -> int:
         """Rows of a batch; FeedError where it does not fit the program's inputs."""

@@ -24,6 +24,9 @@ class Weights:
     def __init__(self) -> None:
         self._copies: dict[int, tuple[Array, Array]] = {}
 
+    def copies(self) -> list[Array]:
+        return [copy for _, copy in self._copies.values()]
+
     def address(self, array: Array) -> int:
         """Where the copy starts; 16 bytes of slack follow it."""
         if id(array) not in self._copies:

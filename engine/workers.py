@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Sequence
 
 from numa.affinity import pin_thread
+from numa.processor import numa_node
 
 Task = Callable[[int], None]
 Done = queue.SimpleQueue[BaseException | None]
@@ -19,6 +20,9 @@ class Workers:
     holds this object any more: the threads themselves hold their inbox and nothing else."""
 
     def __init__(self, cpus: Sequence[int]) -> None:
+        nodes = [numa_node(cpu) for cpu in cpus]
+        self.heads = tuple(nodes.index(node) for node in nodes)
+        """For each thread the first one on its NUMA node: what a node reads, its head writes."""
         self._inboxes: list[Inbox] = []
         self._threads: list[threading.Thread] = []
         weakref.finalize(self, _end, self._inboxes).atexit = False
@@ -49,6 +53,16 @@ class Workers:
             raise
         if problems:
             raise problems[0]
+
+    def run_heads(self, task: Task) -> None:
+        """task(index) on the first thread of each NUMA node, one after the other."""
+        for head in sorted(set(self.heads)):
+
+            def alone(index: int, head: int = head) -> None:
+                if index == head:
+                    task(index)
+
+            self.run(alone)
 
     def _all(self, task: Task) -> list[BaseException]:
         done: Done = queue.SimpleQueue()  # of this call alone: an interrupted one leaves tokens

@@ -62,6 +62,13 @@ install_weights() {
         say "could not install $weights; the tests that need it are skipped"
 }
 
+# The emulated machine of tests/numa/test_real_kernel.py. Where it cannot be had, these tests are
+# skipped, and say so.
+set_up_numa_vm() {
+    scripts/numa_vm --set-up >/dev/null ||
+        say "no emulated machine with several NUMA nodes; the tests that need it are skipped"
+}
+
 # set_up demo | set_up dev: what is installed is remembered in .venv, with a checksum of
 # pyproject.toml and of the folder (an editable install points to it). dev serves the demo, too.
 set_up() {

@@ -1,7 +1,7 @@
 """A segment over images with kernels made ready: the tape as words, an arena for each thread.
 
 A batch is one call into machine code for each thread, which takes one group of images after the
-other from a counter, as columns of rows are taken. All threads read the same tape.
+other from a counter, as columns of rows are taken. Threads of one NUMA node read the same tape.
 """
 
 from __future__ import annotations
@@ -40,14 +40,25 @@ class ReadyImages:
         self._run = run_columns()
         self._arenas: list[Array] = [aligned(0)] * len(workers)
 
-        def prepare(index: int) -> None:
-            if index == 0:  # whoever writes a page first decides on which NUMA node it lies
-                self._weights = Weights()
-                self._words = _words(segment, self._weights)
+        self._weights: dict[int, Weights] = {}
+        self._tapes: dict[int, Array] = {}
+
+        def copy(head: int) -> None:
+            # whoever writes a page first decides on which NUMA node it lies
+            self._weights[head] = Weights()
+            self._tapes[head] = _words(segment, self._weights[head])
+
+        def make_room(index: int) -> None:
             self._arenas[index] = aligned(max(LINE, segment.arena.nbytes))
             self._arenas[index][:] = 0
 
-        workers.run(prepare)
+        workers.run_heads(copy)
+        workers.run(make_room)
+        self._words = self._tapes[0]
+
+    def memory(self) -> dict[str, list[Array]]:
+        weights = [copy for found in self._weights.values() for copy in found.copies()]
+        return {"weights": weights, "panels": self._arenas}
 
     def __call__(self, known: dict[str, Array], batch: Batch) -> None:
         """Adds the segment's exports to `known`."""
@@ -57,7 +68,8 @@ class ReadyImages:
 
         def task(index: int, held: object = arrays) -> None:
             # `held`: a thread may still write when the caller has left by an exception
-            self._call(counter, columns, self._words, index, table)
+            tape = self._tapes[self._workers.heads[index]]
+            self._call(counter, columns, tape, index, table)
 
         def abandon() -> None:
             counter[0] = len(columns)

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from numa.placement import places
+
 if TYPE_CHECKING:
     from jobs.spec import JobSpec
     from numa.placement import Place
+    from numa.topology import Topology
     from pipeline.events import Event
     from pipeline.scorer_spec import ScorerSpec
     from pipeline.shards import Lease
@@ -29,6 +32,46 @@ class Seat:
     """What the machine can give to all its scorers, in bytes."""
     node_memory_nbytes: int
     """Memory of the place's NUMA node: bound memory cannot spill to another."""
+    stages: tuple[StageSeat, ...] = ()
+    """Where the stages of its model live, its own place first; () for a model in one piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageSeat:
+    """Room for one stage of a scorer's model."""
+
+    place: Place
+    node_memory_nbytes: int
+
+
+def seat_of(
+    number: int,
+    topology: Topology,
+    machine: str,
+    memory_limit_nbytes: int,
+    group: tuple[Place, ...],
+) -> Seat:
+    """The seat of a scorer on the places that `groups_of` gave it."""
+    stages = tuple(StageSeat(place, topology.memory_nbytes(place.node)) for place in group)
+    first = stages[0]
+    return Seat(
+        number, machine, first.place, memory_limit_nbytes, first.node_memory_nbytes,
+        stages if len(stages) > 1 else (),
+    )  # fmt: skip
+
+
+def groups_of(
+    topology: Topology, engines: int | None, threads: int | None, stages: int
+) -> list[tuple[Place, ...]]:
+    """The places of each scorer: one, or one for each stage of its model, on neighbouring nodes.
+
+    Without `engines`: as many scorers as the nodes hold, at least one.
+    """
+    if stages > 1:
+        nodes = sum(bool(node.cores) for node in topology.nodes)
+        engines = (engines or max(1, nodes // stages)) * stages
+    found = places(topology, engines=engines, threads=threads)
+    return [found[i : i + stages] for i in range(0, len(found), stages)]
 
 
 class Executor(Protocol):
@@ -47,8 +90,14 @@ class Executor(Protocol):
         """
         ...
 
+    def arrivals(self) -> tuple[Seat, ...]:
+        """Seats on machines that came since the last call, machine by machine; nobody sits
+        there until `start` says so.
+        """
+        ...
+
     def start(self, specs: Sequence[ScorerSpec]) -> None:
-        """Give every scorer its spec, in the order of `seats`."""
+        """Give scorers their specs; each goes to the seat of its number."""
         ...
 
     def lend(self, scorer: int, lease: Lease) -> None:
@@ -56,11 +105,15 @@ class Executor(Protocol):
         ...
 
     def events(self, timeout: float) -> list[Event]:
-        """What scorers reported, in order for each; waits at most `timeout` seconds for some."""
+        """What scorers reported, in order for each; waits at most `timeout` seconds for some.
+
+        Beside what scorers say themselves: ScorerDied, ScorerDraining and ScorerLeft, and
+        MachineRefused for one that came and has no seat to offer.
+        """
         ...
 
-    def kill(self, scorer: int) -> None:
-        """End a scorer that no longer answers; no ScorerDied is reported for it."""
+    def kill(self, *scorers: int) -> None:
+        """End scorers, and wait a moment for them to be gone; nothing more is reported of them."""
         ...
 
     def restart(self, scorer: int) -> None:
@@ -90,11 +143,16 @@ def make(spec: JobSpec) -> Executor:
     return executor
 
 
+def own_settings() -> dict[str, str]:
+    """The environment variables that are ours, as they are set here."""
+    return {k: v for k, v in os.environ.items() if k.startswith(_SETTINGS)}
+
+
 def source_environment() -> dict[str, str]:
     """Environment of a scorer: our packages are importable, our settings hold on other machines
     too, and a crash leaves a trace.
     """
-    environment = {k: v for k, v in os.environ.items() if k.startswith(_SETTINGS)}
+    environment = own_settings()
     environment["PYTHONFAULTHANDLER"] = "1"
     root = Path(__file__).resolve().parents[2]
     if root.name not in ("site-packages", "dist-packages"):  # run from a clone, not installed

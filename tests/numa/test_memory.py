@@ -1,6 +1,9 @@
 """Memory policy by system call, and where pages lie: real on any Linux, telling with two nodes."""
 
+import ctypes
+import gc
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -8,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from numa.memory import MODES, bind, pages, parse_numa_maps, policy
+from numa.memory import MODES, PAGE_NBYTES, bind, pages, pages_of, parse_numa_maps, policy
 from numa.topology import Topology
 
 NODES = [node.id for node in Topology.discover().nodes if node.memory_nbytes]
@@ -66,6 +69,18 @@ def test_pages_of_a_process_grow_by_what_it_takes() -> None:
     assert 32 << 20 <= grown <= all_pages
 
 
+@needs_policy
+def test_pages_of_a_block_are_counted_once_they_are_touched() -> None:
+    with mmap.mmap(-1, 8 * PAGE_NBYTES, flags=mmap.MAP_PRIVATE) as block:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(block))
+        block[2 * PAGE_NBYTES : 5 * PAGE_NBYTES] = b"x" * 3 * PAGE_NBYTES
+        assert sum(pages_of(address, len(block)).values()) == 3 * PAGE_NBYTES
+        assert sum(pages_of(address + 3 * PAGE_NBYTES - 1, 2).values()) == 2 * PAGE_NBYTES
+        assert set(pages_of(address, len(block))) <= set(NODES)
+        assert pages_of(address, 0) == {}
+        gc.collect()  # the view of the block, which keeps it open
+
+
 BOUND = """
 import json, mmap, sys, threading
 from numa.memory import bind, pages, policy
@@ -118,31 +133,18 @@ print(memory.policy())
     assert run(script) == f"{mode} {NODES[0]}"
 
 
-SECCOMP = """
-import ctypes, os, sys
+REFUSED = """
+import os, sys
 from numa import memory
-class Filter(ctypes.Structure):
-    _fields_ = [("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte),
-                ("k", ctypes.c_uint)]
-class Program(ctypes.Structure):
-    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.POINTER(Filter))]
-set_number, get_number = memory.SYSCALLS[os.uname().machine]
-load, equal, leave = 0x20, 0x15, 0x06
-allow, refuse = 0x7FFF0000, 0x00050000 | 1  # 1 is EPERM
-steps = (Filter * 5)(Filter(load, 0, 0, 0), Filter(equal, 1, 0, set_number),
-    Filter(equal, 0, 1, get_number), Filter(leave, 0, 0, refuse), Filter(leave, 0, 0, allow))
-libc = ctypes.CDLL(None, use_errno=True)
-libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-program = Program(5, steps)
-assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
-assert libc.prctl(22, 2, ctypes.addressof(program), 0, 0) == 0, ctypes.get_errno()
+from scripts.vm.refusal import refuse_policies
+refuse_policies()
 """
 """Makes the kernel refuse both calls, as the default filter of container engines does."""
 
 
 @needs_policy
 def test_a_refusal_is_a_reason() -> None:
-    reason, said = run(SECCOMP + "print(memory.bind(0)); print(memory.policy())").splitlines()
+    reason, said = run(REFUSED + "print(memory.bind(0)); print(memory.policy())").splitlines()
     assert reason == (
         "set_mempolicy to node 0: EPERM, not permitted, as in containers whose seccomp filter "
         "asks for CAP_SYS_NICE"
@@ -153,7 +155,7 @@ def test_a_refusal_is_a_reason() -> None:
 @needs_policy
 def test_the_launcher_carries_a_refusal_on() -> None:
     cpu = min(os.sched_getaffinity(0))
-    script = SECCOMP + (
+    script = REFUSED + (
         f"os.execv(sys.executable, [sys.executable, '-m', 'numa.launch', '{cpu}', '0', '--', "
         "sys.executable, '-c', 'import os; print(os.environ[\"COLONNADE_NUMA_BIND\"])'])"
     )

@@ -1,4 +1,4 @@
-"""How large one processor's caches are: the quick answer, where a whole Topology is not needed."""
+"""One processor's caches and NUMA node: quick answers, where a whole Topology is not needed."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def cache_nbytes(cpu: int, level: int, root: Path = SYSTEM) -> int | None:
         if sysfs.number(folder / "level") == level and sysfs.text(folder / "type") != "Instruction":
             return sysfs.nbytes(folder / "size")
     return None
+
+
+def numa_node(cpu: int, root: Path = SYSTEM) -> int | None:
+    """The NUMA node of a processor; None where the kernel has none or the system hides it."""
+    return min(sysfs.numbered(root / CPU_FOLDER / f"cpu{cpu}", "node"), default=None)
