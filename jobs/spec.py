@@ -57,6 +57,13 @@ class JobSpec:
     )
     engines: int | None = _option("Scorers a machine. Default: one a NUMA node.", None, least=1)
     threads: int | None = _option("Threads a scorer. Default: one a physical core.", None, least=1)
+    stages: int = _option(
+        "Cut the model into so many stages, each with weights of its own on a NUMA node of its "
+        "own: for models too large for one. A scorer then takes so many places.",
+        1,
+        least=1,
+        most=1024,
+    )
     batch_rows: int | None = _option(
         "Rows given to the model at a time. Default: chosen by the plan.",
         None,
@@ -185,6 +192,7 @@ OPTIONS: dict[str, Field[Any]] = {f.name: f for f in fields(JobSpec)}
 NUMBERS: dict[str, type] = {
     "engines": int,
     "threads": int,
+    "stages": int,
     "batch_rows": int,
     "max_tokens": int,
     "max_errors": int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pipeline.dataset import Dataset
 from pipeline.hooks import Hook
 from pipeline.parts import check_writable
 from pipeline.picture_rules import PictureRules
-from pipeline.price import MemoryPrice, PricedProgram, price
+from pipeline.price import MemoryPrice, PricedProgram, StageProgram, price
 from pipeline.shards import Shard, plan_shards
 from pipeline.text import TokenizerFile
 
@@ -51,10 +52,18 @@ class Plan:
     before: Hook | None
     after: Hook | None
     memory: MemoryPrice
+    stages: int
+    """That the model is cut into; `places` are those of the first."""
     memory_limit_nbytes: int
     output: str
     format: str
     on_error: str
+
+    @property
+    def _later(self) -> str:
+        """Of a place, the others that its engine takes."""
+        more = self.stages - 1
+        return f", and {_count(more, 'place')} for later stages of the model" if more else ""
 
     def __str__(self) -> str:
         largest = max((s.rows for s in self.shards), default=0)
@@ -75,7 +84,7 @@ class Plan:
                 f"  shards  {len(self.shards)}, of at most {_count(largest, 'row')}, "
                 f"in batches of at most {self.batch_rows:,}"
                 + (f", run by {_count(self.batch_tokens, 'token')}" if self.batch_tokens else ""),
-                *(f"  {place}" for place in self.places),
+                *(f"  {place}{self._later}" for place in self.places),
                 f"  output  {self.output}, {self.format}, on error {self.on_error}",
                 f"  memory  at most {size(self.memory.total)} of {size(self.memory_limit_nbytes)}: "
                 f"{self.memory.engines} x {size(self.memory.engine)} "
@@ -108,6 +117,7 @@ def make_plan(
     before: Hook | None = None,
     after: Hook | None = None,
     written: pa.Schema | None = None,
+    stages: Sequence[StageProgram] = (),
 ) -> Plan:
     """Shards, batches and price of a job whose places all lie on one machine.
 
@@ -142,7 +152,9 @@ def make_plan(
             batch_tokens=tokens,
             tokenizer=tokenizer,
             fields=read_fields(dataset, before),
+            stages=stages,
         ),
+        stages=len(stages) or 1,
         memory_limit_nbytes=memory_limit_nbytes,
         output=str(Path(output)),
         format=format,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.graph import Value
 from numa.notation import size
 from pipeline.bound import Binding
 from pipeline.dataset import Dataset
@@ -13,7 +15,7 @@ from pipeline.errors import MemoryPlanError
 from pipeline.parts import GROUP_NBYTES
 from pipeline.pictures import decoding_nbytes
 from pipeline.reader import BUFFER_NBYTES
-from pipeline.scorer import QUEUED
+from pipeline.scorer import QUEUED, QUEUED_BETWEEN
 from pipeline.shards import plan_shards
 from pipeline.sizes import dictionary_nbytes, mapped_nbytes, row_nbytes, token_counts
 from pipeline.text import TokenizerFile
@@ -57,6 +59,15 @@ class PricedProgram(Protocol):
     ) -> int: ...
 
 
+class StageProgram(PricedProgram, Protocol):
+    """What the price of a stage needs of engine.Program."""
+
+    @property
+    def inputs(self) -> tuple[Value, ...]: ...
+    @property
+    def outputs(self) -> tuple[Value, ...]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryPrice:
     """Upper bounds in bytes, for the engines of one machine."""
@@ -76,11 +87,13 @@ class MemoryPrice:
     """An engine: rows gathered for an output row group, and their encoding."""
     driver: int
     """Once; 0 on machines without the driver."""
+    later: int = 0
+    """An engine: processes of its model's later stages, on their own NUMA nodes."""
 
     @property
     def engine(self) -> int:
         held = self.reading + self.outputs + self.writing
-        return self.interpreter + self.weights + self.session + held
+        return self.interpreter + self.weights + self.session + held + self.later
 
     @property
     def total(self) -> int:
@@ -110,7 +123,8 @@ class MemoryPrice:
             f"interpreter {size(self.interpreter)}, model {size(self.weights)}, "
             f"session {size(self.session)}",
             f"reading {size(self.reading)}, outputs {size(self.outputs)}, "
-            f"writing {size(self.writing)}",
+            f"writing {size(self.writing)}"
+            + (f", later stages {size(self.later)}" if self.later else ""),
         )
 
     def __str__(self) -> str:
@@ -130,6 +144,7 @@ def price(
     tokenizer: TokenizerFile | None = None,
     fields: tuple[str, ...] = (),
     driver: bool = True,
+    stages: Sequence[StageProgram] = (),
 ) -> MemoryPrice:
     """Bounds for `engines` engines of `threads` threads on one machine.
 
@@ -151,16 +166,58 @@ def price(
     made = tokenizer.resident_nbytes if tokenizer else 0
     if any(f.picture for f in binding.fields):
         made += decoding_nbytes(threads)
+    held = 2 * program.weights_nbytes
+    session, later = program.session_nbytes(threads, rows, most.run, most.longest), 0
+    if stages:
+        session, *others = stage_prices(
+            dataset, stages, binding,
+            threads=threads, batch_rows=batch_rows, batch_tokens=batch_tokens,
+        )  # fmt: skip
+        held, later = 2 * stages[0].weights_nbytes, sum(others)
     return MemoryPrice(
         engines=engines,
         interpreter=INTERPRETER_NBYTES,
-        weights=2 * program.weights_nbytes,
-        session=program.session_nbytes(threads, rows, most.run, most.longest),
+        weights=held,
+        session=session,
+        later=later,
         reading=_reading_nbytes(dataset, binding, columns, rows, most) + made,
         outputs=(outputs + kept + dictionaries) * (QUEUED + IN_HAND),
         writing=ENCODING * written,
         driver=(DRIVER_NBYTES + 3 * program.weights_nbytes + SHARD_NBYTES * len(shards))
         * int(driver),
+    )
+
+
+def stage_prices(
+    dataset: Dataset,
+    programs: Sequence[StageProgram],
+    binding: Binding,
+    *,
+    threads: int,
+    batch_rows: int,
+    batch_tokens: int = 0,
+) -> tuple[int, ...]:
+    """Bytes that each stage of a scorer's model takes at most: of the first its session and what
+    is carried, of the others their whole process."""
+    rows = min(batch_rows, max((s.rows for s in plan_shards(dataset)), default=0))
+    most = _tokens_at_most(dataset, binding, rows, batch_tokens)
+    found = []
+    for number, program in enumerate(programs):
+        session = program.session_nbytes(threads, rows, most.run, most.longest)
+        taken = _flowing_nbytes(program.inputs, rows, most) if number else 0
+        given = _flowing_nbytes(program.outputs, rows, most)
+        # The room that batches come through; outputs, and in the first stage's process the room
+        # that later stages give theirs through and what is queued before them.
+        copies = 2 if number else 0
+        own = session + taken + copies * given
+        found.append(own + (INTERPRETER_NBYTES + 2 * program.weights_nbytes if number else 0))
+        found[0] += given * (QUEUED_BETWEEN + IN_HAND + 1)
+    return tuple(found)
+
+
+def _flowing_nbytes(values: Sequence[Value], rows: int, most: _Tokens) -> int:
+    return sum(
+        v.dtype.itemsize * (v.features or 0) * (most.run if v.has_tokens else rows) for v in values
     )
 
 

@@ -134,6 +134,12 @@ def _rows(points: int) -> tuple[Kernel, ...]:
             for name in BINARY_NAMES
             for first in (False, True)
         ),
+        Kernel(
+            f"prelu_constant_f32_x{points}",
+            "constant",
+            f"{_ELEMENTWISE}:binary_constant",
+            (points, "PRelu", False),
+        ),
         Kernel(f"softmax_f32_x{points}", "softmax", f"{_ELEMENTWISE}:softmax", (points, False)),
         Kernel(f"logsoftmax_f32_x{points}", "softmax", f"{_ELEMENTWISE}:softmax", (points, True)),
         *(
