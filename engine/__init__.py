@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from engine.ragged import Ragged as Ragged
     from engine.reader import load as load
     from engine.session import Session as Session
+    from engine.stopwatch import Stopwatch as Stopwatch
 
 _HOMES = {
     "Explanation": "engine.explanation",
@@ -32,6 +33,7 @@ _HOMES = {
     "Program": "engine.program",
     "Ragged": "engine.ragged",
     "Session": "engine.session",
+    "Stopwatch": "engine.stopwatch",
     "Value": "engine.graph",
     "compile": "engine.compiler",
     "explain": "engine.explanation",

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 LINE = 64
 """Bytes of a cache line: panels start on one (unaligned panels cost 15 %)."""
 
@@ -22,9 +24,18 @@ class Lifetime:
     nbytes: int
     first: int
     last: int
+    spells: tuple[tuple[int, int], ...] = ()
+    """First and last step of each time that it is in use, in order, where others may lie in its
+    place in between."""
 
     def meets(self, other: Lifetime) -> bool:
-        return self.first <= other.last and other.first <= self.last
+        if self.first > other.last or other.first > self.last:
+            return False
+        mine = np.array(self.spells or ((self.first, self.last),))
+        theirs = np.array(other.spells or ((other.first, other.last),))
+        # of spells in order, the only one that can meet (a, b) is the last that begins by b
+        begun = np.searchsorted(theirs[:, 0], mine[:, 1], side="right") - 1
+        return bool(((begun >= 0) & (theirs[begun, 1] >= mine[:, 0])).any())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Graph -> Program: the passes, from top to bottom.
 
 Nothing here imports numba: a driver compiles, prices and fingerprints a program in a fraction of
-a second, and each scorer compiles the same one again on its own NUMA node.
+a second, and each scorer compiles the same one again on its own NUMA node. Only a timer does, for
+a matrix of a kind that it never saw and that the cost model is not sure of.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import columns
+from engine.confirming import Timer, confirmed
 from engine.dispatch import Choice, choose, recorded
 from engine.errors import EngineError, UnsupportedError
 from engine.graph import Graph
@@ -39,6 +41,7 @@ class Compilation:
     """Kernels that were asked for, by node."""
     source: Graph
     graph: Graph
+    timer: Timer | None = None
     events: tuple[Event, ...] = ()
     lowered: tuple[Lowered, ...] = ()
     choices: tuple[Choice, ...] = ()
@@ -97,8 +100,7 @@ def _segment(c: Compilation) -> Compilation:
         elif node in asked:
             chosen[node] = recorded(node, asked[node], points)
         else:
-            sparsity = measure(work.weights)
-            chosen[node] = choose(node, sparsity, points, sparse=c.settings.sparse)
+            chosen[node] = _chosen(c, node, work, points)
         return chosen[node].kernel
 
     segments = columns.segments(c.graph, c.lowered, kernel_for, points, c.settings.columns)
@@ -112,6 +114,15 @@ def _segment(c: Compilation) -> Compilation:
     kernels = {node: choice.kernel for node, choice in chosen.items()}
     program = _program(c, segments, {POINTS: str(points), **kernels})
     return replace(c, choices=tuple(chosen.values()), program=program)
+
+
+def _chosen(c: Compilation, node: str, work: Linear, points: int) -> Choice:
+    """By the cost model; where it is in doubt, by timing, if there is somebody who times."""
+    sparsity = measure(work.weights)
+    choice = choose(node, sparsity, points, sparse=c.settings.sparse)
+    if c.timer is None or not c.settings.confirm:
+        return choice
+    return confirmed(choice, work.weights, sparsity, points, c.timer)
 
 
 def _program(c: Compilation, segments: list[Segment], kernels: Mapping[str, str]) -> Program:
@@ -143,27 +154,36 @@ PASSES: tuple[tuple[str, Callable[[Compilation], Compilation]], ...] = (
 
 
 def compilation(
-    model: str | Path | Graph, choices: Mapping[str, str] | None = None, **switches: Any
+    model: str | Path | Graph,
+    choices: Mapping[str, str] | None = None,
+    timer: Timer | None = None,
+    **switches: Any,
 ) -> Compilation:
     """Runs PASSES and keeps what each found out, for `explain`."""
     graph = model if isinstance(model, Graph) else load(model)
-    state = Compilation(from_switches(switches), choices or {}, graph, graph)
+    state = Compilation(from_switches(switches), choices or {}, graph, graph, timer)
     for _, run in PASSES:
         state = run(state)
     return state
 
 
 def compile(  # the name users expect, on purpose that of the builtin
-    model: str | Path | Graph, *, choices: Mapping[str, str] | None = None, **switches: Any
+    model: str | Path | Graph,
+    *,
+    choices: Mapping[str, str] | None = None,
+    timer: Timer | None = None,
+    **switches: Any,
 ) -> Program:
     """The program of a model file or graph.
 
     `choices` are those of an earlier program of the same model: they make the bytes of the output
-    the same on another processor or release. `switches` are fields of engine.settings.Settings.
+    the same on another processor or release. `timer` (an engine.Stopwatch) is asked where the cost
+    model is in doubt between kernels; without one nothing is timed. `switches` are
+    fields of engine.settings.Settings.
 
     Raises ModelError for a file that is not a sound model, UnsupportedError naming the nodes that
     nothing here can run.
     """
-    program = compilation(model, choices, **switches).program
+    program = compilation(model, choices, timer, **switches).program
     assert program is not None
     return program

@@ -68,10 +68,13 @@ class Candidate:
     cycles: float | None
     """Predicted for one tile; None where it is refused."""
     reason: str
+    microseconds: float | None = None
+    """Measured for one tile; None where the prediction left no doubt, or nobody measured."""
 
     def __str__(self) -> str:
         cost = "refused" if self.cycles is None else f"{self.cycles / 1000:.1f} kcycles"
-        return f"{self.kernel}: {cost}, {self.reason}"
+        timed = "" if self.microseconds is None else f", measured {self.microseconds:.1f} us"
+        return f"{self.kernel}: {cost}{timed}, {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.batch import known_by_length
 from engine.compiler import Compilation, compilation
+from engine.confirming import Timer
 from engine.dispatch import Choice
 from engine.graph import Graph
 from engine.ops.work import Linear, Refusal
@@ -142,9 +143,12 @@ class Explanation:
         }
 
 
-def explain(model: str | Path | Graph, **switches: Any) -> Explanation:
-    """Compiles the model and tells what was done, node by node. Errors as `engine.compile`."""
-    found = compilation(model, **switches)
+def explain(
+    model: str | Path | Graph, *, timer: Timer | None = None, **switches: Any
+) -> Explanation:
+    """Compiles the model and tells what was done, node by node. Arguments and errors as
+    `engine.compile`."""
+    found = compilation(model, timer=timer, **switches)
     assert found.program is not None
     sequences = _sequences(found.program)
     l2_nbytes = Topology.discover().cache_nbytes(2) or DEFAULT_L2

@@ -1,8 +1,8 @@
 """measure_choices(): every kernel that a node could have, timed on its own weights, on one core.
 
-A program chooses by the cost model alone, so that compiling needs no machine code, takes no time
-and gives the same program on every machine of a kind. This says afterwards, on the machine at hand,
-where the model was wrong. Each kernel runs the whole product for one tile, again and again: its
+A program is chosen by the cost model, which is asked no more where a short timing settled a doubt
+(engine/confirming.py). This says afterwards, of all kernels and on the machine at hand, where the
+choice was wrong. Each kernel runs the whole product for one tile, again and again: its
 weights come from the cache that they fit, as they do for the tiles of a group. The shortest time
 counts.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 
 from engine.columns import lower_all
 from engine.compiler import POINTS
+from engine.confirming import NOISE
 from engine.dispatch import Choice
 from engine.explanation import Explanation
 from engine.kernels.building import address
@@ -33,11 +35,12 @@ Array = np.ndarray[Any, Any]
 
 BUDGET = 0.02
 """Seconds for one kernel on one matrix."""
+SHORT_BUDGET = 0.002
+"""The same, where several take turns."""
+TURNS = 4
 SHORTEST = 50e-6
 """Seconds between two looks at the clock, at least."""
 MIN_TRIES = 3
-TOLERANCE = 1.05
-"""A kernel is called faster from here on; the rest is noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Measurement:
         for chosen in (m for m in self.kernels if m.chosen):
             others = (m for m in self.kernels if m.node == chosen.node)
             fastest = min(others, key=lambda m: m.microseconds)
-            if chosen.microseconds > TOLERANCE * fastest.microseconds:
+            if chosen.microseconds > NOISE * fastest.microseconds:
                 found.append((chosen, fastest))
         return tuple(found)
 
@@ -148,18 +151,42 @@ def time_product(
     kernel: str, weights: Array, points: int, live: int = 0, budget: float = BUDGET
 ) -> float:
     """Seconds of `kernel` for W[M, K] and one tile, of which `live` points are rows, or all."""
-    outputs, inputs = weights.shape
-    x = aligned((inputs + 3) * points * 4).view(np.float32)
-    x[:] = np.random.default_rng(1).standard_normal(len(x))
-    y = aligned((outputs + 3) * points * 4)
-    bias = np.zeros(outputs, np.float32)
-    operands = (x, y, *linear_words(kernel, weights, bias, (0.0, np.inf), points))
-    words = [o if isinstance(o, int) else o.ctypes.data for o in operands]
-    step = np.array([address(kernel), *words], np.int64)
-    once = _calls(step, live or points, 1)
-    count = max(1, math.ceil(SHORTEST / max(once, 1e-9)))
-    tries = max(MIN_TRIES, int(budget / (count * max(once, 1e-9))))
-    return min(_calls(step, live or points, count) for _ in range(tries)) / count
+    return _Product(kernel, weights, points, live or points).seconds(budget)
+
+
+def time_in_turns(
+    kernels: Sequence[str], weights: Array, points: int, budget: float = SHORT_BUDGET
+) -> dict[str, float]:
+    """Seconds of each kernel for W[M, K] and one tile, on one core; kernels take turns, so that a
+    neighbour's burst slows none of them alone."""
+    cpu = min(os.sched_getaffinity(0))
+    with staying_on([cpu]):
+        products = {kernel: _Product(kernel, weights, points, points) for kernel in kernels}
+        rounds = [{k: p.seconds(budget) for k, p in products.items()} for _ in range(TURNS)]
+    return {kernel: min(times[kernel] for times in rounds) for kernel in kernels}
+
+
+class _Product:
+    """A kernel with its weights packed, to be run on one tile of made-up points."""
+
+    def __init__(self, kernel: str, weights: Array, points: int, live: int) -> None:
+        outputs, inputs = weights.shape
+        x = aligned((inputs + 3) * points * 4).view(np.float32)
+        x[:] = np.random.default_rng(1).standard_normal(len(x))
+        y = aligned((outputs + 3) * points * 4)
+        bias = np.zeros(outputs, np.float32)
+        self._operands = (x, y, *linear_words(kernel, weights, bias, (0.0, np.inf), points))
+        """Kept: the step has their addresses."""
+        words = [o if isinstance(o, int) else o.ctypes.data for o in self._operands]
+        self._step = np.array([address(kernel), *words], np.int64)
+        self._live = live
+
+    def seconds(self, budget: float) -> float:
+        """The shortest time of one product, over some tries that take `budget` seconds."""
+        once = _calls(self._step, self._live, 1)
+        count = max(1, math.ceil(SHORTEST / max(once, 1e-9)))
+        tries = max(MIN_TRIES, int(budget / (count * max(once, 1e-9))))
+        return min(_calls(self._step, self._live, count) for _ in range(tries)) / count
 
 
 def _calls(step: Array, live: int, count: int) -> float:

@@ -19,6 +19,8 @@ class Settings:
     """Depth first over columns; off: layer after layer over the whole batch."""
     sparse: bool = True
     """Kernels that skip zeros; off: every weight is multiplied."""
+    confirm: bool = True
+    """Kernels that the cost model cannot tell apart are timed, where `compile` is given a timer."""
     points: int | None = None
     """T, points of a tile: 16 or 32; by default two of the machine's registers."""
     rewrites_off: tuple[str, ...] = ()
@@ -30,7 +32,7 @@ class Settings:
 
 
 def switches_of(off: Iterable[str]) -> dict[str, Any]:
-    """Keywords of `compile` for names to turn off: `columns`, `sparse`, or a rewrite's name."""
+    """Keywords of `compile` for names to turn off: a switch that is on, or a rewrite's name."""
     names = list(off)
     plain = {f.name: False for f in fields(Settings) if f.name in names and f.default is True}
     rewrites = [name for name in names if name not in plain]

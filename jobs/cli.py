@@ -1,4 +1,4 @@
-"""The command `colonnade`: run, explain, bench, topology, verify.
+"""The command `colonnade`: run, submit, status, stop, explain, bench, topology, verify.
 
 Nothing heavy is imported at the top: `--help` must answer at once, and the local executor must
 never import ray.
@@ -18,6 +18,7 @@ from jobs.errors import USER, SpecError
 from jobs.resolving import check_pairs
 from jobs.run import run
 from jobs.spec import Asked
+from jobs.submit import status, stop, submit
 
 if TYPE_CHECKING:
     from engine.explanation import Explanation
@@ -48,7 +49,8 @@ def main() -> None:
     """
 
 
-main.add_command(run)
+for command in (run, submit, status, stop):
+    main.add_command(command)
 
 
 @main.command()

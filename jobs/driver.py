@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from jobs.endings import Ending, Limits, over_budget
 from jobs.errors import DONE
 from jobs.leases import LeaseTable
 from jobs.lending import Lending
-from jobs.planning import Prepared, check_memory, prepare
+from jobs.planning import Prepared, admit, check_memory, prepare
 from jobs.report.history import History
 from jobs.tally import Summary, Tally
 from pipeline.durable import DISK_TROUBLE, disk_error
@@ -116,8 +117,8 @@ class Driver:
             said = "nothing to do: the job was done before" if folder.complete else ""
             return over_budget(rejects, limits) or Ending(DONE, said)
         lending = Lending(
-            self._executor, len(prepared.specs), LeaseTable(left), folder, limits, self._tell,
-            rejects=rejects,
+            self._executor, [spec.scorer for spec in prepared.specs], LeaseTable(left), folder,
+            limits, self._tell, admit=partial(admit, prepared), rejects=rejects,
         )  # fmt: skip
 
         def notice(number: int) -> None:

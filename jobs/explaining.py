@@ -20,15 +20,15 @@ def explained(
 ) -> tuple[engine.Explanation, Binding | None]:
     """The explanation of the program that a job would run, and its binding where there is a
     dataset."""
-    graph = engine.load(model)
+    graph, timer = engine.load(model), engine.Stopwatch()
     if not asked.inputs:
-        return engine.explain(graph, **switches_of(off)), None
+        return engine.explain(graph, timer=timer, **switches_of(off)), None
     halves = [pair.partition("=") for pair in asked.bind]
     requested = {name.strip(): field.strip() for name, _, field in halves}
     schema = Dataset.discover(asked.inputs).schema
     pictures = parse(asked.image) if asked.image else None
     fed = pixels(schema, graph.inputs, requested, pictures)
-    explanation = engine.explain(with_pixels(graph, fed), **switches_of(off))
+    explanation = engine.explain(with_pixels(graph, fed), timer=timer, **switches_of(off))
     program = explanation.program
     rules = TokenRules(program.id_limits, program.max_tokens, tokenizer=asked.tokenizer)
     binding = bind(

@@ -2,25 +2,32 @@
 
 The loop owns no process and no file: executors start scorers, the run folder publishes parts.
 It ends in one of five ways: everything committed; some shards set aside; a row, a budget or a
-damaged file that stops the job; every scorer given up; a signal. It cannot wait for ever: a
-scorer that says nothing is killed, and one that keeps dying is given up.
+damaged file that stops the job; every scorer given up or gone; a signal. It cannot wait for
+ever: a scorer that says nothing is killed, one that keeps dying is given up, and where all
+machines left, others are waited for as long as for a silent scorer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from jobs.endings import Ending, Limits, Streak, count, over_budget, shards_set_aside
 from jobs.errors import DONE, INFRASTRUCTURE, INTERRUPTED, USER
+from jobs.roster import Roster
+from pipeline.errors import PipelineError
 from pipeline.events import (
+    MachineRefused,
     PartCommitted,
     PartDiscarded,
     PartWritten,
     RowsScored,
     ScorerDied,
+    ScorerDraining,
+    ScorerJoined,
+    ScorerLeft,
     ScorerReady,
     ShardFailed,
     ShardLent,
@@ -28,13 +35,23 @@ from pipeline.events import (
 )
 
 if TYPE_CHECKING:
-    from jobs.executors import Executor
+    from jobs.executors import Executor, Seat
     from jobs.leases import LeaseTable
     from pipeline.events import Event
     from pipeline.parts import Part
+    from pipeline.scorer_spec import ScorerSpec
+    from pipeline.shards import Lease
 
 _POLL_SECONDS = 0.25
 """Longest wait for events: signals and silent scorers are looked at that often."""
+
+
+class Admit(Protocol):
+    """Makes the specs of scorers for seats on a machine that came; PipelineError if they do not
+    fit there.
+    """
+
+    def __call__(self, seats: tuple[Seat, ...]) -> tuple[ScorerSpec, ...]: ...
 
 
 class Committer(Protocol):
@@ -44,36 +61,19 @@ class Committer(Protocol):
     def discard(self, part: Part) -> None: ...
 
 
-@dataclass(slots=True)
-class _Post:
-    """What the driver knows of one scorer."""
-
-    heard: float
-    """Time of its latest event, or of its start."""
-    alive: bool = True
-    ready: bool = False
-    given_up: bool = False
-    deaths: int = 0
-    """Since it last finished a shard."""
-
-    @property
-    def takes_leases(self) -> bool:
-        """After a death a scorer must be ready first, so that shards are not blamed for it."""
-        return self.alive and (self.ready or not self.deaths)
-
-
 class Lending:
-    """One run of the loop over scorers `0 .. scorers - 1`."""
+    """One run of the loop over the scorers that the executor has, and those that join it."""
 
     def __init__(
         self,
         executor: Executor,
-        scorers: int,
+        scorers: Iterable[int],
         table: LeaseTable,
         folder: Committer,
         limits: Limits,
         tell: Callable[[Event], None],
         *,
+        admit: Admit,
         rejects: int = 0,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -82,9 +82,9 @@ class Lending:
         self._folder = folder
         self._limits = limits
         self._tell = tell
+        self._admit = admit
         self._rejects = rejects
-        self._clock = clock
-        self._posts = {number: _Post(clock()) for number in range(scorers)}
+        self._roster = Roster(scorers, clock)
         self._streak = Streak()
         self._ending: Ending | None = None
         self.signal = 0
@@ -94,6 +94,7 @@ class Lending:
         """Until everything is committed or set aside, or something stops the job."""
         self._check_budget()
         while self._ending is None and not self._table.finished:
+            self._welcome()
             self._lend()
             for event in self._executor.events(_POLL_SECONDS):
                 if self._ending is not None:
@@ -102,39 +103,70 @@ class Lending:
             if self.signal:
                 return Ending(INTERRUPTED + self.signal, "interrupted")
             self._end_silent()
+            self._see_off()
             self._revive()
         return self._ending or self._finished()
 
+    def _welcome(self) -> None:
+        """Start scorers on machines that came, where they fit."""
+        for machine, seats in groupby(self._executor.arrivals(), key=lambda seat: seat.machine):
+            try:
+                specs = self._admit(tuple(seats))
+            except PipelineError as error:
+                self._tell(MachineRefused(machine, str(error)))
+                continue
+            self._executor.start(specs)
+            for spec in specs:
+                self._roster.join(spec.scorer)
+                self._tell(ScorerJoined(spec.scorer, machine))
+
     def _lend(self) -> None:
-        """Fill every scorer in turn, so that the first round gives each one a shard."""
-        living = [number for number, post in self._posts.items() if post.takes_leases]
-        progress = True
-        while progress:
-            progress = False
-            for number in living:
-                lease = self._table.next_for(number, others=len(living) > 1)
-                if lease is not None:
-                    self._executor.lend(number, lease)
-                    self._tell(ShardLent(number, lease))
-                    progress = True
+        """Fill every scorer in turn, so that the first round gives each one a shard; then lend
+        twins of what is overdue to those that nothing is left for.
+        """
+        takers, leaving = self._roster.takers, self._roster.draining
+        hungry = takers
+        while hungry:
+            hungry = [
+                number
+                for number in hungry
+                if self._pass_on(number, self._table.next_for(number, others=len(takers) > 1))
+            ]
+        for number in takers:
+            self._pass_on(number, self._table.twin_for(number, leaving))
+
+    def _pass_on(self, number: int, lease: Lease | None) -> bool:
+        if lease is None:
+            return False
+        self._executor.lend(number, lease)
+        self._tell(ShardLent(number, lease))
+        return True
 
     def _handle(self, event: Event) -> None:
-        post = self._posts.get(getattr(event, "scorer", -1))
-        if post is None or not post.alive:
+        if isinstance(event, MachineRefused):
+            self._tell(event)
             return
-        post.heard = self._clock()
+        scorer = getattr(event, "scorer", -1)
+        if not self._roster.hear(scorer):
+            return
         match event:
             case ScorerReady():
-                post.ready = True
+                self._roster.ready(scorer)
                 self._tell(event)
-            case RowsScored():
-                self._tell(event)
-            case PartWritten(scorer, part):
+            case RowsScored(_, shard, attempt):
+                if self._table.live(scorer, shard, attempt):
+                    self._tell(event)
+            case PartWritten(_, part):
                 self._take(scorer, part)
             case ShardFailed():
                 self._fail(event)
+            case ScorerDraining():
+                self._roster.drain(scorer)
+                self._tell(event)
             case ScorerDied():
                 self._bury(event)
+            case ScorerLeft():
+                self._part_from(event)
 
     def _take(self, scorer: int, part: Part) -> None:
         """Commit a part whose lease is still good, throw a late one away."""
@@ -144,7 +176,8 @@ class Lending:
         if not good or self._folder.commit(part) is None:
             self._tell(PartDiscarded(scorer, part.shard, part.attempt))
             return
-        self._posts[scorer].deaths = 0
+        self._table.done(part.shard)
+        self._roster.succeeded(scorer)
         self._streak.succeeded()
         self._rejects += part.rejects
         self._tell(
@@ -183,38 +216,61 @@ class Lending:
 
     def _bury(self, death: ScorerDied) -> None:
         """Take back what a dead scorer held, and decide whether it may live again."""
-        post = self._posts[death.scorer]
-        before = set(self._table.set_aside)
-        self._table.died(death.scorer, death.reason, blame=post.ready)
-        post.alive = post.ready = False
-        post.deaths += 1
-        post.given_up = death.refused or post.deaths > self._limits.max_restarts
+        blame = self._roster.is_ready(death.scorer)
+        starts = self._roster.bury(
+            death.scorer, most_deaths=0 if death.refused else self._limits.max_restarts
+        )
         self._tell(death)
-        for index in sorted(set(self._table.set_aside) - before):
-            self._tell(ShardSetAside(index, self._table.set_aside[index]))
-        if all(p.given_up for p in self._posts.values()):
-            self._ending = _given_up(death, post.deaths)
+        self._take_back(death.scorer, death.reason, blame=blame)
+        if self._roster.given_up:
+            self._ending = _given_up(death, starts)
+
+    def _part_from(self, event: ScorerLeft) -> None:
+        """Take back what a scorer held that went with its machine: nobody is to blame."""
+        self._roster.leave(event.scorer)
+        self._tell(event)
+        self._take_back(event.scorer, event.reason, blame=False)
+
+    def _take_back(self, scorer: int, reason: str, *, blame: bool) -> None:
+        for index in self._table.died(scorer, reason, blame=blame):
+            self._tell(ShardSetAside(index, reason))
 
     def _end_silent(self) -> None:
         """Kill scorers that owe an event and have not sent one for too long."""
-        now = self._clock()
-        for number, post in self._posts.items():
-            owes = not post.ready or bool(self._table.held(number))
-            if post.alive and owes and now - post.heard > self._limits.stall_seconds:
+        seconds = self._limits.stall_seconds
+        for number in self._roster.silent(seconds, lambda n: bool(self._table.held(n))):
+            self._executor.kill(number)
+            self._bury(ScorerDied(number, f"said nothing for {seconds:g} s"))
+
+    def _see_off(self) -> None:
+        """Let scorers go whose machine wants to go and that have ended what they held; end the
+        job when all have gone and none has come.
+        """
+        for number in self._roster.draining:
+            if not self._table.held(number):
                 self._executor.kill(number)
-                silent = f"said nothing for {self._limits.stall_seconds:g} s"
-                self._bury(ScorerDied(number, silent))
+                self._part_from(ScorerLeft(number, "drained"))
+        if self._roster.deserted(self._limits.stall_seconds):
+            self._ending = self._ending or _deserted(self._limits.stall_seconds)
 
     def _revive(self) -> None:
-        for number, post in self._posts.items():
-            if not post.alive and not post.given_up and self._table.waiting:
-                self._executor.restart(number)
-                post.alive, post.heard = True, self._clock()
+        for number in self._roster.returning if self._table.waiting else ():
+            self._executor.restart(number)
+            self._roster.join(number)
+
+    def _recall(self) -> None:
+        """End scorers whose lease a twin has closed: the folder is about to be swept."""
+        void = {number: self._table.held(number) for number in self._roster.alive}
+        self._executor.kill(*(number for number, leases in void.items() if leases))
+        for number, leases in void.items():
+            for lease in leases:
+                self._tell(PartDiscarded(number, lease.shard.index, lease.attempt))
 
     def _check_budget(self) -> None:
         self._ending = over_budget(self._rejects, self._limits) or self._ending
 
     def _finished(self) -> Ending:
+        self._recall()
         aside = self._table.set_aside
         return shards_set_aside(aside) if aside else Ending(DONE, "")
 
@@ -227,4 +283,11 @@ def _given_up(death: ScorerDied, starts: int) -> Ending:
         INFRASTRUCTURE,
         f"every scorer was given up after {count(starts, 'start')} without a finished shard; "
         f"the latest: {death.reason}",
+    )
+
+
+def _deserted(seconds: float) -> Ending:
+    return Ending(
+        INFRASTRUCTURE,
+        f"every machine left, and none joined for {seconds:g} s; run again when there are some",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from pipeline.scorer_spec import ScorerSpec
 from pipeline.text import TokenizerFile, check_fits
 
 if TYPE_CHECKING:
+    from engine.confirming import Timer
     from jobs.executors import Seat
     from jobs.spec import JobSpec
     from pipeline.plan import MemoryPrice, Plan
@@ -51,14 +52,21 @@ class Fitted:
     pictures: PictureRules | None
 
 
-def fit(spec: JobSpec, schema: Any, choices: Mapping[str, str] | None = None) -> Fitted:
+def fit(
+    spec: JobSpec,
+    schema: Any,
+    choices: Mapping[str, str] | None = None,
+    timer: Timer | None = None,
+) -> Fitted:
     """Compiles the model, with the kernels that an earlier run chose if they are given, and binds
-    fields of a pyarrow.Schema to its inputs."""
+    fields of a pyarrow.Schema to its inputs. A timer is for who compiles once for all engines."""
     tokenizer = TokenizerFile.of(spec.tokenizer) if spec.tokenizer else None
     pictures = parse(spec.image) if spec.image else None
     graph = engine.load(spec.model)
     fed = pixels(schema, graph.inputs, spec.bindings, pictures)
-    program = engine.compile(with_pixels(graph, fed), choices=choices, **switches_of(spec.off))
+    program = engine.compile(
+        with_pixels(graph, fed), choices=choices, timer=timer, **switches_of(spec.off)
+    )
     binding = bind(
         schema, program.inputs, program.outputs, spec.bindings, spec.keep,
         on_error=spec.on_error, rules=_token_rules(spec, program), pictures=pictures,
@@ -78,7 +86,7 @@ def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
     sha256 = model_sha256(spec.model) if Path(spec.model).is_file() else ""
     before, after = Hook.of(BEFORE, spec.before), Hook.of(AFTER, spec.after)
     schema = before.load().schema_of(dataset.schema) if before else dataset.schema
-    fitted = fit(spec, schema, _earlier_choices(spec, sha256))
+    fitted = fit(spec, schema, _earlier_choices(spec, sha256), engine.Stopwatch())
     program, binding = fitted.program, fitted.binding
     tokenizer, pictures = fitted.tokenizer, fitted.pictures
     written = binding.output_schema(schema)
@@ -111,15 +119,25 @@ def _earlier_choices(spec: JobSpec, sha256: str) -> Mapping[str, str] | None:
     return stored.choices if stored is not None and same_model else None
 
 
-def check_memory(prepared: Prepared, seats: tuple[Seat, ...]) -> None:
-    """Each machine's engines against what that machine can give; the first has the driver.
+def admit(prepared: Prepared, seats: tuple[Seat, ...]) -> tuple[ScorerSpec, ...]:
+    """Specs for seats on a machine that came while the job runs. MemoryPlanError if they do not
+    fit there.
+    """
+    check_memory(prepared, seats, joining=True)
+    return tuple(_seated(prepared.specs[0], seat) for seat in seats)
+
+
+def check_memory(prepared: Prepared, seats: tuple[Seat, ...], *, joining: bool = False) -> None:
+    """Each machine's engines against what that machine can give; the first has the driver,
+    unless the machines are `joining` it.
 
     Where a machine has several NUMA nodes, each node's engines against that node, too: memory
     that is bound to a full node is not taken from another, the kernel kills instead.
     """
     for number, (machine, group) in enumerate(groupby(seats, key=lambda seat: seat.machine)):
         here = sorted(group, key=lambda seat: seat.place.node)
-        _bound(prepared, here, driver=number == 0).check(here[0].memory_limit_nbytes, machine)
+        driver = number == 0 and not joining
+        _bound(prepared, here, driver=driver).check(here[0].memory_limit_nbytes, machine)
         for node, group_of_node in groupby(here, key=lambda seat: seat.place.node):
             there = list(group_of_node)
             where = f"NUMA node {node} of {machine}"
@@ -150,18 +168,20 @@ def _scorer_specs(
     fed: Mapping[str, Pixels],
     seats: tuple[Seat, ...],
 ) -> tuple[ScorerSpec, ...]:
-    digest = run.fingerprint.digest
-    switches = switches_of(spec.off)
-    return tuple(
-        ScorerSpec(
-            scorer=seat.scorer, model=spec.model, model_sha256=run.fingerprint.model_sha256,
-            program=run.fingerprint.program, choices=run.choices, switches=switches,
-            binding=plan.binding, batch_rows=plan.batch_rows, cpus=seat.place.cpus,
-            node=seat.place.node, output=spec.output, format=spec.format,
-            fingerprint=digest, on_error=spec.on_error, batch_tokens=plan.batch_tokens,
-            tokenizer=plan.tokenizer, pictures=plan.pictures, pixels=fed, before=plan.before,
-            after=plan.after,
-            fields=read_fields(plan.dataset, plan.before),
-        )
-        for seat in seats
+    first = seats[0]
+    common = ScorerSpec(
+        scorer=first.scorer, model=spec.model, model_sha256=run.fingerprint.model_sha256,
+        program=run.fingerprint.program, choices=run.choices, switches=switches_of(spec.off),
+        binding=plan.binding, batch_rows=plan.batch_rows, cpus=first.place.cpus,
+        node=first.place.node, output=spec.output, format=spec.format,
+        fingerprint=run.fingerprint.digest, on_error=spec.on_error,
+        batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer, pictures=plan.pictures,
+        pixels=fed, before=plan.before, after=plan.after,
+        fields=read_fields(plan.dataset, plan.before),
     )  # fmt: skip
+    return tuple(_seated(common, seat) for seat in seats)
+
+
+def _seated(spec: ScorerSpec, seat: Seat) -> ScorerSpec:
+    """The same work at another place."""
+    return replace(spec, scorer=seat.scorer, cpus=seat.place.cpus, node=seat.place.node)

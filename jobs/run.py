@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from time import monotonic
@@ -44,11 +45,21 @@ computed again. Exit codes: 0 done or nothing to do, 1 input or configuration,
 """
 
 
-def _run_options(command: click.Command) -> click.Command:
-    """An option for every field of JobSpec."""
-    for name, option in OPTIONS.items():
-        command.params.append(_as_click(name, option.default, option.metadata))
-    return command
+def job_options(without: Collection[str] = ()) -> Callable[[click.Command], click.Command]:
+    """Gives a command an option for every field of JobSpec but those."""
+
+    def give(command: click.Command) -> click.Command:
+        for name, option in OPTIONS.items():
+            if name not in without:
+                command.params.append(_as_click(name, option.default, option.metadata))
+        return command
+
+    return give
+
+
+def said(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a command's options those that were given."""
+    return {name: value for name, value in given.items() if value not in (None, ())}
 
 
 def _as_click(name: str, default: Any, metadata: Any) -> click.Option:
@@ -77,7 +88,7 @@ _METAVARS = {
 }  # fmt: skip
 
 
-@_run_options
+@job_options()
 @click.command(epilog=_EXAMPLES)
 @click.option(
     "--config", metavar="FILE", type=click.Path(path_type=Path),
@@ -85,8 +96,7 @@ _METAVARS = {
 )  # fmt: skip
 def run(config: Path | None, **given: Any) -> None:
     """Score a dataset: every row exactly once, in parts that appear whole."""
-    said = {name: value for name, value in given.items() if value not in (None, ())}
-    leave_with(lambda: score(resolve(said, config)))
+    leave_with(lambda: score(resolve(said(given), config)))
 
 
 def score(spec: JobSpec) -> int:
@@ -173,9 +183,9 @@ def _show_json(driver: Driver, summary: Summary | None) -> None:
     """One object on stdout: the summary, unless this is a dry run, beside plan and standing."""
     from pipeline.wire import to_plain
 
-    said = {} if summary is None else summary.to_json()
-    said |= {"plan": to_plain(driver.plan), "standing": to_plain(driver.standing)}
-    print(json.dumps(said, default=str))
+    shown = {} if summary is None else summary.to_json()
+    shown |= {"plan": to_plain(driver.plan), "standing": to_plain(driver.standing)}
+    print(json.dumps(shown, default=str))
 
 
 @heedless

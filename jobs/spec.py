@@ -120,8 +120,9 @@ class JobSpec:
         least=0,
     )
     off: tuple[str, ...] = _option(
-        "Turn off 'columns', 'sparse' kernels or a rewrite that `explain` names, to measure what "
-        "it gains or to find a wrong result; may be given several times.",
+        "Turn off 'columns', 'sparse' kernels, 'confirm' (timing kernels that are predicted to be "
+        "close) or a rewrite that `explain` names, to measure what it gains or to find a wrong "
+        "result; may be given several times.",
         (),
     )
     restart: bool = _option("Discard what the output folder holds of an earlier run.", False)
@@ -156,13 +157,16 @@ class JobSpec:
 
     def command(self, without: Collection[str] = ()) -> str:
         """The shell command that resumes this job: same options, without --restart."""
-        words = ["colonnade", "run"]
+        return shlex.join(["colonnade", "run", *self.words(("restart", "dry_run", *without))])
+
+    def words(self, without: Collection[str] = ()) -> list[str]:
+        """The options that are not at their defaults, as the command line takes them."""
+        words: list[str] = []
         for option in fields(self):
             value = getattr(self, option.name)
-            if option.name in ("restart", "dry_run", *without) or value == option.default:
-                continue
-            words += _words(option.name, value)
-        return shlex.join(words)
+            if option.name not in without and value != option.default:
+                words += _words(option.name, value)
+        return words
 
 
 @dataclass(frozen=True, slots=True)

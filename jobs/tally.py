@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -15,6 +15,8 @@ from pipeline.events import (
     PartCommitted,
     RowsScored,
     ScorerDied,
+    ScorerJoined,
+    ScorerLeft,
     ScorerReady,
     ShardFailed,
     ShardLent,
@@ -87,8 +89,12 @@ class Tally:
             case ScorerDied():
                 self.deaths += 1
                 self.shares[event.scorer].deaths += 1
-                for key in [k for k in self.in_flight if k[0] == event.scorer]:
-                    del self.in_flight[key]
+                self._forget(lambda scorer, shard: scorer == event.scorer)
+            case ScorerJoined():
+                self.engines += 1
+            case ScorerLeft():
+                self.engines -= 1
+                self._forget(lambda scorer, shard: scorer == event.scorer)
             case ShardSetAside():
                 self.set_aside += 1
             case _:
@@ -96,8 +102,13 @@ class Tally:
 
     @property
     def rows_done(self) -> int:
-        """Committed rows and those that scorers have finished but not handed over."""
-        return min(self.rows, self.committed_rows + sum(self.in_flight.values()))
+        """Committed rows and those that scorers have finished but not handed over; of a shard
+        that two of them have, those of the faster one.
+        """
+        best: dict[int, int] = {}
+        for (_, shard), rows in self.in_flight.items():
+            best[shard] = max(rows, best.get(shard, 0))
+        return min(self.rows, self.committed_rows + sum(best.values()))
 
     @property
     def share(self) -> float:
@@ -142,7 +153,7 @@ class Tally:
         return text
 
     def _commit(self, event: PartCommitted) -> None:
-        self.in_flight.pop((event.scorer, event.shard), None)
+        self._forget(lambda scorer, shard: shard == event.shard)
         self.committed_shards += 1
         self.committed_rows += event.rows_in
         self.rejects += event.rejects
@@ -152,6 +163,11 @@ class Tally:
         share.shards += 1
         share.nbytes += event.nbytes
         share.seconds += event.seconds
+
+    def _forget(self, lost: Callable[[int, int], bool]) -> None:
+        """Take rows out of flight: `lost(scorer, shard)` says whose."""
+        for key in [key for key in self.in_flight if lost(*key)]:
+            del self.in_flight[key]
 
 
 @dataclass(frozen=True, slots=True)

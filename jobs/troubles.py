@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from pipeline.events import Event, ScorerDied, ShardFailed, ShardSetAside
+from pipeline.events import (
+    Event,
+    MachineRefused,
+    ScorerDied,
+    ScorerDraining,
+    ScorerJoined,
+    ScorerLeft,
+    ShardFailed,
+    ShardSetAside,
+)
 
 _TOLD_LATER = ("rows", "input")
 """Kinds of failure that are never tried again: the job's end, or the shard's, says why."""
@@ -19,6 +28,14 @@ class Troubles:
         match event:
             case ScorerDied(scorer, reason):
                 return f"scorer {scorer} died{self._because(reason)}"
+            case ScorerDraining(scorer, reason):
+                return f"scorer {scorer} gets no more shards{self._because(reason)}"
+            case ScorerLeft(scorer, reason):
+                return f"scorer {scorer} left{self._because(reason)}"
+            case ScorerJoined(scorer, machine):
+                return f"scorer {scorer} joined on {machine}"
+            case MachineRefused(machine, reason):
+                return f"{machine} cannot take part{self._because(reason)}"
             case ShardFailed() if event.kind not in _TOLD_LATER:
                 shard = event.lease.shard
                 why = event.message.removeprefix(f"{shard}: ")

@@ -72,6 +72,40 @@ class ScorerDied:
 
 
 @dataclass(frozen=True, slots=True)
+class ScorerJoined:
+    """A machine came while the job runs, and this scorer was started on it."""
+
+    scorer: int
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerDraining:
+    """The scorer's machine will be taken away: it ends what it holds, and gets nothing new."""
+
+    scorer: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerLeft:
+    """The scorer went with its machine: no fault of its own or of its shards, and it cannot be
+    started again.
+    """
+
+    scorer: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineRefused:
+    """A machine came while the job runs, and cannot take part."""
+
+    machine: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobStarted:
     """After the plan and the resume: what there is to do."""
 
@@ -105,7 +139,8 @@ class PartCommitted:
 
 @dataclass(frozen=True, slots=True)
 class PartDiscarded:
-    """A late attempt at a shard that another attempt had committed."""
+    """An attempt at a shard came late, or was called off: another was first, or its scorer had
+    been taken for dead."""
 
     scorer: int
     shard: int
@@ -136,6 +171,10 @@ Event = (
     | PartWritten
     | ShardFailed
     | ScorerDied
+    | ScorerJoined
+    | ScorerDraining
+    | ScorerLeft
+    | MachineRefused
     | JobStarted
     | ShardLent
     | PartCommitted
@@ -152,6 +191,10 @@ EVENTS: dict[str, type[Event]] = {
         PartWritten,
         ShardFailed,
         ScorerDied,
+        ScorerJoined,
+        ScorerDraining,
+        ScorerLeft,
+        MachineRefused,
         JobStarted,
         ShardLent,
         PartCommitted,

@@ -10,8 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.events import Event, PartWritten, RowsScored, ScorerDied, ScorerReady, ShardFailed
+from jobs.executors import Seat
+from numa.placement import Place
+from pipeline.events import (
+    Event,
+    PartWritten,
+    RowsScored,
+    ScorerDied,
+    ScorerDraining,
+    ScorerLeft,
+    ScorerReady,
+    ShardFailed,
+)
 from pipeline.parts import Part, Seconds
+from pipeline.scorer_spec import ScorerSpec
 from pipeline.shards import Lease, Shard
 
 Choose = Callable[[Sequence[str]], str]
@@ -39,7 +51,22 @@ class Life:
     alive: bool = True
     frozen: bool = False
     """Says nothing any more, as a process that was stopped."""
+    draining: bool = False
+    """Its machine said that it will go."""
+    left: bool = False
+    """With its machine."""
     leases: list[Lease] = field(default_factory=list)
+
+
+class DriverKilled(Exception):
+    """The process of the loop ends here; what was committed is committed."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Of a ScorerSpec what the loop looks at."""
+
+    scorer: int
 
 
 @dataclass
@@ -50,10 +77,15 @@ class ScriptedExecutor:
     """Bad things that may still happen; after them every scorer does its best."""
     poison: frozenset[int] = frozenset()
     """Shards that kill whoever runs them."""
+    elastic: bool = False
+    """Machines come and go."""
+    mortal: bool = False
+    """The driver may be killed, too."""
     now: float = 0.0
     turns: int = 0
     lent: list[tuple[int, Lease]] = field(default_factory=list)
     restarts: int = 0
+    coming: list[Seat] = field(default_factory=list)
     past: list[Event] = field(default_factory=list)
     """Results delivered or lost with a dead scorer: material for late and double deliveries."""
     lives: dict[int, Life] = field(default_factory=dict)
@@ -67,21 +99,28 @@ class ScriptedExecutor:
     def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[()]:
         return ()
 
-    def start(self, specs: Sequence[object]) -> None:
-        pass
+    def arrivals(self) -> tuple[Seat, ...]:
+        return tuple(self.coming.pop(0) for _ in list(self.coming))
+
+    def start(self, specs: Sequence[ScorerSpec]) -> None:
+        for spec in specs:
+            assert spec.scorer not in self.lives
+            self.lives[spec.scorer] = Life()
 
     def lend(self, scorer: int, lease: Lease) -> None:
         life = self.lives[scorer]
         assert life.alive, "a lease for a scorer that is known to be dead"
+        assert not life.draining, "a lease for a machine that is about to go"
         life.leases.append(lease)
         assert len(life.leases) <= 2, "more than two leases in flight"
         self.lent.append((scorer, lease))
 
-    def kill(self, scorer: int) -> None:
-        self._lose(scorer)
+    def kill(self, *scorers: int) -> None:
+        for scorer in scorers:
+            self._lose(scorer)
 
     def restart(self, scorer: int) -> None:
-        assert not self.lives[scorer].alive
+        assert not self.lives[scorer].alive and not self.lives[scorer].left
         self.restarts += 1
         self.lives[scorer] = Life()
 
@@ -94,15 +133,29 @@ class ScriptedExecutor:
         assert self.turns < 5000, "the job does not end"
         self.now += timeout
         options = [f"{act} {n}" for n in self.lives for act in self._acts(n)]
-        if self.adversities and self.past:
-            options.append("replay")
+        if self.adversities:
+            options += ["replay"] * bool(self.past) + ["dawdle"]
+            options += ["crash"] * self.mortal + ["join"] * self.elastic
         if not options:
             return []
         act, _, number = self.choose(options).partition(" ")
-        if act == "replay":
-            self.adversities -= 1
-            return [self.past[int(self.choose([str(i) for i in range(len(self.past))]))]]
-        return self._do(act, int(number))
+        return self._do(act, int(number)) if number else self._befall(act)
+
+    def _befall(self, act: str) -> list[Event]:
+        """What happens to no scorer in particular."""
+        self.adversities -= 1
+        match act:
+            case "replay":  # a result comes late, again, or out of order
+                return [self.past[int(self.choose([str(i) for i in range(len(self.past))]))]]
+            case "dawdle":  # nobody gets anything done for a while
+                self.now += 8.0
+            case "crash":
+                raise DriverKilled
+            case "join":
+                number = len(self.lives) + len(self.coming)
+                place = Place(0, 0, (0,))
+                self.coming.append(Seat(number, f"machine {number}", place, 1 << 30, 1 << 30))
+        return []
 
     def _acts(self, number: int) -> list[str]:
         life = self.lives[number]
@@ -117,6 +170,8 @@ class ScriptedExecutor:
             acts += ["finish", "progress"]
         if self.adversities:
             acts += ["die", "freeze"]
+            if self.elastic:
+                acts += ["leave"] if life.draining else ["leave", "drain"]
             if life.ready and life.leases:
                 acts += ["engine", "internal"]
         return acts
@@ -141,6 +196,15 @@ class ScriptedExecutor:
                 self.adversities -= 1
                 life.frozen = True
                 return []
+            case "drain":
+                self.adversities -= 1
+                life.draining = True
+                return [ScorerDraining(number, "notice")]
+            case "leave":
+                self.adversities -= 1
+                self._lose(number)
+                life.left = True
+                return [ScorerLeft(number, "gone")]
         self.adversities -= bool(self.adversities)
         self._lose(number)
         return [ScorerDied(number, "scripted")]

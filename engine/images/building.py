@@ -9,17 +9,25 @@ import numpy as np
 
 from engine.graph import Graph, Value
 from engine.images.convolving import writes_once
-from engine.images.corners import Corner, Fill, Made
+from engine.images.corners import Corner, Fill, Made, Site
 from engine.images.layout import NO_GRID, Layout
 from engine.images.planning import Plan, cheapest, plans_of
 from engine.images.schedule import Task
 from engine.images.segment import Array, Images
 from engine.images.steps import export_step, fills_of, import_step, steps_of
-from engine.ops.image_work import Convolution, ImageWork, Laid, Plane, Pointwise, Read, Spread
-from engine.ops.native_images import image_values
+from engine.ops.image_work import (
+    Convolution,
+    ImageWork,
+    Laid,
+    Plane,
+    Pointwise,
+    Read,
+    Spread,
+    plane_of,
+)
 from engine.segments import Border
 
-BAND_PIXELS = 28
+BAND_PIXELS = 14
 """Pixels of a visit, at least, where an image has them: a step reads its weights once a visit."""
 
 Chooser = Callable[[str, Convolution], str]
@@ -96,7 +104,6 @@ def _jobs(
     graph: Graph, group: Sequence[tuple[str, ImageWork]], wanted: set[str]
 ) -> tuple[list[_Job], list[Border], list[Border]]:
     """Imports, the nodes, and exports as tasks; and the borders that they cross."""
-    planes = image_values(graph)
     needed = {r.value for _, work in group for r in work.reads}
     group = [(node, work) for node, work in group if work.write in needed | wanted]
     inside = {work.write for _, work in group}
@@ -109,13 +116,13 @@ def _jobs(
     imports = [_border(graph.values[name], i) for i, name in enumerate(outside)]
     leaving = [work.write for _, work in group if work.write in wanted]
     exports = [_border(graph.values[n], len(imports) + i) for i, n in enumerate(leaving)]
-    jobs = [_Job(_source(b, planes[b.value]), "", b) for b in imports if b.value in needed]
+    jobs = [_Job(_source(b, _plane(graph, b)), "", b) for b in imports if b.value in needed]
     jobs += [
         _Job(Task(work.write, work.plane, _band(work), work.reads), node, work)
         for node, work in group
     ]
     for b in exports:
-        plane = planes[b.value]
+        plane = _plane(graph, b)
         read = Read(b.value, plane, padded=False)
         jobs.append(_Job(Task("", plane, band(plane), (read,)), "", b))
     return jobs, imports, exports
@@ -131,9 +138,15 @@ def _over(job: _Job, structures: Mapping[str, str], lanes: int) -> _Job:
         over = 1
     else:
         return job
-    if over >= len(work.reads) or work.reads[over].plane != work.plane:
+    if over >= len(work.reads) or work.reads[over].plane != work.plane or work.reads[over].whole:
         return job
     return replace(job, task=replace(job.task, over=over))
+
+
+def _plane(graph: Graph, border: Border) -> Plane:
+    plane = plane_of(graph.values[border.value])
+    assert plane is not None  # or else no work would read or write it
+    return plane
 
 
 def _source(border: Border, plane: Plane) -> Task:
@@ -164,7 +177,7 @@ def _steps(
     if isinstance(work, Laid):
         border = next(b for b in imports if b.value == work.source)
         return [import_step(border, work.plane, lanes, job.node, work.write, work.strides)]
-    return steps_of(job.node, work, layouts, structures.get(job.node, ""), lanes)
+    return steps_of(Site(job.node, lanes, layouts, structures.get(job.node, "")), work)
 
 
 class _Tape:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.images.corners import Corner, Layouts, Made
+from engine.images.corners import Corner, Made, Site
 from engine.images.segment import ImageStep
 from engine.kernels.row import Family, Kernel
 from engine.kernels.table import kernels_of
@@ -23,6 +23,9 @@ SLAB_NBYTES = 256 * 1024
 """Packed weights of a step: they stay in L2 while the pixels of a visit pass."""
 GROUP_COST = 2.0
 """What a group of pixels costs beside its pixels, in pixels: loop ends, loads of weights."""
+MOVED_COST = 1.25
+"""Of groups that overlap, where a residual is added: y then needs rows of its own, more memory and
+traffic. An estimate, so that 56 pixels are cut by 2 and not by 3 where four outputs share taps."""
 GROUP_PIXELS = {8: 14, 16: 7}
 """Pixels of a group at most, by lanes. Of 16 lanes wider ones leave L1 room for fewer channels a
 block: MobileNetV1 of 90 % zeros, Zen 4: 28 pixels 264 images a second, 14 289, 7 348, 4 319."""
@@ -40,20 +43,18 @@ def writes_once(work: Convolution, structure: str, lanes: int) -> bool:
     return work.plane.width % _kernel_of(work, structure, lanes).pixels == 0
 
 
-def convolution(
-    node: str, work: Convolution, layouts: Layouts, structure: str, lanes: int
-) -> list[Made]:
+def convolution(site: Site, work: Convolution) -> list[Made]:
     clamp, after = split_clamp(work.activations)
-    frame = _ConvFrame(node, work, layouts, np.array(clamp, np.float32), lanes)
+    frame = _ConvFrame(site, work, np.array(clamp, np.float32))
     if is_depthwise(work):
         made = [frame.depthwise()]
     else:
-        made = [frame.slab(structure, rows) for rows in _slabs(work, structure)]
+        made = [frame.slab(rows) for rows in _slabs(work, site.structure)]
     corner = Corner(work.write)
     for name, a, b in after:
         operands = (work.plane.channels, work.plane.width, np.array((a, b), np.float32))
-        kernel = f"image_{name.lower()}_f32_x{lanes}"
-        step = ImageStep(node, kernel, operands, (work.write,), (work.write,))
+        kernel = site.kernel(f"image_{name.lower()}_f32")
+        step = ImageStep(site.node, kernel, operands, (work.write,), (work.write,))
         made.append(Made(step, (corner, corner, None)))
     return made
 
@@ -77,25 +78,23 @@ def _slabs(work: Convolution, structure: str) -> list[range]:
 class _ConvFrame:
     """What all steps of one convolution share."""
 
-    node: str
+    site: Site
     work: Convolution
-    layouts: Layouts
     bounds: Array
-    lanes: int
 
-    def slab(self, structure: str, rows: range) -> Made:
+    def slab(self, rows: range) -> Made:
         """Some outputs of one group, by sparse or blocked weights."""
-        work, x = self.work, self.work.reads[0]
+        site, work, x = self.site, self.work, self.work.reads[0]
         weights = work.weights[rows.start : rows.stop]
-        kernel = _kernel_of(work, structure, self.lanes)
+        kernel = _kernel_of(work, site.structure, site.lanes)
         taps = Taps(
-            lanes=self.lanes,
-            channel_nbytes=self.layouts[x.value].channel_nbytes,
+            lanes=site.lanes,
+            channel_nbytes=site.layouts[x.value].channel_nbytes,
             dilations=(x.rows.dilation, x.pixels.dilation),
             pixels=kernel.pixels,
             stride=x.pixels.stride,
         )
-        packed = pack_conv(structure, weights, taps)
+        packed = pack_conv(site.structure, weights, taps)
         streams: tuple[Array | int, ...] = (*packed.streams, *packed.numbers)
         words = (len(rows), *streams, self._bias(rows), self.bounds, 0)
         inputs = work.weights.shape[1]
@@ -107,14 +106,10 @@ class _ConvFrame:
         outputs, _, height, width = work.weights.shape
         words = (
             outputs, np.ascontiguousarray(work.weights, np.float32).reshape(outputs, -1),
-            height, width, x.rows.dilation, x.pixels.dilation * self._pixel_nbytes,
+            height, width, x.rows.dilation, x.pixels.dilation * self.site.pixel_nbytes,
             outputs // work.group, self._bias(range(outputs)), self.bounds,
         )  # fmt: skip
-        return self._made(_kernel_of(work, DEPTHWISE, self.lanes), words, range(outputs), 0)
-
-    @property
-    def _pixel_nbytes(self) -> int:
-        return 4 * self.lanes
+        return self._made(_kernel_of(work, DEPTHWISE, self.site.lanes), words, range(outputs), 0)
 
     def _bias(self, rows: range) -> Array:
         return np.ascontiguousarray(self.work.bias[rows.start : rows.stop], np.float32)
@@ -128,14 +123,14 @@ class _ConvFrame:
         r = None
         if len(work.reads) > 1:
             r = Corner(work.reads[1].value, channel=rows.start)
-        stride_nbytes = x.pixels.stride * self._pixel_nbytes
+        stride_nbytes = x.pixels.stride * self.site.pixel_nbytes
         front = (x.rows.stride, groups, len(groups))
         operands = (*front, *words, stride_nbytes, int(r is not None))
         pixels = work.plane.height * work.plane.width
         weights = work.weights[rows.start : rows.stop]
         zeros = weights.size - int(np.count_nonzero(weights))
         step = ImageStep(
-            node=self.node,
+            node=self.site.node,
             kernel=kernel.name,
             operands=operands,
             reads=tuple(read.value for read in work.reads),
@@ -153,13 +148,13 @@ class _ConvFrame:
         width, stride = self.work.plane.width, self.work.reads[0].pixels.stride
         first = np.minimum(np.arange(0, width, pixels), width - pixels)
         return np.ascontiguousarray(
-            np.stack([first * stride, first], axis=1) * self._pixel_nbytes, np.int32
+            np.stack([first * stride, first], axis=1) * self.site.pixel_nbytes, np.int32
         )
 
 
 def _kernel_of(work: Convolution, structure: str, lanes: int) -> Kernel:
     """The one with the widest groups of pixels that wastes least at the end of a row."""
-    stride = work.reads[0].pixels.stride
+    stride, width = work.reads[0].pixels.stride, work.plane.width
     family: Family = "depthwise" if structure == DEPTHWISE else "conv"
     rows = [
         k
@@ -168,7 +163,12 @@ def _kernel_of(work: Convolution, structure: str, lanes: int) -> Kernel:
         and k.stride == (stride if stride in (1, 2) else 0)
         and k.pixels <= GROUP_PIXELS[lanes]
     ]
-    return min(rows, key=lambda k: group_cost(k.pixels, work.plane.width))
+
+    def cost(kernel: Kernel) -> float:
+        moved = len(work.reads) > 1 and width % kernel.pixels
+        return group_cost(kernel.pixels, width) * (MOVED_COST if moved else 1.0)
+
+    return min(rows, key=cost)
 
 
 def group_cost(pixels: int, width: int) -> float:

@@ -1,9 +1,10 @@
 """Which order a segment over images runs in: the planner simulates a few and takes the cheapest.
 
-Small values with large weights behind them (the last layers of a network) are better finished
-first, so that weights pass once a group; large ones (the first layers) are better handed on row by
-row. So the candidates differ in one number: how large a value may be to be finished first. None
-(depth first) and all (layer by layer) are among them.
+Pictures shrink and weights grow on the way through a network. In front large values are better
+handed on row by row; behind, small values with many weights are better finished one by one, so
+that weights pass once a group. So the candidates differ in where the one becomes the other: at a
+*waist*, a value that all later ones are made from, so that nothing in front of it need be kept.
+None of them (depth first) and all values (layer by layer) are candidates, too.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from engine.images.schedule import Ring, Task, Visit, rings_of, visits_of
 from numa.notation import size
 
 MB = 1 << 20
-LIMITS = (0, MB // 2, MB, 2 * MB, 4 * MB, 8 * MB)
-"""Bytes, of all images of a group, up to which a value is finished before it is read."""
 ARENA_NBYTES_A_LANE = 2 * MB
 """A thread's activations are kept below so many, where an order can."""
 
@@ -43,24 +42,27 @@ class Plan:
 
 
 def plans_of(tasks: Sequence[Task], weights_nbytes: Sequence[int], lanes: int) -> list[Plan]:
-    """Depth first, then with more and more values whole, then layer by layer."""
-    nbytes = {
-        t.write: 4 * lanes * t.plane.channels * t.plane.height * t.plane.width
-        for t in tasks
-        if t.write
-    }
-    found: list[Plan] = []
-    for limit in (*LIMITS, max(nbytes.values(), default=0)):
-        whole = frozenset(name for name, n in nbytes.items() if n <= limit)
-        if found and whole == found[-1].whole:
-            continue
-        name = f"values up to {size(limit)} whole"
-        if not whole:
-            name = "depth first"
-        elif len(whole) == len(nbytes):
-            name = "layer by layer"
-        found.append(_plan(name, tasks, whole, weights_nbytes, lanes))
-    return found
+    """Depth first, layer by layer from a later or an earlier waist on, layer by layer."""
+    everything = frozenset(t.write for t in tasks if t.write)
+    orders = {frozenset[str](): "depth first"}
+    for index in reversed(_waists(tasks)):
+        whole = frozenset(t.write for t in tasks[index:] if t.write)
+        orders.setdefault(whole, f"whole from {tasks[index].write} on")
+    orders[everything] = "layer by layer"
+    return [_plan(name, tasks, whole, weights_nbytes, lanes) for whole, name in orders.items()]
+
+
+def _waists(tasks: Sequence[Task]) -> list[int]:
+    """The first of each size of picture that is made by a task behind which no value in front of
+    it is read any more."""
+    last = {r.value: i for i, task in enumerate(tasks) for r in task.reads}
+    found: dict[tuple[int, int], int] = {}
+    reach = -1
+    for index, task in enumerate(tasks):
+        if reach <= index and task.write:
+            found.setdefault((task.plane.height, task.plane.width), index)
+        reach = max(reach, last.get(task.write, -1))
+    return list(found.values())
 
 
 def cheapest(plans: Sequence[Plan], lanes: int) -> Plan:
@@ -83,7 +85,7 @@ def _plan(
     planes = {t.write: t.plane for t in tasks if t.write}
     layouts = {name: Layout(ring, planes[name], lanes) for name, ring in rings.items()}
     lives = [
-        Lifetime(name, layouts[name].nbytes, ring.first, ring.end)
+        Lifetime(name, layouts[name].nbytes, ring.first, ring.end, ring.spells)
         for name, ring in rings.items()
         if ring.home == name
     ]

@@ -31,6 +31,11 @@ from engine.ops.image_work import Plane, Read
 Array = np.ndarray[Any, Any]
 
 
+WHOLE_BANDS = 8
+"""Bands of a visit that makes a whole value from whole values: weights pass less often, and their
+rows are all kept in any case."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """What makes the rows of one value, or hands them on."""
@@ -72,6 +77,8 @@ class Ring:
     """Visit that writes it first."""
     end: int
     """Visit that touches it last."""
+    spells: tuple[tuple[int, int], ...]
+    """First and last visit of each time that any of its rows is wanted: padding always is."""
     home: str
     """The value whose memory it is: its own, or the one that it is written over."""
 
@@ -96,8 +103,8 @@ def visits_of(tasks: Sequence[Task], whole: frozenset[str]) -> list[Visit]:
                 visits.append(Visit(index, height, below[index]))
                 done[index] = height + below[index]
                 continue
-            end = min(height, done[index] + task.band)
-            missing = _missing(task, end, makers, done)
+            end = min(height, done[index] + _rows_at_once(task, whole))
+            missing = _missing(task, (done[index], end), makers, done)
             if missing:
                 wanted.append(missing)
                 continue
@@ -106,12 +113,17 @@ def visits_of(tasks: Sequence[Task], whole: frozenset[str]) -> list[Visit]:
     return visits
 
 
+def _rows_at_once(task: Task, whole: frozenset[str]) -> int:
+    whole_to_whole = task.write in whole and all(r.value in whole for r in task.reads)
+    return task.band * (WHOLE_BANDS if whole_to_whole else 1)
+
+
 def _missing(
-    task: Task, end: int, makers: dict[str, int], done: Sequence[int]
+    task: Task, rows: tuple[int, int], makers: dict[str, int], done: Sequence[int]
 ) -> tuple[int, int] | None:
-    """A task that must come first, and until which row; for rows of `task` up to `end`."""
+    """A task that must come first, and until which row; for rows of `task` from one to another."""
     for read in task.reads:
-        until = read.plane.height if read.whole else read.rows.last(end - 1) + 1
+        until = read.span(*rows)[1] + 1
         if not read.padded:
             until = min(read.plane.height, until)
         if done[makers[read.value]] < until:
@@ -156,7 +168,7 @@ def _may_write_over(index: int, tasks: Sequence[Task], visits: Sequence[Visit]) 
             made[visit.row : visit.row + visit.rows] = time
         for i, other in readers:
             if i == visit.task:
-                first, last = rows_read(other, visit)
+                first, last = other.span(visit.row, visit.row + visit.rows)
                 read[max(0, first) : max(0, last + 1)] = time
     return bool((read < made).all())
 
@@ -185,16 +197,20 @@ def _ring(members: Sequence[int], tasks: Sequence[Task], visits: Sequence[Visit]
     home = tasks[members[0]]
     readers = [reader for m in members for reader in readers_of(tasks[m].write, tasks)]
     top, bottom, left, right = _padding(home.write, tasks)
-    last = np.full(home.plane.height + top + bottom, -1)
+    rows = home.plane.height + top + bottom
+    last, made = np.full(rows, -1), np.full(rows, len(visits))
     writes: list[tuple[int, int, int]] = []
     for time, visit in enumerate(visits):
         if visit.task in members:
-            low = 0 if visit.row == 0 else visit.row + top
-            writes.append((time, low, visit.row + visit.rows + top))
+            low, high = 0 if visit.row == 0 else visit.row + top, visit.row + visit.rows + top
+            writes.append((time, low, high))
+            made[low:high] = np.minimum(made[low:high], time)
+            last[low:high] = np.maximum(last[low:high], time)
         for i, read in readers:
             if i == visit.task:
-                a, b = rows_read(read, visit)
+                a, b = read.span(visit.row, visit.row + visit.rows)
                 last[max(0, a + top) : max(0, b + top + 1)] = time
+    first, end = writes[0][0], int(last.max())
     return Ring(
         value=home.write,
         slots=_slots(writes, last),
@@ -202,23 +218,28 @@ def _ring(members: Sequence[int], tasks: Sequence[Task], visits: Sequence[Visit]
         bottom=bottom,
         left=left,
         right=right,
-        first=writes[0][0],
-        end=max(writes[-1][0], int(last.max())),
+        first=first,
+        end=end,
+        spells=((first, end),) if top + bottom + left + right else _spells(made, last),
         home=home.write,
     )
+
+
+def _spells(made: Array, last: Array) -> tuple[tuple[int, int], ...]:
+    """When any row is wanted, from the visits that make each and that touch it last."""
+    found: list[tuple[int, int]] = []
+    for begin, end in zip(made.tolist(), last.tolist(), strict=True):
+        if found and begin <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], end)
+        else:
+            found.append((begin, end))
+    return tuple(found)
 
 
 def _below(value: str, tasks: Sequence[Task]) -> int:
     """Rows of padding that its readers want behind the last."""
     padded = [(tasks[i].plane, r) for i, r in readers_of(value, tasks) if r.padded]
     return max((r.rows.after(made.height, r.plane.height) for made, r in padded), default=0)
-
-
-def rows_read(read: Read, visit: Visit) -> tuple[int, int]:
-    """First and last row, which may lie beyond the value's own."""
-    if read.whole:
-        return 0, read.plane.height - 1
-    return read.rows.first(visit.row), read.rows.last(visit.row + visit.rows - 1)
 
 
 def _slots(writes: Sequence[tuple[int, int, int]], last: Array) -> int:

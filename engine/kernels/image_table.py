@@ -15,10 +15,13 @@ CONV_PIXELS = {
 """R by structure, as names begin, and by T: a register a pixel, or four of them in BLK4."""
 DEPTHWISE_PIXELS = {8: (1, 2, 4, 7), 16: (1, 2, 4, 7, 14)}
 """R by T: with 8 lanes 14 sums leave no registers for the pixels that three taps share."""
+BLEND_TAPS = (2, 4)
+"""Rows and pixels that a pixel is a weighted sum of: linear and cubic."""
 IMAGE_BINARY_NAMES = ("Add", "Div", "Mul", "PRelu", "Sub")
 
 _CONV = "engine.kernels.conv"
 _IMAGES = "engine.kernels.images"
+_PICKING = "engine.kernels.picking"
 _POOLING = "engine.kernels.pooling"
 _BORDERS = "engine.kernels.image_borders"
 
@@ -34,6 +37,11 @@ def image_rows(lanes: int, unary: tuple[str, ...], elements: dict[str, int]) -> 
         _row(f"image_fill_{x}", "image fill", "fill", lanes),
         _row(f"image_sum_{x}", "image reduction", "reduction", lanes, False),
         _row(f"image_max_{x}", "image reduction", "reduction", lanes, True),
+        Kernel(f"image_pick_{x}", "image pick", f"{_PICKING}:pick", (lanes,)),
+        *(
+            Kernel(f"image_blend{taps}_{x}", "image blend", f"{_PICKING}:blend", (lanes, taps))
+            for taps in BLEND_TAPS
+        ),
         Kernel(f"sumpool_{x}", "image pool", f"{_POOLING}:pool", (lanes, False)),
         Kernel(f"maxpool_{x}", "image pool", f"{_POOLING}:pool", (lanes, True)),
         *(

@@ -35,15 +35,24 @@ def shuffles_are_free() -> bool:
     return "AuthenticAMD" in _words(Path("/proc/cpuinfo"), "vendor_id")
 
 
+def processor_name() -> str:
+    """What kernels are compiled for and run on: the processor's model, and what pins a tier."""
+    pinned = [os.environ.get(f"NUMBA_CPU_{key}", "") for key in ("NAME", "FEATURES")]
+    return "; ".join([_line(Path("/proc/cpuinfo"), "model name"), *pinned])
+
+
 def _flags(path: Path) -> frozenset[str]:
     return _words(path, "flags")
 
 
 def _words(path: Path, key: str) -> frozenset[str]:
-    """Of the first processor; none where the file has no such line, as on other systems."""
+    return frozenset(_line(path, key).split())
+
+
+def _line(path: Path, key: str) -> str:
+    """Of the first processor; empty where the file has no such line, as on other systems."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
-        return frozenset()
-    line = next((x for x in lines if x.startswith(key)), "")
-    return frozenset(line.partition(":")[2].split())
+        return ""
+    return next((x for x in lines if x.startswith(key)), "").partition(":")[2].strip()

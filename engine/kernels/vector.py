@@ -30,6 +30,7 @@ from engine.kernels.emitting import (
     at,
     call_llvm,
     fused,
+    hidden,
     larger,
     shuffle,
     smaller,
@@ -125,6 +126,23 @@ def pick(typing, shape, four, index):
         return shuffle(b, args[1], undefined(four.lanes), mask)
 
     return shape(shape, four, index), emit
+
+
+@intrinsic(prefer_literal=True)
+def scratch(typing, nbytes):
+    """Address of `nbytes` of the stack, a compile-time constant, on a cache line of its own. Each
+    call has its own memory; it lasts until the kernel ends."""
+    if not isinstance(nbytes, types.IntegerLiteral):
+        return None
+
+    def emit(context, b, signature, args):
+        with b.goto_entry_block():  # numba's own helper would fill it with zeros
+            place = b.alloca(ir.ArrayType(ir.IntType(8), nbytes.literal_value))
+        place.align = 64
+        # hidden, so that it is in a register: an index beside the stack's own is one too many
+        return hidden(b, b.ptrtoint(place, I64))
+
+    return types.int64(nbytes), emit
 
 
 @intrinsic

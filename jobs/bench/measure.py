@@ -35,7 +35,7 @@ class BenchError(JobError):
 def measure(spec: BenchSpec, say: Say) -> Report:
     """Everything `colonnade bench` shows. `say` is told what is being done."""
     say("compiling")
-    explanation = engine.explain(spec.model)
+    explanation = engine.explain(spec.model, timer=engine.Stopwatch())
     machine = _machine(spec.threads)
     batch = sample(spec, explanation.program)
     notes = _notes(spec, explanation, machine)
@@ -113,7 +113,7 @@ def _ours(
     """Colonnade, then with switches off, on one core and on all."""
     made = []
     for name, switches in SWITCHED.items():
-        program = engine.compile(spec.model, choices=None, **switches)
+        program = engine.compile(spec.model, timer=engine.Stopwatch(), **switches)
         wide = _padded(batch, program, []) if name == OURS and batch.padding else None
         for cpus in _cpu_sets(machine):
             session = open_sessions.enter_context(engine.Session(program, cpus))

@@ -47,8 +47,14 @@ class Executor(Protocol):
         """
         ...
 
+    def arrivals(self) -> tuple[Seat, ...]:
+        """Seats on machines that came since the last call, machine by machine; nobody sits
+        there until `start` says so.
+        """
+        ...
+
     def start(self, specs: Sequence[ScorerSpec]) -> None:
-        """Give every scorer its spec, in the order of `seats`."""
+        """Give scorers their specs; each goes to the seat of its number."""
         ...
 
     def lend(self, scorer: int, lease: Lease) -> None:
@@ -56,11 +62,15 @@ class Executor(Protocol):
         ...
 
     def events(self, timeout: float) -> list[Event]:
-        """What scorers reported, in order for each; waits at most `timeout` seconds for some."""
+        """What scorers reported, in order for each; waits at most `timeout` seconds for some.
+
+        Beside what scorers say themselves: ScorerDied, ScorerDraining and ScorerLeft, and
+        MachineRefused for one that came and has no seat to offer.
+        """
         ...
 
-    def kill(self, scorer: int) -> None:
-        """End a scorer that no longer answers; no ScorerDied is reported for it."""
+    def kill(self, *scorers: int) -> None:
+        """End scorers, and wait a moment for them to be gone; nothing more is reported of them."""
         ...
 
     def restart(self, scorer: int) -> None:
@@ -90,11 +100,16 @@ def make(spec: JobSpec) -> Executor:
     return executor
 
 
+def own_settings() -> dict[str, str]:
+    """The environment variables that are ours, as they are set here."""
+    return {k: v for k, v in os.environ.items() if k.startswith(_SETTINGS)}
+
+
 def source_environment() -> dict[str, str]:
     """Environment of a scorer: our packages are importable, our settings hold on other machines
     too, and a crash leaves a trace.
     """
-    environment = {k: v for k, v in os.environ.items() if k.startswith(_SETTINGS)}
+    environment = own_settings()
     environment["PYTHONFAULTHANDLER"] = "1"
     root = Path(__file__).resolve().parents[2]
     if root.name not in ("site-packages", "dist-packages"):  # run from a clone, not installed

@@ -62,12 +62,15 @@ class LocalExecutor:
             for number, place in self._places.items()
         )
 
+    def arrivals(self) -> tuple[Seat, ...]:
+        return ()  # this machine is all there is
+
     def start(self, specs: Sequence[ScorerSpec]) -> None:
-        self._specs = dict(zip(self._places, specs, strict=True))
-        for number in self._places:
-            if number not in self._processes:
-                self._spawn(number)
-            self._processes[number].send(self._specs[number])
+        for spec in specs:
+            self._specs[spec.scorer] = spec
+            if spec.scorer not in self._processes:
+                self._spawn(spec.scorer)
+            self._processes[spec.scorer].send(spec)
 
     def lend(self, scorer: int, lease: Lease) -> None:
         self._processes[scorer].send(lease)
@@ -83,10 +86,11 @@ class LocalExecutor:
                 break
         return found
 
-    def kill(self, scorer: int) -> None:
-        process = self._processes.pop(scorer, None)
-        if process is not None:
+    def kill(self, *scorers: int) -> None:
+        processes = [self._processes.pop(n) for n in scorers if n in self._processes]
+        for process in processes:
             process.kill()
+        for process in processes:
             process.end(self._selector)
 
     def restart(self, scorer: int) -> None:
@@ -95,10 +99,7 @@ class LocalExecutor:
         self._processes[scorer].send(self._specs[scorer])
 
     def close(self) -> None:
-        for process in self._processes.values():
-            process.kill()
-        for number in list(self._processes):
-            self.kill(number)
+        self.kill(*self._processes)
 
     def _spawn(self, number: int) -> None:
         process = _Process(self._places[number])

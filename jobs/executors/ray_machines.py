@@ -1,4 +1,4 @@
-"""The machines of a Ray cluster: reached, probed for their topology, and told apart.
+"""The machines of a Ray cluster: reached, probed for their topology, and where scorers live there.
 
 A raylet is Ray's node: one a machine as a rule, but several may share one, and then they share
 its places. Every raylet answers for itself by a task, for only there can the topology be read.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import InfrastructureError
+from jobs.executors.ray_census import Census, lives
 from numa.placement import Place, places
 from numa.topology import Topology
 from pipeline.plan import memory_limit
@@ -46,28 +47,106 @@ class Machine:
     memory_limit_nbytes: int
 
 
-def machines(engines: int | None, threads: int | None) -> list[tuple[Machine, Place]]:
-    """Every place of every machine, in an order that does not depend on Ray's.
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a scorer lives."""
 
-    Raises InfrastructureError for a cluster without CPUs, one that cannot run our packages, and
-    places for which a raylet does not offer enough CPUs: an actor would wait there for ever.
+    machine: Machine
+    place: Place
+
+
+class Homes:
+    """Places of all machines, and which scorer lives where. No core is taken twice: raylets that
+    share a machine share its places, and those of one that is gone are free for the next.
     """
-    chosen: list[tuple[Machine, Place]] = []
-    for group in _by_machine(_probe_all()):
-        # Raylets that share a machine share its places, so that no core is taken twice.
-        wanted = max(engines or 1, len(group)) if len(group) > 1 else engines
-        for place in places(group[0].topology, engines=wanted, threads=threads):
-            chosen.append((group[place.engine % len(group)], place))
-    needed: dict[str, int] = {}
-    for machine, place in chosen:
-        needed[machine.raylet] = needed.get(machine.raylet, 0) + len(place.cpus)
-        if needed[machine.raylet] > machine.cpus:
-            raise InfrastructureError(
-                f"ray: {machine.host}: expected at least {needed[machine.raylet]} CPUs, Ray "
-                f"offers {machine.cpus}; start Ray there with --num-cpus, or give --engines or "
-                "--threads"
-            )
-    return chosen
+
+    def __init__(self, engines: int | None, threads: int | None) -> None:
+        self._engines = engines
+        self._threads = threads
+        self._free: dict[tuple[str, str], list[Place]] = {}
+        """(host, boot) -> places where nobody lives."""
+        self._count = 0
+        self.of: dict[int, Home] = {}
+        """Scorer -> its home; numbers are never used again."""
+
+    def settle(self, group: Sequence[Machine], *, every: bool) -> list[int]:
+        """Numbers of scorers for the free places of one machine, on its raylets in `group`.
+
+        Raises InfrastructureError if there is none; or, where the machine must take part with
+        `every` place, if there is one for which no raylet offers enough CPUs: an actor would
+        wait there for ever.
+        """
+        key = (group[0].host, group[0].boot)
+        if key not in self._free:
+            wanted = max(self._engines or 1, len(group)) if len(group) > 1 else self._engines
+            self._free[key] = list(places(group[0].topology, engines=wanted, threads=self._threads))
+        free, left = self._free[key], []
+        offered = {machine.raylet: machine.cpus for machine in group}
+        settled: list[int] = []
+        for place in free:
+            machine = max(group, key=lambda machine: offered[machine.raylet])
+            if offered[machine.raylet] < len(place.cpus):
+                left.append(place)
+                continue
+            offered[machine.raylet] -= len(place.cpus)
+            self.of[self._count] = Home(machine, place)
+            settled.append(self._count)
+            self._count += 1
+        self._free[key] = left
+        if not settled or (every and left):
+            raise InfrastructureError(_no_room(group, free))
+        return settled
+
+    def living_at(self, raylet: str) -> list[int]:
+        return [number for number, home in self.of.items() if home.machine.raylet == raylet]
+
+    def vacate(self, raylet: str) -> list[int]:
+        """Scorers whose raylet is gone; their places are free."""
+        lost = self.living_at(raylet)
+        for number in lost:
+            home = self.of.pop(number)
+            self._free[home.machine.host, home.machine.boot].append(home.place)
+        return lost
+
+
+def settle_all(census: Census, engines: int | None, threads: int | None) -> Homes:
+    """Every place of every machine that the census finds and that lives to tell of itself.
+
+    Raises InfrastructureError for a cluster without CPUs, a machine that cannot run our packages,
+    and as `Homes.settle` does.
+    """
+    found: list[Machine] = []
+    while came := census.look().came:
+        probes = {raylet: begin_probe(raylet, cpus) for raylet, cpus in came.items()}
+        ray.wait(list(probes.values()), num_returns=len(probes), timeout=_PROBE_SECONDS)
+        for raylet, probe in probes.items():
+            try:
+                found.append(probed(probe))
+            except InfrastructureError:
+                if lives(raylet):
+                    raise
+    if not found:
+        raise InfrastructureError("ray: expected machines with CPUs, got none; add machines")
+    groups: dict[tuple[str, str], list[Machine]] = {}
+    for machine in sorted(found, key=lambda m: (m.host, m.boot, m.raylet)):
+        groups.setdefault((machine.host, machine.boot), []).append(machine)
+    homes = Homes(engines, threads)
+    for group in groups.values():
+        homes.settle(group, every=True)
+    return homes
+
+
+def _no_room(group: Sequence[Machine], free: Sequence[Place]) -> str:
+    host, offered = group[0].host, sum(machine.cpus for machine in group)
+    if not free:
+        return (
+            f"ray: {host}: expected cores that no scorer has, got none; several raylets share "
+            "this machine"
+        )
+    return (
+        f"ray: {host}: expected at least {sum(len(place.cpus) for place in free)} CPUs, Ray "
+        f"offers {offered}; start Ray there with --num-cpus, or give --engines or --threads"
+    )
 
 
 def check_reachable(address: str) -> None:
@@ -109,22 +188,20 @@ def probe(raylet: str, cpus: int) -> Machine:
     )
 
 
-def _probe_all() -> list[Machine]:
-    """Every living raylet that offers CPUs, in an order that does not depend on Ray's."""
-    rows = [row for row in _raylets() if row["Alive"]]
-    alive = {row["NodeID"]: int(row["Resources"].get("CPU", 0)) for row in rows}
-    alive = {raylet: cpus for raylet, cpus in alive.items() if cpus}
-    if not alive:
-        raise InfrastructureError("ray: expected machines with CPUs, got none; add machines")
+def begin_probe(raylet: str, cpus: int) -> Any:
+    """A reference to the Machine that the raylet will tell of."""
     task: Any = ray.remote(probe)
-    requests = [
-        task.options(
-            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(raylet, soft=False)
-        ).remote(raylet, cpus)
-        for raylet, cpus in alive.items()
-    ]
+    return task.options(
+        num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(raylet, soft=False)
+    ).remote(raylet, cpus)
+
+
+def probed(probe: Any) -> Machine:
+    """What a probe found that is done. Raises InfrastructureError for a machine that is not there
+    any more, or cannot run our packages.
+    """
     try:
-        found: list[Machine] = ray.get(requests, timeout=_PROBE_SECONDS)
+        found: Machine = ray.get(probe, timeout=0)
     except (RayError, ImportError) as error:
         advice = "look at Ray's logs there"
         if isinstance(error, ImportError):  # Ray's error takes on the class of its cause
@@ -133,18 +210,4 @@ def _probe_all() -> list[Machine]:
             f"ray: expected every machine to tell its topology, got: {first_lines(error)}; "
             + advice
         ) from error
-    return sorted(found, key=lambda m: (m.host, m.boot, m.raylet))
-
-
-def _raylets() -> list[dict[str, Any]]:
-    """Ray's table of its nodes."""
-    table: Any = ray.nodes  # not typed by Ray
-    rows: list[dict[str, Any]] = table()
-    return rows
-
-
-def _by_machine(found: Iterable[Machine]) -> list[list[Machine]]:
-    groups: dict[tuple[str, str], list[Machine]] = {}
-    for machine in found:
-        groups.setdefault((machine.host, machine.boot), []).append(machine)
-    return list(groups.values())
+    return found

@@ -18,8 +18,10 @@ from pipeline.events import (
     Event,
     JobEnded,
     PartCommitted,
+    PartDiscarded,
     RowsScored,
     ScorerDied,
+    ScorerLeft,
     ScorerReady,
     ShardFailed,
 )
@@ -108,7 +110,9 @@ class History:
                 self._commit(event, at)
             case ShardFailed(scorer, lease):
                 self._running.pop((scorer, lease.shard.index), None)
-            case ScorerDied(scorer):
+            case PartDiscarded(scorer, shard):
+                self._running.pop((scorer, shard), None)
+            case ScorerDied(scorer) | ScorerLeft(scorer):
                 for key in [key for key in self._running if key[0] == scorer]:
                     del self._running[key]
             case JobEnded():

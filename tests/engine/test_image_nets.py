@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,13 @@ from small_models import onnxruntime_run
 import engine
 from engine import reference
 from engine.compiler import compilation
+from engine.images.segment import Images
 from engine.reader import graph_of
 from engine.rewrites import REWRITES, rewrite
+from numa.notation import size
+from scripts.models.mobilenet import mobilenet
+from scripts.models.picture_net import Pictures
+from scripts.models.resnet import resnet50
 
 LEFT = {
     "channels_last": "Transpose Sub Conv Conv GlobalAveragePool Conv Mul GlobalAveragePool Flatten "
@@ -79,3 +85,17 @@ def test_well_known_topologies_become_convolutions(path: Path) -> None:
     assert not gone & set(ops(after))
     convolutions = [n for n in before.nodes if n.op == "Conv"]
     assert ops(after).count("colonnade.Conv") >= len(convolutions) > 0
+
+
+@pytest.mark.parametrize("build", [resnet50, mobilenet])
+def test_activations_take_two_megabytes_an_image(
+    build: Callable[[Pictures], onnx.ModelProto],
+) -> None:
+    graph = graph_of(build(Pictures(sparsity=0.0)))
+    for lanes in (8, 16):
+        program = compilation(graph, points=2 * lanes).program
+        assert program is not None
+        (images,) = (s for s in program.segments if isinstance(s, Images))
+        assert images.lanes == lanes and len(images.nodes) > 25
+        assert images.arena.nbytes <= lanes * 2_000_000
+        assert f"columns of {lanes} images, arena {size(images.arena.nbytes)}" in str(program)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from engine.images.planning import Plan, cheapest, plans_of
 from engine.images.schedule import Task
@@ -49,6 +50,18 @@ def test_a_plan_that_needs_too_much_memory_is_not_taken() -> None:
     small = cheapest(plans, 1)  # for one lane 2 MB may be used
     assert small.arena.nbytes == min(p.arena.nbytes for p in plans)
     assert "arena" in str(small) and "MB from memory" in str(small)
+
+
+def test_orders_change_where_a_picture_shrinks_and_nothing_in_front_is_needed_any_more() -> None:
+    big, small = Plane(8, 16, 16), Plane(16, 8, 8)
+    tasks = chain([big, big, small, small])
+    names = [p.name for p in plans_of(tasks, [0] * 5, 8)]
+    assert names == ["depth first", "whole from v2 on", "layer by layer"]
+    skip = Read("v1", big, Window(1, 2), padded=False)  # keeps v1 wanted behind v2
+    tasks[3] = replace(tasks[3], reads=(*tasks[3].reads, skip))
+    plans = plans_of(tasks, [0] * 5, 8)
+    assert [p.name for p in plans] == ["depth first", "whole from v3 on", "layer by layer"]
+    assert [len([v for v in p.visits if v.task == 3]) for p in plans] == [8, 8, 1]
 
 
 def test_what_was_touched_a_moment_ago_costs_nothing() -> None:

@@ -248,9 +248,16 @@ def test_a_shuffle_and_what_follows_take_channels_once() -> None:
     assert orders(proto) == [(0, 3, 1), (4, 2, 5)]
 
 
+@pytest.mark.parametrize("opset", [9, 13])
+@pytest.mark.parametrize("axis", [2, -1])
+def test_a_split_of_rows_or_pixels_is_slices(axis: int, opset: int) -> None:
+    given = {"split": [2, 6]} if opset < 13 else {}
+    split = node("Split", "x", "y z", axis=axis, **given)
+    after, _ = unchanged(model([split], {"x": ["batch", 4, 8, 8]}, "y z", opset=opset))
+    assert ops(after) == ["Slice", "Slice"]
+
+
 def test_channels_that_are_not_images_stay() -> None:
-    after, log = unchanged(model([node("Split", "x", "y z", axis=2)], X, "y z"))
-    assert ops(after) == ["Split"] and "splits the axis 2" in reasons(log, "channels")
     flat, _ = unchanged(model([node("Split", "x", "y z", axis=1)], {"x": ["N", 4, 6]}, "y z"))
     assert ops(flat) == ["Split"]
 

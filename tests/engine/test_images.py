@@ -5,83 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from native_nets import RNG, Net, check, compiled
 
 import engine
 from engine.images.segment import Images
-
-Array = np.ndarray[Any, Any]
-RNG = np.random.default_rng(7)
-
-
-class Net:
-    """An ONNX model, node by node."""
-
-    def __init__(self, *shape: int, zeros: float = 0.7) -> None:
-        self.shape, self.zeros, self.rng = shape, zeros, np.random.default_rng(7)
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def constant(self, array: Array) -> str:
-        name = f"c{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(array, name))
-        return name
-
-    def weights(self, *shape: int) -> str:
-        array = self.rng.standard_normal(shape).astype(np.float32)
-        array[self.rng.random(shape) < self.zeros] = 0
-        return self.constant(array)
-
-    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
-        name = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
-        return name
-
-    def conv(self, x: str, outputs: int, inputs: int, size: int, **attributes: Any) -> str:
-        rank = len(self.shape) - 1
-        w = self.weights(outputs, inputs, *([size] * rank))
-        return self.add("Conv", x, w, self.weights(outputs), **attributes)
-
-    def model(self, *outputs: str) -> bytes:
-        made = [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs]
-        given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *self.shape])
-        graph = helper.make_graph(self.nodes, "net", [given], made, self.constants)
-        opset = helper.make_opsetid("", 17)
-        model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
-        return bytes(onnx.shape_inference.infer_shapes(model).SerializeToString())
-
-
-def check(net: Net, *outputs: str, native: bool = True, rows: int = 11, **switches: Any) -> None:
-    """The program's outputs are onnxruntime's, and everything runs by kernels."""
-    content = net.model(*outputs)
-    program = compiled(content, **switches)
-    if native:
-        assert program.segments, program
-        assert any(isinstance(s, Images) for s in program.segments), str(program)
-        assert not any(type(s).__name__ == "Fallback" for s in program.segments), str(program)
-    x = RNG.standard_normal((rows, *net.shape)).astype(np.float32)
-    wanted = onnxruntime.InferenceSession(content).run(list(outputs), {"x": x})
-    with engine.Session(program, [0]) as session:
-        found = session.run({"x": x})
-    for name, want in zip(outputs, wanted, strict=True):
-        assert found[name].shape == want.shape
-        scale = max(1.0, float(np.abs(want).max(initial=0)))
-        np.testing.assert_allclose(found[name], want, rtol=1e-4, atol=1e-4 * scale)
-
-
-def compiled(content: bytes, **switches: Any) -> engine.Program:
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "net.onnx"
-        path.write_bytes(content)
-        return engine.compile(path, **switches)
 
 
 @st.composite
@@ -165,6 +95,17 @@ def residual_block() -> tuple[Net, str]:
     return net, net.add("Relu", net.add("Add", e, d))
 
 
+def stage() -> tuple[Net, str]:
+    """Bottlenecks one after the other, of which the last ends in what no convolution can hold."""
+    net = Net(8, 15, 14)
+    x = net.conv("x", 8, 8, 1)
+    for _ in range(3):
+        inner = net.add("Relu", net.conv(x, 4, 8, 1))
+        inner = net.add("Relu", net.conv(inner, 4, 4, 3, pads=[1, 1, 1, 1]))
+        x = net.add("Relu", net.add("Add", net.conv(inner, 8, 4, 1), x))
+    return net, net.add("Mul", net.add("Sigmoid", net.add("Neg", x)), x)
+
+
 def gate_block() -> tuple[Net, str]:
     """Squeeze and excite: the whole image decides about each channel."""
     net = Net(8, 10, 10)
@@ -231,7 +172,7 @@ def channels_last() -> tuple[Net, str]:
 
 
 NETS = [
-    residual_block, gate_block, branches, depthwise_block, head, spread, local_response,
+    residual_block, stage, gate_block, branches, depthwise_block, head, spread, local_response,
     channels_last,
 ]  # fmt: skip
 
@@ -289,6 +230,18 @@ def test_a_column_keeps_few_rows_and_prints_so() -> None:
     assert "depth first" in str(program)
     layers = compiled(net.model(a), columns=False).segments[0]
     assert isinstance(layers, Images) and layers.arena.nbytes > 2 * segment.arena.nbytes
+
+
+def test_a_stage_keeps_its_residuals_in_one_ring() -> None:
+    net, y = stage()
+    (segment,) = compiled(net.model(y), points=16).segments
+    assert isinstance(segment, Images)
+    over = [ring for ring in segment.rings if ring.home != ring.value]
+    assert len(over) >= 3 + 1, "three residuals, and what is done to pixels"
+    first = next(ring for ring in over if ring.home == "v0")
+    assert sum(ring.home == "v0" for ring in over) == 3 and f", over {first.home}" in str(segment)
+    (apart,) = compiled(net.model(y), points=16, columns=False).segments
+    assert isinstance(apart, Images) and all(ring.home == ring.value for ring in apart.rings)
 
 
 def test_program_prints_its_order_and_rings(golden: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobs.leases import FATAL_FAILURES, IN_FLIGHT, LeaseTable
+from jobs.pace import LEAST_SECONDS, PATIENCE, Pace
 from pipeline.shards import Shard
 
 
@@ -10,8 +11,15 @@ def shard(index: int, nbytes: int = 100) -> Shard:
     return Shard(index, f"/in/{index}", "parquet", (0,), 10, nbytes, 0, nbytes, 0)
 
 
-def table(*nbytes: int) -> LeaseTable:
-    return LeaseTable(shard(i, n) for i, n in enumerate(nbytes))
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def table(*nbytes: int, clock: Clock | None = None) -> LeaseTable:
+    return LeaseTable((shard(i, n) for i, n in enumerate(nbytes)), clock or Clock())
 
 
 def take(leases: LeaseTable, scorer: int, others: bool = True) -> int | None:
@@ -41,6 +49,7 @@ def test_result_of_an_older_attempt_is_late() -> None:
     assert not leases.settle(0, 0, 0), "the dead scorer's result"
     assert not leases.settle(1, 0, 0), "a result with the old attempt's number"
     assert leases.settle(1, 0, 1)
+    leases.done(0)
     assert not leases.settle(1, 0, 1), "the same result twice"
     assert leases.finished
 
@@ -58,6 +67,8 @@ def test_suspects_go_out_alone_and_the_second_death_sets_aside() -> None:
     assert leases.set_aside == {0: "signal 11"}
     assert take(leases, 1) == 1
     assert leases.settle(1, 1, 1)
+    leases.done(1)
+    leases.done(2)
     assert leases.finished
 
 
@@ -88,3 +99,58 @@ def test_failed_shard_returns_to_the_only_scorer() -> None:
     assert leases.settle(0, 0, 0)
     leases.failed(0, 0, "first")
     assert take(leases, 0, others=False) == 0
+
+
+def overdue_table() -> LeaseTable:
+    """Scorer 1 did its shard in ten seconds; scorer 0 has shards 0 and 1 for a hundred."""
+    clock = Clock()
+    leases = table(1, 1, 1, clock=clock)
+    assert (take(leases, 0), take(leases, 0), take(leases, 1)) == (0, 1, 2)
+    clock.now = 10.0
+    assert leases.settle(1, 2, 0)
+    leases.done(2)
+    assert leases.twin_for(1) is None, "ten seconds are usual"
+    clock.now = 100.0
+    return leases
+
+
+def test_twin_of_what_is_overdue_and_the_first_result_counts() -> None:
+    leases = overdue_table()
+    twin = leases.twin_for(1)
+    assert twin is not None and (twin.shard.index, twin.attempt) == (0, 1)
+    assert leases.twin_for(1) is None, "one at a time"
+    assert leases.twin_for(2) is not None and leases.twin_for(3) is None, "no third lease"
+    assert leases.settle(1, 0, 1)
+    leases.done(0)
+    assert not leases.live(0, 0, 0) and leases.held(0), "void, but still in its hands"
+    assert not leases.settle(0, 0, 0), "the slower result"
+    assert leases.live(0, 1, 0) and not leases.finished
+
+
+def test_twin_does_not_count_for_what_happens_to_the_other() -> None:
+    leases = overdue_table()
+    assert leases.twin_for(1) is not None
+    assert leases.died(1, "signal 9", blame=True) == [] and leases.waiting == 0, "0 has it yet"
+    assert leases.died(0, "signal 9", blame=True) == [], "0 held two: either may be guilty"
+    assert leases.waiting == 2 and leases.next_for(0, others=True) is not None
+    assert leases.twin_for(1) is None, "a suspect has no twin"
+
+
+def test_what_leaves_is_due_at_once() -> None:
+    leases = table(1, 1)
+    assert take(leases, 0) == 0
+    assert leases.twin_for(1) is None
+    assert leases.twin_for(1, leaving=(0,)) is not None
+
+
+def test_pace() -> None:
+    pace = Pace()
+    assert pace.overdue(1e9, 1) < 0, "nothing is known"
+    for seconds in (9.0, 10.0, 50.0):
+        pace.took(seconds, 100)
+    assert pace.overdue(PATIENCE * 10.0, 100) == 0.0
+    assert pace.overdue(PATIENCE * 10.0, 300) == -PATIENCE * 20.0, "thrice the bytes"
+    assert pace.overdue(PATIENCE * 10.0, 1) == 0.0, "small ones have fixed costs, too"
+    pace = Pace()
+    pace.took(0.001, 100)
+    assert pace.overdue(LEAST_SECONDS, 100) == 0.0

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted_executor import ScriptedExecutor, part, shard
+from scripted_executor import DriverKilled, ScriptedExecutor, Spec, part, shard
 
 from jobs.endings import Ending, Limits
 from jobs.errors import DONE, INCOMPLETE, INFRASTRUCTURE, USER
-from jobs.leases import LeaseTable
+from jobs.executors import Seat
+from jobs.leases import MOST_HOLDERS, LeaseTable
 from jobs.lending import Lending
-from pipeline.events import Event, PartWritten, ScorerDied, ScorerReady, ShardFailed, ShardSetAside
+from numa.placement import Place
+from pipeline.errors import MemoryPlanError
+from pipeline.events import (
+    Event,
+    MachineRefused,
+    PartCommitted,
+    PartDiscarded,
+    PartWritten,
+    ScorerDied,
+    ScorerJoined,
+    ScorerLeft,
+    ScorerReady,
+    ShardFailed,
+    ShardLent,
+    ShardSetAside,
+)
 from pipeline.parts import Part
 from pipeline.shards import Lease
 
@@ -39,13 +57,21 @@ class Ledger:
 class Run:
     """One run of the loop, with everything that a test asks about afterwards."""
 
-    def __init__(self, executor: ScriptedExecutor, shards: int, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self,
+        executor: ScriptedExecutor,
+        shards: int,
+        limits: Limits = LIMITS,
+        ledger: Ledger | None = None,
+    ) -> None:
         self.executor = executor
-        self.table = LeaseTable(shard(i, nbytes=100 + i % 3) for i in range(shards))
-        self.ledger = Ledger()
+        self.ledger = ledger or Ledger()
+        left = [i for i in range(shards) if i not in self.committed]
+        self.table = LeaseTable((shard(i, nbytes=100 + i % 3) for i in left), executor.clock)
         self.told: list[Event] = []
         self.lending = Lending(
-            executor, executor.scorers, self.table, self.ledger, limits, self.told.append,
+            executor, range(executor.scorers), self.table, self.ledger, limits, self.told.append,
+            admit=lambda seats: tuple(Spec(seat.scorer) for seat in seats),  # type: ignore[misc]
             clock=executor.clock,
         )  # fmt: skip
 
@@ -77,25 +103,15 @@ def test_every_shard_ends_once_whatever_happens(data: st.DataObject) -> None:
         scorers=data.draw(st.integers(1, 3), "scorers"),
         adversities=data.draw(st.integers(0, 15), "adversities"),
         poison=poison,
+        elastic=data.draw(st.booleans(), "elastic"),
     )
     run = Run(executor, shards)
     ending = run.run()
-
-    published = Counter(p.shard for p in run.ledger.commits)
-    assert all(count == 1 for count in published.values()), "a shard was committed twice"
-    assert not set(published) & set(run.table.set_aside), "committed and set aside"
-    assert not set(published) & poison
-    attempts: dict[int, list[int]] = {}
-    for _, lease in executor.lent:
-        attempts.setdefault(lease.shard.index, []).append(lease.attempt)
-    for tried in attempts.values():
-        assert tried == list(range(len(tried))), "attempts are numbered without a gap"
-    for committed in run.ledger.commits:
-        assert committed.attempt == attempts[committed.shard][-1], "a late result was committed"
-    told_aside = [e.shard for e in run.told if isinstance(e, ShardSetAside)]
-    assert sorted(told_aside) == sorted(run.table.set_aside)
+    check_told(run)
+    published = {p.shard for p in run.ledger.commits}
+    assert not published & poison
     if ending.exit_code in (DONE, INCOMPLETE):
-        assert set(published) | set(run.table.set_aside) == set(range(shards))
+        assert published | set(run.table.set_aside) == set(range(shards))
         assert ending.exit_code == (INCOMPLETE if run.table.set_aside else DONE)
     elif "in the same way" in ending.message:
         failed = {e.lease.shard.index for e in run.told if isinstance(e, ShardFailed)}
@@ -103,7 +119,68 @@ def test_every_shard_ends_once_whatever_happens(data: st.DataObject) -> None:
     else:
         assert ending.exit_code == INFRASTRUCTURE, ending
         died = Counter(e.scorer for e in run.told if isinstance(e, ScorerDied))
-        assert all(died[n] > LIMITS.max_restarts for n in range(executor.scorers))
+        left = {e.scorer for e in run.told if isinstance(e, ScorerLeft)}
+        for number, life in executor.lives.items():
+            assert died[number] > LIMITS.max_restarts or number in left or life.draining
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_every_shard_ends_once_though_the_driver_dies(data: st.DataObject) -> None:
+    """Loops that are killed and started again upon what the earlier ones had committed."""
+    shards = data.draw(st.integers(1, 6), "shards")
+    ledger = Ledger()
+    for mortal in (True, True, False):
+        before = {p.shard for p in ledger.commits}
+        executor = ScriptedExecutor(
+            lambda options: data.draw(st.sampled_from(options)),
+            scorers=data.draw(st.integers(1, 3), "scorers"),
+            adversities=data.draw(st.integers(0, 8), "adversities") if mortal else 0,
+            mortal=mortal,
+        )
+        run = Run(executor, shards, ledger=ledger)
+        with contextlib.suppress(DriverKilled):
+            run.run()
+        check_told(run)
+        assert not before & {lease.shard.index for _, lease in executor.lent}, "computed again"
+    assert sorted(p.shard for p in ledger.commits) == list(range(shards))
+
+
+def check_told(run: Run) -> None:
+    """What was told of a run, or of its beginning, against what its ledger holds."""
+    published = Counter(p.shard for p in run.ledger.commits)
+    assert all(count == 1 for count in published.values()), "a shard was committed twice"
+    assert not set(published) & set(run.table.set_aside), "committed and set aside"
+    told_aside = [e.shard for e in run.told if isinstance(e, ShardSetAside)]
+    assert sorted(told_aside) == sorted(run.table.set_aside)
+    attempts: Counter[int] = Counter()
+    out: dict[int, dict[int, int]] = defaultdict(dict)
+    """Shard -> scorers that hold a lease of it, by what was told, and the attempt of each."""
+    closed: set[int] = set()
+    for event in run.told:
+        match event:
+            case ShardLent(scorer, lease):
+                index = lease.shard.index
+                assert lease.attempt == attempts[index], "attempts are numbered without a gap"
+                assert index not in closed, "lent after it was closed"
+                assert scorer not in out[index] and len(out[index]) < MOST_HOLDERS
+                attempts[index] += 1
+                out[index][scorer] = lease.attempt
+            case PartCommitted(scorer, index):
+                assert scorer in out[index], "a late result was committed"
+                del out[index][scorer]
+                closed.add(index)
+            case ShardFailed(scorer, lease):
+                assert scorer in out[lease.shard.index], "a late failure was counted"
+                del out[lease.shard.index][scorer]
+            case PartDiscarded(scorer, index, attempt):
+                if out[index].get(scorer) == attempt:
+                    del out[index][scorer]
+            case ShardSetAside(index):
+                closed.add(index)
+            case ScorerDied(scorer) | ScorerLeft(scorer):
+                for holders in out.values():
+                    holders.pop(scorer, None)
 
 
 def test_all_goes_well() -> None:
@@ -143,6 +220,92 @@ def test_frozen_scorer_is_replaced_and_its_late_result_discarded() -> None:
     assert run.executor.now > LIMITS.stall_seconds
     assert "said nothing for 30 s" in str([e for e in run.told if isinstance(e, ScorerDied)])
     assert run.committed == list(range(200)) and len(run.ledger.discards) == 1
+
+
+def dawdling(number: int) -> Callable[[Sequence[str]], str]:
+    """Ready first; then the scorer of that number never ends its work, the others do."""
+
+    def choose(options: Sequence[str]) -> str:
+        ready = [o for o in options if o.startswith("ready")]
+        done = [o for o in options if o.startswith("finish") and o != f"finish {number}"]
+        return (ready or done or ["dawdle"])[0]
+
+    return choose
+
+
+def test_stragglers_run_elsewhere_and_the_slow_scorer_is_recalled() -> None:
+    run = Run(ScriptedExecutor(dawdling(0), scorers=2, adversities=99), shards=9)
+    assert run.run() == Ending(DONE, "")
+    assert run.committed == list(range(9)), "by the other one"
+    assert not run.executor.lives[0].alive, "it would have written into a folder that is done"
+    discarded = [e for e in run.told if isinstance(e, PartDiscarded)]
+    assert {e.scorer for e in discarded} == {0} and len(discarded) == 2
+    assert not [e for e in run.told if isinstance(e, ScorerDied)]
+
+
+def scripted(
+    *acts: str, scorers: int = 2, shards: int = 9, limits: Limits = LIMITS
+) -> tuple[Run, Ending]:
+    """A run in which those acts are done as soon as they can be, and then all goes well."""
+    script = list(acts)
+
+    def choose(options: Sequence[str]) -> str:
+        if script and script[0] in options:
+            return script.pop(0)
+        return kindly([o for o in options if o not in ("replay", "dawdle", "join")] or options)
+
+    executor = ScriptedExecutor(choose, scorers=scorers, adversities=len(acts), elastic=True)
+    run = Run(executor, shards, limits)
+    ending = run.run()
+    assert not script, f"never possible: {script}"
+    return run, ending
+
+
+def test_draining_scorer_ends_what_it_has_and_gets_nothing_new() -> None:
+    run, ending = scripted("ready 0", "ready 1", "drain 0")
+    assert ending == Ending(DONE, "") and run.committed == list(range(9))
+    assert len([s for s, _ in run.executor.lent if s == 0]) == 2, "what it had"
+    by = [e.scorer for e in run.told if isinstance(e, PartCommitted)]
+    assert by.count(0) == 2
+    assert [e for e in run.told if isinstance(e, ScorerLeft)] == [ScorerLeft(0, "drained")]
+    assert not run.executor.restarts
+
+
+def test_machine_that_leaves_is_not_its_shards_fault() -> None:
+    run, ending = scripted("ready 0", "leave 0", "ready 1", "leave 1", "join", "join", "ready 3")
+    assert ending == Ending(DONE, "") and not run.table.set_aside
+    assert [e.scorer for e in run.told if isinstance(e, ScorerJoined)] == [2, 3]
+    assert {p.shard for p in run.ledger.commits} == set(range(9))
+    assert not run.executor.restarts, "there is nowhere to start it"
+
+
+def test_job_without_machines_waits_for_one_as_long_as_for_a_silent_scorer() -> None:
+    run, ending = scripted("leave 0", scorers=1)
+    assert ending.exit_code == INFRASTRUCTURE and "none joined for 30 s" in ending.message
+    assert LIMITS.stall_seconds < run.executor.now < LIMITS.stall_seconds + 2
+
+
+def test_draining_scorer_that_dies_is_not_started_again() -> None:
+    run, ending = scripted("ready 0", "drain 0", "die 0")
+    assert ending.exit_code == DONE and not run.executor.restarts
+    assert run.committed == list(range(9))
+
+
+def test_machine_that_does_not_fit_is_refused_and_the_job_goes_on() -> None:
+    executor = ScriptedExecutor(kindly, scorers=1, adversities=0)
+    place = Place(0, 0, (0,))
+    executor.coming = [Seat(1, "small", place, 1, 1), Seat(2, "large", place, 99, 99)]
+    run = Run(executor, shards=9)
+
+    def admit(seats: tuple[Seat, ...]) -> tuple[Any, ...]:
+        if seats[0].memory_limit_nbytes < 9:
+            raise MemoryPlanError("expected 9 bytes")
+        return tuple(Spec(seat.scorer) for seat in seats)
+
+    run.lending._admit = admit
+    assert run.run().exit_code == DONE
+    assert MachineRefused("small", "expected 9 bytes") in run.told
+    assert sorted(executor.lives) == [0, 2] and ScorerJoined(2, "large") in run.told
 
 
 def test_scorer_that_never_gets_ready_is_given_up() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,10 @@ import pytest
 import small_job
 from small_job import Source, colonnade, words
 
+import engine
 from engine.errors import EngineError
 from engine.settings import Settings, from_switches, switches_of
+from pipeline.manifest import read_run
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +41,28 @@ def test_layer_wise_job_gives_the_same_outputs(source: Source, tmp_path: Path) -
         table = pq.read_table(tmp_path / name).sort_by("id")
         outputs.append(np.array(table["y"].combine_chunks().flatten()))
     assert outputs[0].tobytes() == outputs[1].tobytes()
+
+
+def test_timed_choices_travel_with_the_run_and_change_no_byte(
+    source: Source, tmp_path: Path
+) -> None:
+    """A layer without zeros is in doubt: the driver times it, its scorers do as they are told."""
+    rng = np.random.default_rng(0)
+    wide = replace(source, model=tmp_path / "wide.onnx")
+    w1, w2 = (rng.standard_normal(s).astype(np.float32) for s in ((8, 12_000), (12_000, 4)))
+    small_job.write_model(wide.model, w1, w2)
+    parts = []
+    for name, off in (("on", ()), ("off", ("--off", "confirm"))):
+        run = colonnade(*words(wide, tmp_path / name, *off))
+        assert run.code == 0, run.stderr
+        parts.append(
+            np.array(small_job.read_parts(tmp_path / name)["y"].combine_chunks().flatten())
+        )
+    assert parts[0].tobytes() == parts[1].tobytes()
+    watch = engine.Stopwatch()
+    assert any("points, 12000x8, " in kind for kind in json.loads(watch.path.read_text()))
+    asked = engine.compile(wide.model, timer=watch).choices
+    assert read_run(tmp_path / "on").choices == asked
 
 
 def test_a_resume_with_other_switches_is_refused(source: Source, tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""A choice of kernel that the cost model is not sure of, confirmed by a short timing.
+
+Where two kernels are predicted to take nearly the same, which one is faster depends on the
+processor more than on what the model knows. Those kernels, and only those, are timed where
+`compile` is given somebody who times (engine/stopwatch.py); a driver that compiles again, and
+every scorer, takes the choices as recorded.
+
+Linear kernels add the products of an output in the order of its inputs, all of them, so for finite
+numbers the choice changes no byte (but perhaps the sign of a zero). With NaN and infinity it does:
+kernels that skip a zero weight do not multiply it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.dispatch import Choice
+from engine.sparsity import Sparsity
+
+Array = np.ndarray[Any, Any]
+
+DOUBT = 1.5
+"""Kernels are timed that are predicted to take up to so many times what the best one takes. Where
+the model is known to be wrong (Xeon, AVX2, see dispatch.CYCLES), its ratio of two kernels is 1.27
+times off."""
+NOISE = 1.05
+"""A kernel is called faster from here on; below, the cost model's choice stands."""
+
+
+WORTH = 100e3
+"""Predicted cycles for a tile from which on a layer is worth timing. One that takes less passes a
+million rows in a second, which is what it takes to load the machine code that times it."""
+
+
+class Timer(Protocol):
+    """Who times kernels."""
+
+    def __call__(
+        self, weights: Array, sparsity: Sparsity, kernels: Sequence[str], points: int
+    ) -> Mapping[str, float]:
+        """Nanoseconds of each kernel for W[M, K] and one tile of `points`."""
+
+
+def doubtful(choice: Choice) -> tuple[str, ...]:
+    """The chosen kernel and those close to it; nothing where there is none, or too little to do."""
+    costs = {c.kernel: c.cycles for c in choice.candidates if c.cycles is not None}
+    least = costs.get(choice.kernel, 0.0)
+    close = tuple(kernel for kernel, cycles in costs.items() if cycles <= DOUBT * least)
+    return close if len(close) > 1 and least >= WORTH else ()
+
+
+def confirmed(
+    choice: Choice, weights: Array, sparsity: Sparsity, points: int, timer: Timer
+) -> Choice:
+    """The same choice, or the kernel that was measured to be faster, with what was measured."""
+    close = doubtful(choice)
+    if not close:
+        return choice
+    times = timer(weights, sparsity, close, points)
+    fastest = min(close, key=times.__getitem__)
+    gain = times[choice.kernel] / times[fastest]
+    candidates = tuple(
+        replace(c, microseconds=times[c.kernel] / 1e3) if c.kernel in times else c
+        for c in choice.candidates
+    )
+    if gain <= NOISE:
+        reason = f"{choice.reason}; confirmed by timing"
+        return replace(choice, reason=reason, candidates=candidates)
+    reason = f"measured {gain:.2f} times as fast as {choice.kernel}, the cost model's choice"
+    return replace(choice, kernel=fastest, reason=f"{reason}; {sparsity}", candidates=candidates)

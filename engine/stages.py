@@ -1,0 +1,216 @@
+"""Stages: a graph cut into pieces for one engine each, when its weights are too many for one node.
+
+A stage is a graph of its own, with the nodes of a stretch of the whole and the constants they
+name; what later stages need of earlier values is handed on, row by row as the batch has it. Cuts
+go where rewrites have been (a node that is fused must not be cut in two), where only float32 of
+known size a row, or a token, crosses, and so that the heaviest stage is as light as can be: in
+weights, which decide whether it fits its node, and in multiply-adds, which decide how long the
+others wait for it. Rows of a table (an embedding) are read where they are needed and weigh nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+
+from engine.compiler import POINTS, compile
+from engine.errors import EngineError
+from engine.graph import Graph, Node, Value
+from engine.program import Program
+from engine.rewrites import rewrite
+from engine.settings import from_switches
+from engine.work_share import TYPICAL_TOKENS, multiply_adds
+
+INDEXED_NBYTES = 6
+"""Of a weight that is kept: a float32 and its place, which takes two bytes or four."""
+
+_LOOKUPS = ("Gather", "colonnade.Positional")
+"""Nodes that read some rows of their constant, and not all of it."""
+
+CROSSING = 0.05
+"""What handing on as much as the widest place does weighs, as a share of the whole: a cut moves by
+a node or two for a narrower place, and not by a layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A piece of a model."""
+
+    graph: Graph
+    """Its inputs are what it takes of the model's inputs and of earlier stages."""
+    carries: tuple[str, ...]
+    """What is handed to the next stage: values that later stages or the model's outputs need;
+    after the last stage the model's outputs."""
+    weight_nbytes: int
+    """Of weights that are not zero, roughly as packed."""
+    multiply_adds: int
+    """Of a row, zeros not counted."""
+
+
+def compile_stages(
+    graph: Graph,
+    count: int,
+    choices: Mapping[str, str] | None = None,
+    only: int | None = None,
+    **switches: Any,
+) -> tuple[tuple[Stage, Program], ...]:
+    """Every stage, or the one that is asked for, with its program.
+
+    `choices` and switches are those of the whole model: a node has the same kernel whether it is
+    in a stage or not, so the outputs have the same bytes.
+    """
+    off = frozenset(from_switches(switches).rewrites_off)
+    stages = cut(graph, count, off)
+    wanted = stages if only is None else (stages[only],)
+    return tuple((s, compile(s.graph, choices=_of(s, choices), **switches)) for s in wanted)
+
+
+def _of(stage: Stage, choices: Mapping[str, str] | None) -> dict[str, str]:
+    """Of the whole model's choices those of the stage's nodes."""
+    names = {node.name for node in stage.graph.nodes} | {POINTS}
+    return {name: kernel for name, kernel in (choices or {}).items() if name in names}
+
+
+def cut(graph: Graph, count: int, off: frozenset[str] = frozenset()) -> tuple[Stage, ...]:
+    """`count` stages that together are the graph; one is the graph after its rewrites.
+
+    Raises EngineError where the graph has too few places to cut.
+    """
+    whole, _ = rewrite(graph, off)
+    nodes = whole.nodes
+    weights = [_weight_nbytes(node, whole) for node in nodes]
+    work = [_multiply_adds(node, whole) for node in nodes]
+    places = [0, *(i for i in range(1, len(nodes)) if _may_cut(whole, i)), len(nodes)]
+    if len(places) <= count:
+        raise EngineError(
+            f"{graph.name}: expected {count - 1} places at least to cut it into {count} stages, "
+            f"got {len(places) - 2}; ask for fewer stages"
+        )
+    loads = (_shares(weights), _shares(work), _crossing_shares(whole, places))
+    edges = _lightest(places, count, *loads)
+    return tuple(
+        Stage(
+            _piece(whole, first, last, number),
+            tuple(_crossing(whole, last)) if last < len(nodes) else _names(whole),
+            sum(weights[first:last]),
+            sum(work[first:last]),
+        )
+        for number, (first, last) in enumerate(pairwise(edges))
+    )
+
+
+def _names(graph: Graph) -> tuple[str, ...]:
+    return tuple(value.name for value in graph.outputs)
+
+
+def _weight_nbytes(node: Node, graph: Graph) -> int:
+    """Of the constants that the node keeps in memory: those that are not zero, if it multiplies."""
+    held = [graph.initializers[n] for n in node.reads if n in graph.initializers]
+    if node.label in _LOOKUPS:
+        return 0
+    return sum(INDEXED_NBYTES * int(np.count_nonzero(array)) for array in held)
+
+
+def _multiply_adds(node: Node, graph: Graph) -> int:
+    """Of a row, of weights that are not zero."""
+    dense = multiply_adds(node, graph, TYPICAL_TOKENS)
+    weights = graph.initializers.get(node.inputs[1]) if len(node.inputs) > 1 else None
+    if weights is None or not weights.size:
+        return dense
+    return dense * int(np.count_nonzero(weights)) // weights.size
+
+
+def _crossing(graph: Graph, place: int) -> list[str]:
+    """Values that exist before node `place` and are needed from there on, in the order made."""
+    made = [v.name for v in graph.inputs]
+    made += [n for node in graph.nodes[:place] for n in node.writes]
+    needed = {n for node in graph.nodes[place:] for n in node.reads} | set(_names(graph))
+    return [n for n in dict.fromkeys(made) if n in needed]
+
+
+def _may_cut(graph: Graph, place: int) -> bool:
+    """Whether everything that would cross before node `place` can be handed on."""
+    given = {v.name for v in graph.inputs}
+    return all(n in given or _hands_on(graph, n) for n in _crossing(graph, place))
+
+
+def _hands_on(graph: Graph, name: str) -> bool:
+    value = graph.values.get(name)
+    return value is not None and value.dtype == np.float32 and value.features is not None
+
+
+def _shares(amounts: Sequence[int]) -> list[float]:
+    """Share of the total before each place, 0 to 1."""
+    total = sum(amounts) or 1
+    return [0.0, *accumulate(a / total for a in amounts)]
+
+
+def _crossing_shares(graph: Graph, places: Sequence[int]) -> dict[int, float]:
+    """What crosses at each place but the ends, as a share of the most that does."""
+    features = {
+        place: sum(
+            value.features or 0
+            for name in _crossing(graph, place)
+            if (value := graph.values[name]) not in graph.inputs
+        )
+        for place in places[1:-1]
+    }
+    most = max(1, max(features.values(), default=1))
+    return {place: crossing / most for place, crossing in features.items()}
+
+
+def _lightest(
+    places: Sequence[int],
+    count: int,
+    weights: Sequence[float],
+    work: Sequence[float],
+    crossing: Mapping[int, float],
+) -> list[int]:
+    """Edges of `count` stages among the places, of which the heaviest is as light as can be."""
+
+    def load(a: int, b: int) -> float:
+        first, last = places[a], places[b]
+        own = max(weights[last] - weights[first], work[last] - work[first])
+        return own + CROSSING * crossing.get(last, 0.0)
+
+    @cache
+    def best(stages: int, end: int) -> tuple[float, int]:
+        """The heaviest of `stages` stages up to `end`, and where the last of them begins."""
+        if stages == 1:
+            return load(0, end), 0
+        options = range(stages - 1, end)
+        return min((max(best(stages - 1, begin)[0], load(begin, end)), begin) for begin in options)
+
+    edges, end = [len(places) - 1], len(places) - 1
+    for stages in range(count, 0, -1):
+        _, end = best(stages, end)
+        edges.append(end)
+    return [places[i] for i in reversed(edges)]
+
+
+def _piece(graph: Graph, first: int, last: int, number: int) -> Graph:
+    """The nodes from `first` up to `last`, as a graph."""
+    nodes = graph.nodes[first:last]
+    written = {n for node in nodes for n in node.writes}
+    read = [n for node in nodes for n in node.reads if n not in written]
+    needed = {n for node in graph.nodes[last:] for n in node.reads} | set(_names(graph))
+    given = dict.fromkeys(n for n in read if n not in graph.initializers)
+    named = written | set(read)
+    return replace(
+        graph,
+        name=f"{graph.name}/{number}",
+        inputs=_values(graph, given),
+        outputs=_values(graph, (n for node in nodes for n in node.writes if n in needed)),
+        nodes=nodes,
+        values={n: v for n, v in graph.values.items() if n in named},
+        initializers={n: a for n, a in graph.initializers.items() if n in named},
+    )
+
+
+def _values(graph: Graph, names: Iterable[str]) -> tuple[Value, ...]:
+    return tuple(graph.values[n] for n in names)
