@@ -192,8 +192,8 @@ def _bound(prepared: Prepared, seats: Sequence[Seat], *, driver: bool) -> Memory
         plan.dataset, prepared.program, plan.binding, engines=len(seats),
         threads=max(len(seat.place.cpus) for seat in seats), batch_rows=plan.batch_rows,
         batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer,
-        fields=read_fields(plan.dataset, plan.before), output=plan.output, driver=driver,
-        stages=prepared.stages,
+        fields=read_fields(plan.dataset, plan.before), output=plan.output,
+        driver=driver, stages=prepared.stages,
     )  # fmt: skip
 
 
