@@ -208,9 +208,11 @@ class Lending:
             self._unstaffed = self._unstaffed or _deserted(self._limits.stall_seconds)
 
     def _revive(self) -> None:
-        for number in self._roster.returning if self._table.waiting else ():
-            self._executor.restart(number)
-            self._roster.join(number)
+        dead = self._roster.returning
+        if dead and self._table.wants_more(self._roster.draining):
+            for number in dead:
+                self._executor.restart(number)
+                self._roster.join(number)
 
     def _recall(self) -> None:
         """End scorers whose lease a twin has closed: the folder is about to be swept."""

@@ -243,6 +243,21 @@ def test_stragglers_run_elsewhere_and_the_slow_scorer_is_recalled() -> None:
     assert not [e for e in run.told if isinstance(e, ScorerDied)]
 
 
+def test_dead_scorer_is_started_again_for_a_straggler() -> None:
+    """When it died nothing was left to lend, and the other one froze with the last two shards."""
+    died: list[str] = []
+
+    def choose(options: Sequence[str]) -> str:
+        if not died and run.executor.lives[1].ready and "finish 1" not in options:
+            died.append("die 1")
+            return "die 1"
+        return dawdling(0)(options)
+
+    run = Run(ScriptedExecutor(choose, scorers=2, adversities=99), shards=3)
+    assert run.run() == Ending(DONE, "")
+    assert run.executor.restarts == 1 and run.executor.now < LIMITS.stall_seconds
+
+
 def scripted(
     *acts: str, scorers: int = 2, shards: int = 9, limits: Limits = LIMITS
 ) -> tuple[Run, Ending]:
