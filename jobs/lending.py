@@ -129,7 +129,10 @@ class Lending:
                 if self._pass_on(number, self._table.next_for(number, others=len(takers) > 1))
             ]
         for number in takers:
-            self._pass_on(number, self._table.twin_for(number, leaving))
+            if self._table.held(number):
+                continue
+            if not self._pass_on(number, self._table.twin_for(number, leaving)):
+                break  # nothing is overdue: not for the others, either
 
     def _pass_on(self, number: int, lease: Lease | None) -> bool:
         if lease is None:
