@@ -173,7 +173,7 @@ class Lending:
 
     def _bury(self, death: ScorerDied) -> None:
         """Take back what a dead scorer held, and decide whether it may live again."""
-        blame = self._roster.is_ready(death.scorer)
+        blame = self._roster.may_blame_shards(death.scorer)
         starts = self._roster.bury(
             death.scorer, most_deaths=0 if death.refused else self._limits.max_restarts
         )

@@ -294,8 +294,11 @@ def test_machine_that_leaves_is_not_its_shards_fault() -> None:
     assert not run.executor.restarts, "there is nowhere to start it"
 
 
-def test_machines_that_leave_one_after_another_do_not_set_a_shard_aside() -> None:
-    acts = [act for n in range(4) for act in (f"ready {n}", f"leave {n}", "join")]
+@pytest.mark.parametrize("ends", [("leave",), ("drain", "die")])
+def test_machines_that_leave_one_after_another_do_not_set_a_shard_aside(ends: tuple[str]) -> None:
+    acts: list[str] = []
+    for number in range(4):
+        acts += [f"ready {number}", *(f"{end} {number}" for end in ends), "join"]
     run, ending = scripted(*acts, scorers=1, shards=1)
     assert ending == Ending(DONE, ""), "alone on each of four scorers, and finished on the fifth"
     assert [lease.attempt for _, lease in run.executor.lent] == [0, 1, 2, 3, 4]
