@@ -34,7 +34,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def layer_norm(node: Node, x: Array, scale: Array, bias: Array) -> Array:
-    shape = x.shape
+    shape, scale, bias = x.shape, scale.reshape(-1), bias.reshape(-1)
     x = x.reshape(*shape[:-1], -1, len(scale))
     mean = x.mean(-1, keepdims=True) if node.attributes["centred"] else np.float32(0)
     variance = np.square(x - mean).mean(-1, keepdims=True)

@@ -34,12 +34,13 @@ def _at(node: Node, view: View) -> Edit | str | None:
 
 
 def _vector(node: Node, place: int, depth: int | str, view: View) -> Array | None:
-    """The constant of that input, zeros where there is none; None where it is another."""
+    """The constant of that input; zeros for a bias that is not there; None where it is another."""
     if len(node.inputs) <= place or not node.inputs[place]:
         return np.zeros(int(depth), np.float32)
     found = view.constant(node.inputs[place])
-    fits = found is not None and found.shape == (depth,) and found.dtype == np.float32
-    return found if fits else None
+    if found is None or found.dtype != np.float32 or not found.ndim:
+        return None
+    return found.reshape(-1) if found.size == found.shape[-1] == depth else None
 
 
 def _edit(node: Node, x: Value, split: Value, scale: Array, bias: Array, view: View) -> Edit:

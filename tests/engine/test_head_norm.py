@@ -10,7 +10,9 @@ import small_models as small
 from rewritten import checked, fallbacks, floats, labels, refusals
 from small_models import Array
 
-from engine.compiler import Compilation
+from engine import reference
+from engine.compiler import Compilation, compilation
+from engine.reader import graph_of
 
 X = floats(3, 5, 24)
 
@@ -37,6 +39,30 @@ def test_a_norm_of_each_head_moves_in_front_of_them(heads: int, bias: bool) -> N
     depth = 24 // heads
     found = normed(floats(depth), floats(depth) if bias else None, heads, epsilon=1e-3)
     assert labels(found)[0] == "colonnade.LayerNorm" and not fallbacks(found)
+
+
+def test_ones_in_front_of_the_scale_do_not_count() -> None:
+    """RMSNorm spelled out, whose scale is written [1, 1, 1, d]; run by the reference, too."""
+    constants: dict[str, Any] = {"split": np.array([0, 0, 3, 8]), "join": np.array([0, 0, 24])}
+    constants |= {"scale": floats(1, 1, 1, 8), "two": 2.0, "epsilon": 1e-6}
+    nodes = [
+        small.node("Reshape", "x split", "h"),
+        small.node("Pow", "h two", "p"),
+        small.node("ReduceMean", "p", "m", axes=[-1]),
+        small.node("Add", "m epsilon", "e"),
+        small.node("Sqrt", "e", "r"),
+        small.node("Div", "h r", "q"),
+        small.node("Mul", "q scale", "n"),
+        small.node("Reshape", "n join", "y"),
+    ]
+    shape = ["N", "S", 24]
+    proto = small.model(nodes, {"x": shape}, {"y": shape}, constants)
+    found = checked(proto, {"x": X})
+    assert labels(found)[0] == "colonnade.LayerNorm" and not fallbacks(found)
+    for off in ((), ("head_norm",)):
+        after = compilation(graph_of(proto), rewrites_off=off).graph
+        want = small.onnxruntime_run(proto, {"x": X})["y"]
+        np.testing.assert_allclose(reference.run(after, {"x": X})["y"], want, rtol=1e-5, atol=1e-5)
 
 
 def test_a_norm_over_all_heads_stays() -> None:
