@@ -260,11 +260,10 @@ class Lending:
 
     def _recall(self) -> None:
         """End scorers whose lease a twin has closed: the folder is about to be swept."""
-        for number in self._roster.alive:
-            void = self._table.held(number)
-            if void:
-                self._executor.kill(number)
-            for lease in void:
+        void = {number: self._table.held(number) for number in self._roster.alive}
+        self._executor.kill(*(number for number, leases in void.items() if leases))
+        for number, leases in void.items():
+            for lease in leases:
                 self._tell(PartDiscarded(number, lease.shard.index, lease.attempt))
 
     def _check_budget(self) -> None:

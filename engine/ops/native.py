@@ -15,6 +15,7 @@ from engine.graph import Graph, Node, Value
 from engine.kernels.table import BINARY_NAMES, IMPORTS, REDUCTION_NAMES, UNARY_NAMES
 from engine.ops.native_attention import attention, rotary
 from engine.ops.native_tokens import (
+    counted,
     gather,
     layer_norm,
     part,
@@ -276,6 +277,7 @@ NATIVE_OPS: dict[str, Rule] = {
     "Gather": gather,
     "colonnade.Attention": attention,
     "colonnade.Part": part,
+    "colonnade.Counted": counted,
     "colonnade.Positional": positional,
     "colonnade.Repeat": repeat,
     "colonnade.Rotary": rotary,

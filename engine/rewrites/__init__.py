@@ -17,6 +17,7 @@ from engine.rewrites.attention import ATTENTION
 from engine.rewrites.channels import CHANNELS
 from engine.rewrites.conv import CONV
 from engine.rewrites.conv_transpose import CONV_TRANSPOSE
+from engine.rewrites.counting import COUNTING
 from engine.rewrites.dead_code import DEAD_CODE
 from engine.rewrites.decomposed import DECOMPOSED
 from engine.rewrites.depth_to_space import DEPTH_TO_SPACE
@@ -51,6 +52,7 @@ REWRITES: tuple[Rewrite, ...] = (
     ARITHMETIC,  # after those, which look for Pow
     LAYOUT,  # after whole formulas, whose axes it would move
     POSITIONS,
+    COUNTING,
     PARTS,
     MASK,
     ROTARY,  # before ATTENTION, which looks for where queries and keys come from
