@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import engine
 from engine.pixels import Pixels, with_pixels
 from engine.settings import switches_of
+from numa.notation import cpulist
 from pipeline.binding import Binding, TokenRules, bind
 from pipeline.dataset import Dataset
 from pipeline.fingerprint import fingerprint, model_sha256
@@ -138,9 +139,9 @@ def check_memory(prepared: Prepared, seats: tuple[Seat, ...], *, joining: bool =
         here = sorted(group, key=lambda seat: seat.place.node)
         driver = number == 0 and not joining
         _bound(prepared, here, driver=driver).check(here[0].memory_limit_nbytes, machine)
-        for node, group_of_node in groupby(here, key=lambda seat: seat.place.node):
+        for _, group_of_node in groupby(here, key=lambda seat: seat.place.node):
             there = list(group_of_node)
-            where = f"NUMA node {node} of {machine}"
+            where = f"NUMA node {cpulist(there[0].place.nodes)} of {machine}"
             _bound(prepared, there, driver=False).check(there[0].node_memory_nbytes, where)
 
 
@@ -151,6 +152,7 @@ def _bound(prepared: Prepared, seats: Sequence[Seat], *, driver: bool) -> Memory
         threads=max(len(seat.place.cpus) for seat in seats), batch_rows=plan.batch_rows,
         batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer,
         fields=read_fields(plan.dataset, plan.before), driver=driver,
+        copies=max(len(seat.place.nodes) for seat in seats),
     )  # fmt: skip
 
 
@@ -173,7 +175,7 @@ def _scorer_specs(
         scorer=first.scorer, model=spec.model, model_sha256=run.fingerprint.model_sha256,
         program=run.fingerprint.program, choices=run.choices, switches=switches_of(spec.off),
         binding=plan.binding, batch_rows=plan.batch_rows, cpus=first.place.cpus,
-        node=first.place.node, output=spec.output, format=spec.format,
+        node=first.place.node, others=first.place.others, output=spec.output, format=spec.format,
         fingerprint=run.fingerprint.digest, on_error=spec.on_error,
         batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer, pictures=plan.pictures,
         pixels=fed, before=plan.before, after=plan.after,
@@ -184,4 +186,5 @@ def _scorer_specs(
 
 def _seated(spec: ScorerSpec, seat: Seat) -> ScorerSpec:
     """The same work at another place."""
-    return replace(spec, scorer=seat.scorer, cpus=seat.place.cpus, node=seat.place.node)
+    place = seat.place
+    return replace(spec, scorer=seat.scorer, cpus=place.cpus, node=place.node, others=place.others)

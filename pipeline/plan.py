@@ -142,6 +142,7 @@ def make_plan(
             batch_tokens=tokens,
             tokenizer=tokenizer,
             fields=read_fields(dataset, before),
+            copies=max(len(place.nodes) for place in places),
         ),
         memory_limit_nbytes=memory_limit_nbytes,
         output=str(Path(output)),

@@ -130,8 +130,10 @@ def price(
     tokenizer: TokenizerFile | None = None,
     fields: tuple[str, ...] = (),
     driver: bool = True,
+    copies: int = 1,
 ) -> MemoryPrice:
-    """Bounds for `engines` engines of `threads` threads on one machine.
+    """Bounds for `engines` engines of `threads` threads on one machine, each of which holds so
+    many copies of the weights that kernels stream: one for each NUMA node of its place.
 
     `fields` are read beside those of the binding. What hooks take is not in it.
     """
@@ -155,7 +157,8 @@ def price(
         engines=engines,
         interpreter=INTERPRETER_NBYTES,
         weights=2 * program.weights_nbytes,
-        session=program.session_nbytes(threads, rows, most.run, most.longest),
+        session=program.session_nbytes(threads, rows, most.run, most.longest)
+        + (copies - 1) * program.weights_nbytes,
         reading=_reading_nbytes(dataset, binding, columns, rows, most) + made,
         outputs=(outputs + kept + dictionaries) * (QUEUED + IN_HAND),
         writing=ENCODING * written,

@@ -28,7 +28,7 @@ class Seat:
     memory_limit_nbytes: int
     """What the machine can give to all its scorers, in bytes."""
     node_memory_nbytes: int
-    """Memory of the place's NUMA node: bound memory cannot spill to another."""
+    """Memory of the place's NUMA nodes: bound memory cannot spill to another."""
 
 
 class Executor(Protocol):

@@ -42,6 +42,7 @@ class LocalExecutor:
     """Implements Executor with processes that end with the driver, however that ends."""
 
     def __init__(self, spec: JobSpec) -> None:
+        self._spec = spec
         self._selector = selectors.DefaultSelector()
         self._processes: dict[int, _Process] = {}
         self._places: dict[int, Place] = {}
@@ -49,7 +50,8 @@ class LocalExecutor:
 
     def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
         topology = Topology.discover()
-        for number, place in enumerate(places(topology, engines=engines, threads=threads)):
+        found = places(topology, engines, threads, domain=self._spec.domain, smt=self._spec.smt)
+        for number, place in enumerate(found):
             self._places[number] = place
             if warm:
                 self._spawn(number)
@@ -58,7 +60,7 @@ class LocalExecutor:
 
         machine, limit = socket.gethostname(), memory_limit(topology)
         return tuple(
-            Seat(number, machine, place, limit, topology.memory_nbytes(place.node))
+            Seat(number, machine, place, limit, topology.memory_nbytes(*place.nodes))
             for number, place in self._places.items()
         )
 

@@ -95,6 +95,8 @@ class RayExecutor:
 
     def __init__(self, spec: JobSpec) -> None:
         self._address = spec.address
+        self._domain = spec.domain
+        self._smt = spec.smt
         self._connected = False
         self._census = Census()
         self._homes = Homes(None, None)
@@ -109,7 +111,7 @@ class RayExecutor:
 
     def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
         self._connect()
-        self._homes = settle_all(self._census, engines, threads)
+        self._homes = settle_all(self._census, engines, threads, self._domain, self._smt)
         if warm:
             for number in self._homes.of:
                 self._spawn(number)
@@ -192,7 +194,7 @@ class RayExecutor:
 
     def _seat(self, number: int) -> Seat:
         machine, place = self._homes.of[number].machine, self._homes.of[number].place
-        memory = machine.topology.memory_nbytes(place.node)
+        memory = machine.topology.memory_nbytes(*place.nodes)
         return Seat(number, machine.host, place, machine.memory_limit_nbytes, memory)
 
     def _begin(self, number: int) -> None:

@@ -60,9 +60,13 @@ class Homes:
     share a machine share its places, and those of one that is gone are free for the next.
     """
 
-    def __init__(self, engines: int | None, threads: int | None) -> None:
+    def __init__(
+        self, engines: int | None, threads: int | None, domain: str = "node", smt: bool = False
+    ) -> None:
         self._engines = engines
         self._threads = threads
+        self._domain = domain
+        self._smt = smt
         self._free: dict[tuple[str, str], list[Place]] = {}
         """(host, boot) -> places where nobody lives."""
         self._count = 0
@@ -79,7 +83,10 @@ class Homes:
         key = (group[0].host, group[0].boot)
         if key not in self._free:
             wanted = max(self._engines or 1, len(group)) if len(group) > 1 else self._engines
-            self._free[key] = list(places(group[0].topology, engines=wanted, threads=self._threads))
+            found = places(
+                group[0].topology, wanted, self._threads, domain=self._domain, smt=self._smt
+            )
+            self._free[key] = list(found)
         free, left = self._free[key], []
         offered = {machine.raylet: machine.cpus for machine in group}
         settled: list[int] = []
@@ -109,7 +116,13 @@ class Homes:
         return lost
 
 
-def settle_all(census: Census, engines: int | None, threads: int | None) -> Homes:
+def settle_all(
+    census: Census,
+    engines: int | None,
+    threads: int | None,
+    domain: str = "node",
+    smt: bool = False,
+) -> Homes:
     """Every place of every machine that the census finds and that lives to tell of itself.
 
     Raises InfrastructureError for a cluster without CPUs, a machine that cannot run our packages,
@@ -130,7 +143,7 @@ def settle_all(census: Census, engines: int | None, threads: int | None) -> Home
     groups: dict[tuple[str, str], list[Machine]] = {}
     for machine in sorted(found, key=lambda m: (m.host, m.boot, m.raylet)):
         groups.setdefault((machine.host, machine.boot), []).append(machine)
-    homes = Homes(engines, threads)
+    homes = Homes(engines, threads, domain, smt)
     for group in groups.values():
         homes.settle(group, every=True)
     return homes
