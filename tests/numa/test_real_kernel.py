@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,16 +61,7 @@ def parts() -> Parts:
 
 
 @pytest.fixture(scope="module")
-def one_engine(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The job's model and data, and the parts of one engine on this machine."""
-    folder = tmp_path_factory.mktemp("here")
-    write(folder)
-    run_here(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def boots(parts: Parts, one_engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Boots:
+def boots(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Boots:
     """Boots the shape of a name, once."""
 
     @cache
@@ -80,7 +69,8 @@ def boots(parts: Parts, one_engine: Path, tmp_path_factory: pytest.TempPathFacto
         folder = tmp_path_factory.mktemp("guest")
         command = f"cd {shlex.quote(str(ROOT))} && {EXAMINE} >{shlex.quote(str(folder / 'facts'))}"
         if name in JOBS:
-            shutil.copytree(one_engine, folder, dirs_exist_ok=True)
+            write(folder)
+            run_here(folder)
             command = f"{guest_command(folder, *JOBS[name])} && {command}"
         code = run(parts, SHAPES[name], command, writable=[folder])
         proof = read(folder, code) if name in JOBS else None
