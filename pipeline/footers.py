@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 
 from pipeline.dictionaries import dictionary_nbytes, leaf_types, width
 from pipeline.errors import InputError
+from pipeline.sources import facts, mapped, naming, opened
+from pipeline.stores import is_url
+from pipeline.where import Range, Where
 
 MAGIC = {b"PAR1": "parquet", b"ARRO": "arrow"}
 
@@ -43,6 +46,8 @@ class RowGroup:
     """By field: what each batch of it holds beside its rows, the dictionaries of the group."""
     field_elements: tuple[int, ...] = ()
     """By field: numbers in all its rows and their lists; an empty list counts one at most."""
+    skipped: bool = False
+    """No row of it can be scored: it is not read."""
 
     @property
     def nbytes(self) -> int:
@@ -66,31 +71,39 @@ class DataFile:
         return sum(g.rows for g in self.row_groups)
 
 
-def read_footer(path: str) -> tuple[DataFile, pa.Schema]:
-    """What the file holds. Raises InputError for what is neither Parquet nor Arrow, or damaged."""
-    try:
-        if Path(path).is_symlink() and not Path(path).exists():
-            target = Path(path).readlink()
-            raise InputError(
-                f"{path}: expected a file, got a link to {target}, which does not exist; "
-                "bring it back or remove the link"
-            )
-        stat = Path(path).stat()
-        if not S_ISREG(stat.st_mode):  # a pipe would be waited for, for ever
-            raise InputError(f"{path}: expected a file, got a pipe, socket or device")
-        with Path(path).open("rb") as stream:
-            magic = stream.read(4)
-        if not magic:
-            raise InputError(f"{path}: expected a Parquet or Arrow file, got an empty one")
-        if magic not in MAGIC:
-            raise InputError(f"{path}: expected a Parquet or Arrow IPC file, got {_what(magic)}")
-        kind = MAGIC[magic]
-        groups, schema = _parquet_groups(path) if kind == "parquet" else _arrow_groups(path)
-    except (pa.ArrowInvalid, OSError) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise InputError(f"{path}: cannot be read, truncated or damaged: {reason}") from e
+def read_footer(path: str, where: Where | None = None) -> tuple[DataFile, pa.Schema]:
+    """What the file holds. Raises InputError for what is neither Parquet nor Arrow, or damaged,
+    and FilterError where its fields do not fit `where`."""
+    with naming(path, path, "cannot be read, truncated or damaged"):
+        _refuse_dead_link(path)
+        found = facts(path)
+        with opened(path) as source:
+            kind = _kind(path, source.read(4))
+            if kind == "parquet":
+                groups, schema = _parquet_groups(source, where)
+        if kind == "arrow":
+            groups, schema = _arrow_groups(path)
     _check_names(path, schema)
-    return DataFile(path, kind, stat.st_size, stat.st_mtime_ns, groups), schema
+    if where is not None and kind == "arrow":  # it has no statistics; where they are, it is checked
+        where.fitted(schema)
+    return DataFile(path, kind, found.nbytes, found.mtime_ns, groups), schema
+
+
+def _refuse_dead_link(path: str) -> None:
+    if not is_url(path) and Path(path).is_symlink() and not Path(path).exists():
+        raise InputError(
+            f"{path}: expected a file, got a link to {Path(path).readlink()}, which does not "
+            "exist; bring it back or remove the link"
+        )
+
+
+def _kind(path: str, magic: bytes) -> str:
+    """What a file is by its first bytes."""
+    if not magic:
+        raise InputError(f"{path}: expected a Parquet or Arrow file, got an empty one")
+    if magic not in MAGIC:
+        raise InputError(f"{path}: expected a Parquet or Arrow IPC file, got {_what(magic)}")
+    return MAGIC[magic]
 
 
 def _what(magic: bytes) -> str:
@@ -106,15 +119,37 @@ def _check_names(path: str, schema: pa.Schema) -> None:
         raise InputError(f"{path}: expected each field once, got {', '.join(twice)} twice")
 
 
-def _parquet_groups(path: str) -> tuple[tuple[RowGroup, ...], pa.Schema]:
-    with pq.ParquetFile(path) as file:
+def _parquet_groups(source: Any, where: Where | None) -> tuple[tuple[RowGroup, ...], pa.Schema]:
+    with pq.ParquetFile(source) as file:
         metadata, schema = file.metadata, file.schema_arrow
-    with Path(path).open("rb") as stream:
-        groups = [
-            _parquet_group(metadata.row_group(index), schema, stream)
-            for index in range(metadata.num_row_groups)
-        ]
+    fitted = where.fitted(schema) if where else None
+    groups = []
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        read = _parquet_group(group, schema, source)
+        if fitted and not fitted.may_hold(_ranges(group, schema, fitted.fields)):
+            read = replace(read, skipped=True)
+        groups.append(read)
     return tuple(groups), schema
+
+
+def _ranges(group: Any, schema: pa.Schema, names: Sequence[str]) -> dict[str, Range]:
+    """What the statistics of flat fields tell."""
+    found, leaf = {}, 0
+    for field in schema:
+        if field.name in names and field.type.num_fields == 0:
+            found[field.name] = _range(group.column(leaf).statistics, int(group.num_rows))
+        leaf += len(leaf_types(field.type))
+    return found
+
+
+def _range(statistics: Any, rows: int) -> Range:
+    if statistics is None:
+        return Range(None, None, None, rows)
+    told = statistics.has_min_max
+    nulls = int(statistics.null_count) if statistics.has_null_count else None
+    low, high = (statistics.min, statistics.max) if told else (None, None)
+    return Range(low, high, nulls, rows)
 
 
 def _parquet_group(group: Any, schema: pa.Schema, stream: BinaryIO) -> RowGroup:
@@ -134,7 +169,7 @@ def _parquet_group(group: Any, schema: pa.Schema, stream: BinaryIO) -> RowGroup:
 
 def _arrow_groups(path: str) -> tuple[tuple[RowGroup, ...], pa.Schema]:
     """Record batches are loaded to be counted: free when memory-mapped, unless compressed."""
-    with pa.memory_map(path) as source, pa.ipc.open_file(source) as reader:
+    with mapped(path) as source, pa.ipc.open_file(source) as reader:
         groups = []
         for index in range(reader.num_record_batches):
             batch = reader.get_batch(index)

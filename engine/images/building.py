@@ -95,7 +95,7 @@ def _weights_nbytes(job: _Job, structures: Mapping[str, str]) -> int:
     """About what a visit reads of them."""
     if not isinstance(job.work, Convolution):
         return 0
-    if structures[job.node] == "nz":
+    if structures[job.node] in ("nz", "pair"):
         return 8 * int(np.count_nonzero(job.work.weights))
     return job.work.weights.nbytes
 

@@ -64,7 +64,7 @@ def _slabs(work: Convolution, structure: str) -> list[range]:
     outputs, found = len(work.weights) // work.group, []
     for first in range(0, len(work.weights), outputs):
         weights = work.weights[first : first + outputs]
-        sparse = structure == "nz"
+        sparse = structure in ("nz", "pair")
         nbytes = 8 * int(np.count_nonzero(weights)) if sparse else 4 * weights.size
         parts = max(1, -(-nbytes // SLAB_NBYTES))
         size = round_up(-(-outputs // parts), SLICE)

@@ -147,6 +147,24 @@ def fma_group(typing, weight, address, stride, group):
 
 
 @intrinsic
+def fma_two_groups(typing, w0, w1, address, stride, g0, g1):
+    """(g0 + w0 * x, g1 + w1 * x), x the group at `address`: a load for two multiply-adds."""
+    two = types.UniTuple(g0, 2)
+
+    def emit(context, b, signature, args):
+        pixels = [b.load(place, align=4) for place in _places(b, g0, args[2], args[3])]
+        sums = []
+        for weight, group in zip(args[:2], args[4:], strict=True):
+            pairs = zip(pixels, _each(b, g0, group), strict=True)
+            sums.append(_gather(b, g0, [fused(b, _vector(g0), (weight, x, a)) for x, a in pairs]))
+        return context.make_tuple(b, two, sums)
+
+    if not isinstance(w0, VectorType):
+        return None
+    return two(w0, w1, types.int64, types.int64, g0, g1), emit
+
+
+@intrinsic
 def fma_four_groups(typing, lane, weights, address, stride, g0, g1, g2, g3):
     """(g0 + weight[0] * x, ... g3 + weight[3] * x), x the group at `address`.
 

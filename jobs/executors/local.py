@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
 
-from jobs.executors import Seat, source_environment
+from jobs.executors import Seat, groups_of, seat_of, source_environment
 from jobs.executors.serving import encode
 from numa import launch
-from numa.placement import Place, places
+from numa.placement import Place
 from numa.topology import Topology
 
 if TYPE_CHECKING:
@@ -50,8 +50,11 @@ class LocalExecutor:
 
     def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
         topology = Topology.discover()
-        found = places(topology, engines, threads, domain=self._spec.domain, smt=self._spec.smt)
-        for number, place in enumerate(found):
+        spec = self._spec
+        groups = groups_of(
+            topology, engines, threads, spec.stages, domain=spec.domain, smt=spec.smt
+        )
+        for number, (place, *_) in enumerate(groups):
             self._places[number] = place
             if warm:
                 self._spawn(number)
@@ -60,8 +63,7 @@ class LocalExecutor:
 
         machine, limit = socket.gethostname(), memory_limit(topology)
         return tuple(
-            Seat(number, machine, place, limit, topology.memory_nbytes(*place.nodes))
-            for number, place in self._places.items()
+            seat_of(number, topology, machine, limit, group) for number, group in enumerate(groups)
         )
 
     def arrivals(self) -> tuple[Seat, ...]:

@@ -25,13 +25,14 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import InfrastructureError
-from jobs.executors import Seat, source_environment
+from jobs.executors import Seat, seat_of, source_environment
 from jobs.executors.ray_actor import CONCURRENCY, ScorerActor
 from jobs.executors.ray_census import Census, Changes
 from jobs.executors.ray_machines import (
     Homes,
     begin_probe,
     check_reachable,
+    cpus_of,
     first_lines,
     probed,
     settle_all,
@@ -95,8 +96,7 @@ class RayExecutor:
 
     def __init__(self, spec: JobSpec) -> None:
         self._address = spec.address
-        self._domain = spec.domain
-        self._smt = spec.smt
+        self._spec = spec
         self._connected = False
         self._census = Census()
         self._homes = Homes(None, None)
@@ -111,7 +111,9 @@ class RayExecutor:
 
     def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
         self._connect()
-        self._homes = settle_all(self._census, engines, threads, self._domain, self._smt)
+        spec = self._spec
+        homes = Homes(engines, threads, spec.stages, domain=spec.domain, smt=spec.smt)
+        self._homes = settle_all(self._census, homes)
         if warm:
             for number in self._homes.of:
                 self._spawn(number)
@@ -193,9 +195,11 @@ class RayExecutor:
         self._connected = True
 
     def _seat(self, number: int) -> Seat:
-        machine, place = self._homes.of[number].machine, self._homes.of[number].place
-        memory = machine.topology.memory_nbytes(*place.nodes)
-        return Seat(number, machine.host, place, machine.memory_limit_nbytes, memory)
+        home = self._homes.of[number]
+        machine = home.machine
+        return seat_of(
+            number, machine.topology, machine.host, machine.memory_limit_nbytes, home.places
+        )
 
     def _begin(self, number: int) -> None:
         """A scorer with its spec, where its machine is still there."""
@@ -208,12 +212,13 @@ class RayExecutor:
             self._news.append(ScorerLeft(number, "its machine is gone"))
 
     def _spawn(self, number: int) -> None:
-        machine, place = self._homes.of[number].machine, self._homes.of[number].place
-        prefix = [machine.python, *launch.command(place)[1:]]
+        home = self._homes.of[number]
+        machine = home.machine
+        prefix = [machine.python, *launch.command(home.place)[1:]]
         handle: Any = (
             ray.remote(ScorerActor)
             .options(
-                num_cpus=len(place.cpus),
+                num_cpus=cpus_of(home.places),
                 scheduling_strategy=NodeAffinitySchedulingStrategy(machine.raylet, soft=False),
                 max_restarts=0,
                 max_concurrency=CONCURRENCY,

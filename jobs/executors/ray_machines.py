@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import InfrastructureError
+from jobs.executors import groups_of
 from jobs.executors.ray_census import Census, lives
-from numa.placement import Place, places
+from numa.placement import Place
 from numa.topology import Topology
 from pipeline.plan import memory_limit
 
@@ -28,6 +29,9 @@ _CONNECT_SECONDS = 10.0
 
 _PROBE_SECONDS = 60.0
 """For a task on a machine that is up; a worker starts in about two seconds."""
+
+_PROBE_RETRIES = 10
+"""A call that was lost counts as a crash of the task."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -52,7 +56,18 @@ class Home:
     """Where a scorer lives."""
 
     machine: Machine
-    place: Place
+    places: tuple[Place, ...]
+    """One, or one for each stage of its model."""
+
+    @property
+    def place(self) -> Place:
+        """Of the scorer itself."""
+        return self.places[0]
+
+
+def cpus_of(places: Iterable[Place]) -> int:
+    """CPUs that an actor on these places asks Ray for."""
+    return sum(len(place.cpus) for place in places)
 
 
 class Homes:
@@ -61,13 +76,20 @@ class Homes:
     """
 
     def __init__(
-        self, engines: int | None, threads: int | None, domain: str = "node", smt: bool = False
+        self,
+        engines: int | None,
+        threads: int | None,
+        stages: int = 1,
+        *,
+        domain: str = "node",
+        smt: bool = False,
     ) -> None:
         self._engines = engines
         self._threads = threads
+        self._stages = stages
         self._domain = domain
         self._smt = smt
-        self._free: dict[tuple[str, str], list[Place]] = {}
+        self._free: dict[tuple[str, str], list[tuple[Place, ...]]] = {}
         """(host, boot) -> places where nobody lives."""
         self._count = 0
         self.of: dict[int, Home] = {}
@@ -83,20 +105,20 @@ class Homes:
         key = (group[0].host, group[0].boot)
         if key not in self._free:
             wanted = max(self._engines or 1, len(group)) if len(group) > 1 else self._engines
-            found = places(
-                group[0].topology, wanted, self._threads, domain=self._domain, smt=self._smt
-            )
-            self._free[key] = list(found)
+            self._free[key] = groups_of(
+                group[0].topology, wanted, self._threads, self._stages,
+                domain=self._domain, smt=self._smt,
+            )  # fmt: skip
         free, left = self._free[key], []
         offered = {machine.raylet: machine.cpus for machine in group}
         settled: list[int] = []
-        for place in free:
+        for places in free:
             machine = max(group, key=lambda machine: offered[machine.raylet])
-            if offered[machine.raylet] < len(place.cpus):
-                left.append(place)
+            if offered[machine.raylet] < cpus_of(places):
+                left.append(places)
                 continue
-            offered[machine.raylet] -= len(place.cpus)
-            self.of[self._count] = Home(machine, place)
+            offered[machine.raylet] -= cpus_of(places)
+            self.of[self._count] = Home(machine, places)
             settled.append(self._count)
             self._count += 1
         self._free[key] = left
@@ -112,18 +134,12 @@ class Homes:
         lost = self.living_at(raylet)
         for number in lost:
             home = self.of.pop(number)
-            self._free[home.machine.host, home.machine.boot].append(home.place)
+            self._free[home.machine.host, home.machine.boot].append(home.places)
         return lost
 
 
-def settle_all(
-    census: Census,
-    engines: int | None,
-    threads: int | None,
-    domain: str = "node",
-    smt: bool = False,
-) -> Homes:
-    """Every place of every machine that the census finds and that lives to tell of itself.
+def settle_all(census: Census, homes: Homes) -> Homes:
+    """Settles every place of every machine that the census finds and that lives to tell of itself.
 
     Raises InfrastructureError for a cluster without CPUs, a machine that cannot run our packages,
     and as `Homes.settle` does.
@@ -143,13 +159,12 @@ def settle_all(
     groups: dict[tuple[str, str], list[Machine]] = {}
     for machine in sorted(found, key=lambda m: (m.host, m.boot, m.raylet)):
         groups.setdefault((machine.host, machine.boot), []).append(machine)
-    homes = Homes(engines, threads, domain, smt)
     for group in groups.values():
         homes.settle(group, every=True)
     return homes
 
 
-def _no_room(group: Sequence[Machine], free: Sequence[Place]) -> str:
+def _no_room(group: Sequence[Machine], free: Sequence[tuple[Place, ...]]) -> str:
     host, offered = group[0].host, sum(machine.cpus for machine in group)
     if not free:
         return (
@@ -157,7 +172,7 @@ def _no_room(group: Sequence[Machine], free: Sequence[Place]) -> str:
             "this machine"
         )
     return (
-        f"ray: {host}: expected at least {sum(len(place.cpus) for place in free)} CPUs, Ray "
+        f"ray: {host}: expected at least {sum(map(cpus_of, free))} CPUs, Ray "
         f"offers {offered}; start Ray there with --num-cpus, or give --engines or --threads"
     )
 
@@ -205,7 +220,9 @@ def begin_probe(raylet: str, cpus: int) -> Any:
     """A reference to the Machine that the raylet will tell of."""
     task: Any = ray.remote(probe)
     return task.options(
-        num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(raylet, soft=False)
+        num_cpus=0,
+        max_retries=_PROBE_RETRIES,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(raylet, soft=False),
     ).remote(raylet, cpus)
 
 

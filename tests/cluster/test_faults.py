@@ -1,7 +1,7 @@
 """Jobs on a real Ray cluster whose scorers, machines and messages are lost.
 
-Every test of the module shares one cluster. It is of raylets that all run on this machine, so
-they share its two cores as machines would not.
+Every test of the module shares one cluster. Its raylets all run on this machine, and start in three
+seconds each: the order of the tests starts few.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import misfortunes
 import psutil
 import pytest
 import small_job
+from misfortunes import hooked
 from small_job import ROWS, SHARDS, Source, colonnade, words
 from watched import Watched
 
@@ -129,6 +131,59 @@ def test_sigterm_then_resume(source: Source, tmp_path: Path, raylets: Raylets) -
 
 
 @pytest.mark.slow
+def test_frozen_scorer_is_replaced_and_comes_back(
+    source: Source, tmp_path: Path, raylets: Raylets
+) -> None:
+    """A zombie: stopped with a part just written, taken for dead, then continued."""
+    raylets.have(1)
+    output = tmp_path / "out"
+    frozen = at("after_fsync:2=stop", tmp_path / "frozen")
+    arguments = words(source, output, *on(raylets, "--stall-seconds", "8"))
+    with Watched(tmp_path, *arguments, env=frozen) as job:
+        (death,) = job.wait_for("ScorerDied")
+        assert "said nothing for 8 s" in death["reason"]
+        with contextlib.suppress(ProcessLookupError):
+            job.open_gate(death["scorer"])
+        run = job.finish()
+    assert run.code == 0, run.stderr
+    small_job.check_exactly_once(source, output)
+
+
+@pytest.mark.slow
+def test_messages_are_lost_and_late(source: Source, tmp_path: Path, raylets: Raylets) -> None:
+    """Ray loses calls to scorers and their answers: they are made again, and nobody dies."""
+    raylets.have(1)
+    output = tmp_path / "out"
+    faults = {
+        "RAY_testing_rpc_failure": (
+            '{"CoreWorkerService.grpc_client.PushTask": {"num_failures": 6, '
+            '"req_failure_prob": 25, "resp_failure_prob": 25}}'
+        ),
+        "RAY_testing_asio_delay_us": "*=100:5000",
+    }
+    run = colonnade(*words(source, output, *on(raylets)), env=faults)
+    assert run.code == 0, run.stderr
+    assert not run.events("ScorerDied") and sorted(run.lent) == list(range(SHARDS))
+    small_job.check_exactly_once(source, output)
+
+
+@pytest.mark.slow
+def test_stragglers_run_elsewhere(source: Source, tmp_path: Path, raylets: Raylets) -> None:
+    """A frozen scorer holds two shards; the other one does them, long before it is missed."""
+    if os.cpu_count() == 1:
+        pytest.skip("two scorers need two cores")
+    raylets.have(2)
+    output = tmp_path / "out"
+    arguments = words(source, output, *on(raylets, "--engines", "2"))
+    run = colonnade(*arguments, env=at("before_fsync:2=stop", tmp_path / "frozen"))
+    assert run.code == 0, run.stderr
+    assert not run.events("ScorerDied")
+    slow = run.events("PartDiscarded")
+    assert len(slow) == 2 and slow[0]["scorer"] == slow[1]["scorer"]
+    small_job.check_exactly_once(source, output)
+
+
+@pytest.mark.slow
 def test_machine_lost_another_joins_and_one_is_drained(
     source: Source, tmp_path: Path, raylets: Raylets
 ) -> None:
@@ -169,53 +224,23 @@ def test_machine_lost_another_joins_and_one_is_drained(
 
 
 @pytest.mark.slow
-def test_stragglers_run_elsewhere(source: Source, tmp_path: Path, raylets: Raylets) -> None:
-    """A frozen scorer holds two shards; the other one does them, long before it is missed."""
-    if os.cpu_count() == 1:
-        pytest.skip("two scorers need two cores")
-    raylets.have(2)
-    output = tmp_path / "out"
-    arguments = words(source, output, *on(raylets, "--engines", "2"))
-    run = colonnade(*arguments, env=at("before_fsync:2=stop", tmp_path / "frozen"))
-    assert run.code == 0, run.stderr
-    assert not run.events("ScorerDied")
-    slow = run.events("PartDiscarded")
-    assert len(slow) == 2 and slow[0]["scorer"] == slow[1]["scorer"]
-    small_job.check_exactly_once(source, output)
-
-
-@pytest.mark.slow
-def test_frozen_scorer_is_replaced_and_comes_back(
+def test_shard_that_takes_too_much_memory_is_set_aside(
     source: Source, tmp_path: Path, raylets: Raylets
 ) -> None:
-    """A zombie: stopped with a part just written, taken for dead, then continued."""
-    raylets.have(1)
-    output = tmp_path / "out"
-    frozen = at("after_fsync:2=stop", tmp_path / "frozen")
-    arguments = words(source, output, *on(raylets, "--stall-seconds", "8"))
-    with Watched(tmp_path, *arguments, env=frozen) as job:
-        (death,) = job.wait_for("ScorerDied")
-        assert "said nothing for 8 s" in death["reason"]
-        with contextlib.suppress(ProcessLookupError):
-            job.open_gate(death["scorer"])
-        run = job.finish()
-    assert run.code == 0, run.stderr
-    small_job.check_exactly_once(source, output)
-
-
-@pytest.mark.slow
-def test_messages_are_lost_and_late(source: Source, tmp_path: Path, raylets: Raylets) -> None:
-    """Ray loses calls to scorers and their answers: they are made again, and nobody dies."""
-    raylets.have(1)
-    output = tmp_path / "out"
-    faults = {
-        "RAY_testing_rpc_failure": (
-            '{"CoreWorkerService.grpc_client.PushTask": {"num_failures": 4, '
-            '"req_failure_prob": 25, "resp_failure_prob": 25}}'
-        ),
-        "RAY_testing_asio_delay_us": "*=100:5000",
-    }
-    run = colonnade(*words(source, output, *on(raylets)), env=faults)
-    assert run.code == 0, run.stderr
-    assert not run.events("ScorerDied") and sorted(run.lent) == list(range(SHARDS))
-    small_job.check_exactly_once(source, output)
+    """Ray kills a scorer when its machine runs out of memory: here when 1.5 GB more are in use."""
+    memory = psutil.virtual_memory()
+    used = (memory.total - memory.available + (3 << 29)) / memory.total
+    if used > 0.95:
+        pytest.skip("expected 2 GB of free memory")
+    raylets.have(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_memory_usage_threshold", f"{used:.4f}")
+        patch.setenv("RAY_memory_monitor_refresh_ms", "50")
+        raylets.have(1)
+    arguments = words(source, tmp_path / "out", *on(raylets), *misfortunes.OPTIONS)
+    run = colonnade(*arguments, env=hooked(tmp_path, "hog"))
+    assert run.code == 3, run.stderr
+    deaths = run.events("ScorerDied")
+    assert len(deaths) >= 2 and "memory" in deaths[-1]["reason"], deaths
+    assert [e["shard"] for e in run.events("ShardSetAside")] == [misfortunes.SHARD]
+    assert small_job.finals(tmp_path / "out") == set(range(SHARDS)) - {misfortunes.SHARD}

@@ -279,6 +279,36 @@ def test_machine_that_leaves_is_not_its_shards_fault() -> None:
     assert not run.executor.restarts, "there is nowhere to start it"
 
 
+def test_machines_that_leave_one_after_another_do_not_set_a_shard_aside() -> None:
+    acts = [act for n in range(4) for act in (f"ready {n}", f"leave {n}", "join")]
+    run, ending = scripted(*acts, scorers=1, shards=1)
+    assert ending == Ending(DONE, ""), "alone on each of four scorers, and finished on the fifth"
+    assert [lease.attempt for _, lease in run.executor.lent] == [0, 1, 2, 3, 4]
+
+
+def test_what_a_draining_scorer_may_not_finish_is_lent_elsewhere_at_once() -> None:
+    def choose(options: Sequence[str]) -> str:
+        if "drain 0" in options and "finish 0" in options:
+            return "drain 0"
+        return dawdling(0)(options)
+
+    run = Run(ScriptedExecutor(choose, scorers=2, adversities=1, elastic=True), shards=4)
+    assert run.run() == Ending(DONE, "")
+    assert run.committed == list(range(4)) and run.executor.now < 5, "without a wait"
+    assert [s for s, _ in run.executor.lent].count(1) == 4
+
+
+def test_a_scorer_dies_once() -> None:
+    executor = ScriptedExecutor(kindly, scorers=2, adversities=0)
+    run = Run(executor, shards=4)
+    executor.kill(0)
+    run.lending._handle(ScorerDied(0, "killed"))
+    run.lending._handle(ScorerDied(0, "killed, as another call says"))
+    run.lending._handle(ScorerReady(0, "", {}))
+    assert run.told == [ScorerDied(0, "killed")]
+    assert run.run() == Ending(DONE, "") and executor.restarts == 1
+
+
 def test_job_without_machines_waits_for_one_as_long_as_for_a_silent_scorer() -> None:
     run, ending = scripted("leave 0", scorers=1)
     assert ending.exit_code == INFRASTRUCTURE and "none joined for 30 s" in ending.message
