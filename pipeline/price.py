@@ -151,8 +151,10 @@ def price(
     output: str = "",
     driver: bool = True,
     stages: Sequence[StageProgram] = (),
+    copies: int = 1,
 ) -> MemoryPrice:
-    """Bounds for `engines` engines of `threads` threads on one machine.
+    """Bounds for `engines` engines of `threads` threads on one machine, each of which holds so
+    many copies of the weights that kernels stream: one for each NUMA node of its place.
 
     `fields` are read beside those of the binding. What hooks take is not in it.
     """
@@ -176,6 +178,7 @@ def price(
         made += decoding_nbytes(threads)
     held = 2 * program.weights_nbytes
     session, later = program.session_nbytes(threads, rows, most.run, most.longest), 0
+    session += (copies - 1) * program.weights_nbytes
     if stages:
         session, *others = stage_prices(
             dataset, stages, binding,
