@@ -9,7 +9,7 @@ machines left, others are waited for as long as for a silent scorer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
@@ -57,7 +57,7 @@ class Admit(Protocol):
 class Committer(Protocol):
     """What the loop needs of pipeline.manifest.RunFolder."""
 
-    def commit(self, part: Part) -> object | None: ...
+    def commit_all(self, parts: Sequence[Part]) -> Sequence[object | None]: ...
     def discard(self, part: Part) -> None: ...
 
 
@@ -87,6 +87,8 @@ class Lending:
         self._roster = Roster(scorers, clock)
         self._streak = Streak()
         self._ending: Ending | None = None
+        self._written: list[tuple[int, Part]] = []
+        """Scorers and their parts of this turn; they are committed together."""
         self.signal = 0
         """Set by a signal handler: the loop then ends before the next event."""
 
@@ -100,6 +102,7 @@ class Lending:
                 if self._ending is not None:
                     break
                 self._handle(event)
+            self._commit()
             if self.signal:
                 return Ending(INTERRUPTED + self.signal, "interrupted")
             self._end_silent()
@@ -169,16 +172,28 @@ class Lending:
                 self._part_from(event)
 
     def _take(self, scorer: int, part: Part) -> None:
-        """Commit a part whose lease is still good, throw a late one away."""
-        good = self._table.settle(scorer, part.shard, part.attempt)
-        if not good:
+        """Keep a part whose lease is still good, throw a late one away."""
+        if self._table.settle(scorer, part.shard, part.attempt):
+            self._table.done(part.shard)
+            self._roster.succeeded(scorer)
+            self._streak.succeeded()
+            self._written.append((scorer, part))
+        else:
             self._folder.discard(part)
-        if not good or self._folder.commit(part) is None:
             self._tell(PartDiscarded(scorer, part.shard, part.attempt))
-            return
-        self._table.done(part.shard)
-        self._roster.succeeded(scorer)
-        self._streak.succeeded()
+
+    def _commit(self) -> None:
+        """Publish the parts of this turn."""
+        written, self._written = self._written, []
+        entries = self._folder.commit_all([part for _, part in written]) if written else ()
+        for (scorer, part), entry in zip(written, entries, strict=True):
+            if entry is None:
+                self._tell(PartDiscarded(scorer, part.shard, part.attempt))
+            else:
+                self._tell_committed(scorer, part)
+        self._check_budget()
+
+    def _tell_committed(self, scorer: int, part: Part) -> None:
         self._rejects += part.rejects
         self._tell(
             PartCommitted(
@@ -191,7 +206,6 @@ class Lending:
                 part.seconds,
             )
         )
-        self._check_budget()
 
     def _fail(self, event: ShardFailed) -> None:
         index = event.lease.shard.index

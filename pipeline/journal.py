@@ -55,7 +55,6 @@ class Journal:
             os.ftruncate(self._file, self._nbytes)
             raise
         self._nbytes += len(lines)
-        self.entries.update({e.shard: e for e in entries})
 
     def close(self) -> None:
         os.close(self._file)

@@ -28,7 +28,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -36,6 +36,7 @@ from pipeline.durable import naming, replace_text, sync_folder
 from pipeline.errors import OutputError
 from pipeline.failpoints import reach
 from pipeline.journal import Journal
+from pipeline.ledger import Ledger
 from pipeline.lock import take_lock
 from pipeline.parts import OWN, REJECTS, TEMP, Part, part_name, rejects_name
 from pipeline.records import (
@@ -72,7 +73,7 @@ class RunFolder:
         """Use `RunFolder.open`."""
         self.output = output
         self.run = run
-        self.committed: dict[int, ManifestEntry] = {}
+        self.committed: MutableMapping[int, ManifestEntry] = Ledger(shards, run.format)
         """By shard index; grows with each commit."""
         self.complete = False
         """_SUCCESS stands for this very fingerprint: there is nothing to do."""
@@ -117,20 +118,27 @@ class RunFolder:
 
     def commit(self, part: Part) -> ManifestEntry | None:
         """Publishes the part; None when another attempt was first and this one was discarded."""
-        if part.shard in self.committed:
-            self.discard(part)
-            return None
-        shard = self._shards[part.shard]
-        entry = self._entry(part, shard)
+        return self.commit_all([part])[0]
+
+    def commit_all(self, parts: Sequence[Part]) -> list[ManifestEntry | None]:
+        """The same for parts that came together: they share the syncs, which are what costs."""
+        fresh: dict[int, ManifestEntry] = {}
+        entries: list[ManifestEntry | None] = []
         with naming(self.output):
-            reach("before_rename")
-            self._rename(part)
-            reach("after_rename")
-            reach("before_journal")
-            self._append([entry])
-            reach("after_journal")
-        self.committed[part.shard] = entry
-        return entry
+            for part in parts:
+                if part.shard in self.committed or part.shard in fresh:
+                    self.discard(part)
+                    entries.append(None)
+                    continue
+                entry = fresh[part.shard] = self._entry(part, self._shards[part.shard])
+                entries.append(entry)
+                reach("before_rename")
+                self._rename(part)
+                reach("after_rename")
+            if fresh:
+                self._settle(list(fresh.values()))
+        self.committed.update(fresh)
+        return entries
 
     def discard(self, part: Part) -> None:
         """Removes the temporary files of a part that is not wanted."""
@@ -139,30 +147,32 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     (self.output / TEMP / Path(temp).name).unlink()
 
-    def finish(self) -> Manifest:
-        """Counts everything, writes _manifest.json, then _SUCCESS. OutputError if incomplete."""
+    def finish(self) -> dict[str, int | str]:
+        """Counts everything, writes _manifest.json, then _SUCCESS, and returns what that says.
+
+        Raises OutputError if it is incomplete.
+        """
         missing = [s.index for s in self._shards if s.index not in self.committed]
         if missing:
             raise OutputError(
                 f"{self.output}: expected {len(self._shards)} parts, {len(missing)} are missing "
                 f"(shard {missing[0]} first); run the same command again"
             )
-        manifest = self._manifest()
+        counts = self._counts()
         with naming(self.output):
             sweep(self.output, self.committed)
             reach("before_manifest")
-            replace_text(self.output / MANIFEST, json.dumps(to_plain(manifest), indent=1))
+            replace_text(self.output / MANIFEST, self._manifest(counts))
             reach("after_manifest")
-            counts = {k: v for k, v in to_plain(manifest).items() if k != "entries"}
-            replace_text(self.output / SUCCESS, json.dumps(counts) + "\n")
+            replace_text(self.output / SUCCESS, [json.dumps(counts) + "\n"])
         self.complete = True
-        return manifest
+        return counts
 
     def report(self, page: str) -> Path:
         """Puts a page for people beside the manifest, in place of an earlier run's."""
         path = self.output / REPORT
         with naming(self.output):
-            replace_text(path, page)
+            replace_text(path, [page])
         return path
 
     def close(self) -> None:
@@ -192,7 +202,7 @@ class RunFolder:
             wipe(self.output)
         stored = read_run(self.output)
         if stored is None:
-            replace_text(self.output / RUN, json.dumps(to_plain(self.run), indent=1))
+            replace_text(self.output / RUN, [json.dumps(to_plain(self.run), indent=1)])
         else:
             refuse_other(self.output, stored, self.run)
         self.resumed = stored is not None
@@ -220,7 +230,8 @@ class RunFolder:
             (self.output / name).unlink()
         if self.adopted:
             self._append([f.entry for f in found if f.adopted and f.entry is not None])
-        self.committed = dict(whole)
+        self.committed.update(whole)
+        known.clear()  # the ledger has them now
         sweep(self.output, self.committed)
 
     def _entry(self, part: Part, shard: Shard) -> ManifestEntry:
@@ -251,33 +262,51 @@ class RunFolder:
     def _rename(self, part: Part) -> None:
         """Rejects first: whoever finds the part without a journal line finds its rejects too."""
         rejects = self.output / rejects_name(part.shard)
+        with contextlib.suppress(FileNotFoundError):  # of an earlier attempt; as a rule, nothing
+            rejects.unlink()
+            sync_folder(rejects.parent)
         if part.rejects_temp:
             (self.output / TEMP / Path(part.rejects_temp).name).replace(rejects)
-        else:
-            rejects.unlink(missing_ok=True)
-        sync_folder(rejects.parent)
+            sync_folder(rejects.parent)
         (self.output / TEMP / Path(part.temp).name).replace(self.output / part.path)
+
+    def _settle(self, entries: Sequence[ManifestEntry]) -> None:
+        """Makes renames last, then says so in the journal."""
         sync_folder(self.output)
+        reach("before_journal")
+        self._append(entries)
+        reach("after_journal")
 
     def _append(self, entries: Sequence[ManifestEntry]) -> None:
         assert self._journal is not None, "the run folder is closed"
         self._journal.append(entries)
 
-    def _manifest(self) -> Manifest:
-        """Every shard's entry, counted against the plan."""
-        entries = tuple(self.committed[s.index] for s in self._shards)
-        for shard, entry in zip(self._shards, entries, strict=True):
+    def _counts(self) -> dict[str, int | str]:
+        """What all entries add up to, each one counted against its shard."""
+        rows_in = rows_out = rejects = 0
+        for shard in self._shards:
+            entry = self.committed[shard.index]
             skipped = entry.rows_in - entry.rows_out
             if entry.rows_in != shard.rows or skipped not in (0, entry.rejects):
                 raise OutputError(
                     f"{self.output / entry.path}: expected {shard.rows} rows in output and "
                     f"rejects, got {entry.rows_out} and {entry.rejects}; this is a bug"
                 )
-        return Manifest(
-            fingerprint=self.run.fingerprint.digest,
-            shards=len(entries),
-            rows_in=sum(e.rows_in for e in entries),
-            rows_out=sum(e.rows_out for e in entries),
-            rejects=sum(e.rejects for e in entries),
-            entries=entries,
-        )
+            rows_in, rows_out = rows_in + entry.rows_in, rows_out + entry.rows_out
+            rejects += entry.rejects
+        return {
+            "fingerprint": self.run.fingerprint.digest,
+            "shards": len(self._shards),
+            "rows_in": rows_in,
+            "rows_out": rows_out,
+            "rejects": rejects,
+        }
+
+    def _manifest(self, counts: dict[str, int | str]) -> Iterator[str]:
+        """The text of pipeline.records.Manifest, a line a part: never all of it in memory."""
+        yield json.dumps(counts)[:-1] + ', "entries": ['
+        comma = ""
+        for shard in self._shards:
+            yield f"{comma}\n {json.dumps(to_plain(self.committed[shard.index]))}"
+            comma = ","
+        yield "\n]}\n"
