@@ -50,6 +50,15 @@ class Batch:
         starts = np.repeat(self.offsets[:-1], np.diff(self.offsets))
         return np.asarray(np.arange(self.tokens, dtype=np.int64) - starts)
 
+    def counted(self, ids: Array, padding: int | None) -> Array:
+        """int64[tokens]: how many of a sequence up to a token are not `padding`, and 0 for one that
+        is. Without, `ids` are a mask: sums of it, times it."""
+        assert self.offsets is not None
+        counts = np.asarray(ids if padding is None else ids != padding, np.int64)
+        total = np.cumsum(counts)
+        before = (total - counts)[self.offsets[:-1]]
+        return np.asarray((total - np.repeat(before, np.diff(self.offsets))) * counts)
+
     def shaped(self, array: Array, value: Value | None) -> Array:
         """A packed array in the shape that the graph gives the value; lengths must be equal."""
         if value is None or value.shape is None or value.features is None:

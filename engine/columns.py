@@ -44,10 +44,14 @@ from engine.steps import Chooser, Frame, Lowered, StepBuilder, opening, written
 
 
 def lower_all(graph: Graph) -> tuple[Lowered, ...]:
-    """Every node's work. What is not float32 may be imported, but not leave a segment again."""
-    planes = image_values(graph)
+    """Every node's work: over images, or else over rows or tokens. What is not float32 may be
+    imported, but not leave a segment again."""
+    others = {node.name: lower(node, graph) for node in graph.nodes}
+    refused = [name for name, work in others.items() if isinstance(work, Refusal)]
+    planes = image_values(graph, refused)
     works = {
-        node.name: lower_image(node, graph, planes) or lower(node, graph) for node in graph.nodes
+        node.name: _either(lower_image(node, graph, planes), others[node.name])
+        for node in graph.nodes
     }
     changed = True
     while changed:
@@ -58,6 +62,12 @@ def lower_all(graph: Graph) -> tuple[Lowered, ...]:
                 works[node.name] = Refusal(reason)
                 changed = True
     return tuple(Lowered(node, works[node.name]) for node in graph.nodes)
+
+
+def _either(image: ImageWork | Refusal | None, other: Work | Refusal) -> Work | ImageWork | Refusal:
+    if image is None or (isinstance(image, Refusal) and not isinstance(other, Refusal)):
+        return other
+    return image
 
 
 def _stranded(

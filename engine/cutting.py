@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.kernels.table import NARROW
 from engine.segments import Sequences
 
 Array = np.ndarray[Any, Any]
@@ -43,10 +44,14 @@ def group_tiles(segment: Sequences, l2_nbytes: int) -> int:
 
 def cut_rows(rows: int, threads: int, points: int, group: int) -> Array:
     """int64[columns, 4]: first row, rows, and the same again as tokens. As many columns as threads
-    or a multiple, each of at most a group of tiles."""
+    or a multiple, each of at most a group of tiles; parts of tiles where not every thread has one,
+    as wide as kernels have a width for."""
     tiles = -(-rows // points)
-    columns = -(-max(1, -(-tiles // group)) // threads) * threads
-    size = max(1, -(-tiles // columns)) * points
+    if tiles < threads:
+        size = max(1, -(-rows // (threads * NARROW))) * NARROW
+    else:
+        columns = -(-max(1, -(-tiles // group)) // threads) * threads
+        size = max(1, -(-tiles // columns)) * points
     first = np.arange(0, rows, size, dtype=np.int64)
     count = np.minimum(size, rows - first)
     return np.stack([first, count, first, count], axis=1)

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.kernels.table import OFFSET_REACH
+
 Array = np.ndarray[Any, Any]
 
 BLOCK_INPUTS = {16: 384, 32: 256}
@@ -21,8 +23,6 @@ GFLOP/s with 256, 97 with 384, 100 with 192."""
 BLOCK_NONZEROS = {16: 24, 32: 16}
 """Non-zeros a row has in a block on average, at least: a slice costs as much as ten steps besides
 its steps, so very sparse rows want longer blocks."""
-OFFSET_REACH = 1 << 16
-"""Bytes of the panel that a 16-bit offset covers: the longest block there can be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def pack_sell4(weights: Array, points: int) -> Packed:
         for k, at in enumerate(np.split(by_block, ends[:-1]))
     ]
     heads, offsets, values, extras = (np.concatenate(s) for s in zip(*blocks, strict=True))
-    numbers = (len(blocks), slices, width * points * 4)
+    numbers = (len(blocks), slices, width * points * 4, inputs * points * 4)
     return Packed((heads, offsets, values, extras), numbers)
 
 

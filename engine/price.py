@@ -42,8 +42,9 @@ TEXT_NBYTES = 64
 """An element of text: a short one as Python holds it, and its address."""
 COLUMN_NBYTES = 256
 """A column of sequences in the table of them, while it is made."""
-BATCH_NBYTES_A_TOKEN = 96
-"""Positions, masks and token types of a batch that are known from its lengths, while made."""
+BATCH_NBYTES_A_TOKEN = 144
+"""Positions, masks and token types of a batch that are known from its lengths, and tokens that are
+counted, while made."""
 SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 

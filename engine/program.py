@@ -24,7 +24,7 @@ from engine.price import (
     sequences_nbytes,
     unpriced,
 )
-from engine.segments import POSITIONS, Fallback, Segment, Sequences
+from engine.segments import Fallback, Segment, Sequences
 
 Array = np.ndarray[Any, Any]
 
@@ -94,17 +94,21 @@ class Program:
     def id_limits(self) -> Mapping[str, int]:
         """For each input of ids, how many entries its smallest table has: ids must be below."""
         limits: dict[str, int] = {}
-        for segment in self.segments:
-            if isinstance(segment, Sequences):
-                for border, entries in segment.tables:
+        for segment in self._sequences:
+            for border, entries in segment.tables:
+                if segment.most_tokens(border, entries) is None:
                     limits[border] = min(entries, limits.get(border, entries))
-        return {name: n for name, n in limits.items() if name != POSITIONS}
+        return limits
 
     @property
     def max_tokens(self) -> int | None:
         """The longest sequence that the model has positions for; None where it has no limit."""
-        tables = [t for s in self.segments if isinstance(s, Sequences) for t in s.tables]
-        return min((entries for border, entries in tables if border == POSITIONS), default=None)
+        found = (s.most_tokens(*table) for s in self._sequences for table in s.tables)
+        return min((most for most in found if most is not None), default=None)
+
+    @property
+    def _sequences(self) -> tuple[Sequences, ...]:
+        return tuple(s for s in self.segments if isinstance(s, Sequences))
 
     @property
     def unpriced(self) -> tuple[str, ...]:

@@ -137,8 +137,11 @@ class ReadyColumns:
         segment, sources = self.segment, known
         if batch.offsets is not None and self.sequential:
             sources = {**known, OFFSETS: batch.offsets, POSITIONS: batch.positions()}
+            for c in segment.counts:
+                sources[c.value] = batch.counted(known[c.ids], c.padding) + c.first
             for name, entries in segment.tables:
-                _check_ids(name, entries, sources[name], batch)
+                most = segment.most_tokens(name, entries)
+                _check_ids(name, entries, most, sources[name], batch)
         # contiguous rows of the border's element type, which is how kernels read
         arrays = [np.ascontiguousarray(sources[b.value], b.dtype) for b in segment.imports]
         for b in segment.exports:
@@ -254,17 +257,18 @@ class ReadyColumns:
         return perf_counter() - began
 
 
-def _check_ids(name: str, entries: int, ids: Array, batch: Batch) -> None:
-    """Raises FeedError for ids that the table does not have: a kernel reads unchecked."""
+def _check_ids(name: str, entries: int, most: int | None, ids: Array, batch: Batch) -> None:
+    """Raises FeedError for ids that the table does not have: a kernel reads unchecked. `most`
+    tokens a sequence may have where they are places."""
     assert batch.offsets is not None
     if not ids.size or (int(ids.min()) >= -entries and int(ids.max()) < entries):
         return
     token = int(np.argmax((ids < -entries) | (ids >= entries)))
     row = int(np.searchsorted(batch.offsets, token, side="right")) - 1
-    if name == POSITIONS:
+    if most is not None:
         length = int(batch.offsets[row + 1] - batch.offsets[row])
         raise FeedError(
-            f"row {row}: expected a sequence of at most {entries} tokens, which is all that the "
+            f"row {row}: expected a sequence of at most {most} tokens, which is all that the "
             f"model has positions for, got {length}; truncate it"
         )
     raise FeedError(

@@ -79,7 +79,31 @@ OFFSETS = "@offsets"
 POSITIONS = "@positions"
 """The border that holds int64[tokens]: each token's place in its sequence, from 0."""
 
-Operand = Panel | Place | Stride | Array | int
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A border that the session makes of one of ids, as a word of a step: int64[tokens], `first`
+    plus how many tokens of its sequence count up to a token, or `first` for one that does not."""
+
+    ids: str
+    padding: int | None
+    """The id that does not count. None: what is fed are no ids but a mask, of 1 and 0."""
+    first: int
+
+    @property
+    def value(self) -> str:
+        """The name of the border."""
+        return f"@count of {self.ids}, padding {self.padding}, from {self.first}"
+
+    def most_tokens(self, entries: int) -> int:
+        """Of a sequence whose places a table of `entries` can serve."""
+        return entries - 1 - self.first
+
+    def __str__(self) -> str:
+        return self.value
+
+
+Operand = Panel | Place | Stride | Count | Array | int
 """A word of a step: a panel becomes its offset, an array its address, a number itself."""
 
 
@@ -162,6 +186,8 @@ class Sequences:
     """Panels that live from stage to stage: bytes and offsets for each tile of a column."""
     points: int
     """T, tokens of a tile."""
+    counts: tuple[Count, ...] = ()
+    """Borders that are made of others before the segment runs."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -191,6 +217,13 @@ class Sequences:
                 if near[4]:
                     found.append((POSITIONS, int(near[4])))
         return tuple(found)
+
+    def most_tokens(self, border: str, entries: int) -> int | None:
+        """Of a sequence, by a table that places are looked up in; None where they are ids."""
+        if border == POSITIONS:
+            return entries
+        found = (c.most_tokens(entries) for c in self.counts if c.value == border)
+        return next(found, None)
 
     def stride(self, panel: str) -> int:
         """Bytes from one tile to the next of a panel that has one for each."""

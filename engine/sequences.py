@@ -24,7 +24,7 @@ import numpy as np
 from engine import arena
 from engine.graph import Value
 from engine.ops.work import Map, Work
-from engine.segments import OFFSETS, POSITIONS, Sequences, Stage, Step
+from engine.segments import OFFSETS, POSITIONS, Count, Sequences, Stage, Step
 from engine.steps import Frame, Lowered, StepBuilder, opening, written
 
 INT64 = np.dtype(np.int64)
@@ -39,6 +39,9 @@ def sequences(group: Sequence[Lowered], frame: Frame) -> Sequences:
     steps = opening(builder, group)
     whole = [False] * len(steps)
     direct: list[str] = []
+    counts = tuple(dict.fromkeys(c for item in group for c in _counts(item.work)))
+    for count in counts:
+        builder.border(Value(count.value, INT64, None))
     imported = len(builder.borders)
     for item in group:
         work = item.work
@@ -65,7 +68,12 @@ def sequences(group: Sequence[Lowered], frame: Frame) -> Sequences:
         # by stages: one tile of a panel may be written before the next of another is read
         spread=arena.plan(builder.lifetimes(steps, lambda n: n in crossing, _stage_numbers(whole))),
         points=points,
+        counts=counts,
     )
+
+
+def _counts(work: object) -> list[Count]:
+    return [o for o in work.operands if isinstance(o, Count)] if isinstance(work, Map) else []
 
 
 def _stage_numbers(whole: Sequence[bool]) -> list[int]:

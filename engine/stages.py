@@ -29,7 +29,7 @@ from engine.work_share import TYPICAL_TOKENS, multiply_adds
 INDEXED_NBYTES = 6
 """Of a weight that is kept: a float32 and its place, which takes two bytes or four."""
 
-_LOOKUPS = ("Gather", "colonnade.Positional")
+_LOOKUPS = ("Gather", "colonnade.Counted", "colonnade.Positional")
 """Nodes that read some rows of their constant, and not all of it."""
 
 CROSSING = 0.05
@@ -52,36 +52,14 @@ class Stage:
     """Of a row, zeros not counted."""
 
 
-def compile_stages(
-    graph: Graph,
-    count: int,
-    choices: Mapping[str, str] | None = None,
-    only: int | None = None,
-    **switches: Any,
-) -> tuple[tuple[Stage, Program], ...]:
-    """Every stage, or the one that is asked for, with its program.
-
-    `choices` and switches are those of the whole model: a node has the same kernel whether it is
-    in a stage or not, so the outputs have the same bytes.
-    """
-    off = frozenset(from_switches(switches).rewrites_off)
-    stages = cut(graph, count, off)
-    wanted = stages if only is None else (stages[only],)
-    return tuple((s, compile(s.graph, choices=_of(s, choices), **switches)) for s in wanted)
-
-
-def _of(stage: Stage, choices: Mapping[str, str] | None) -> dict[str, str]:
-    """Of the whole model's choices those of the stage's nodes."""
-    names = {node.name for node in stage.graph.nodes} | {POINTS}
-    return {name: kernel for name, kernel in (choices or {}).items() if name in names}
-
-
-def cut(graph: Graph, count: int, off: frozenset[str] = frozenset()) -> tuple[Stage, ...]:
+def cut(graph: Graph, count: int, **switches: Any) -> tuple[Stage, ...]:
     """`count` stages that together are the graph; one is the graph after its rewrites.
+
+    The same for every process that cuts the same graph with the same switches.
 
     Raises EngineError where the graph has too few places to cut.
     """
-    whole, _ = rewrite(graph, off)
+    whole, _ = rewrite(graph, frozenset(from_switches(switches).rewrites_off))
     nodes = whole.nodes
     weights = [_weight_nbytes(node, whole) for node in nodes]
     work = [_multiply_adds(node, whole) for node in nodes]
@@ -102,6 +80,20 @@ def cut(graph: Graph, count: int, off: frozenset[str] = frozenset()) -> tuple[St
         )
         for number, (first, last) in enumerate(pairwise(edges))
     )
+
+
+def compile_stage(
+    stage: Stage, choices: Mapping[str, str] | None = None, **switches: Any
+) -> Program:
+    """The stage's program. `choices` and switches are those of the whole model: a node has the
+    same kernel whether it is in a stage or not, so the outputs have the same bytes."""
+    return compile(stage.graph, choices=_of(stage, choices), **switches)
+
+
+def _of(stage: Stage, choices: Mapping[str, str] | None) -> dict[str, str]:
+    """Of the whole model's choices those of the stage's nodes."""
+    names = {node.name for node in stage.graph.nodes} | {POINTS}
+    return {name: kernel for name, kernel in (choices or {}).items() if name in names}
 
 
 def _names(graph: Graph) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from engine.ops.image_work import Convolution, ImageWork
 from engine.ops.native import map_unary
 from engine.ops.work import PER_POINT, Alias, Linear, Map, Refusal, Work
 from engine.packing import PACKINGS, round_up
-from engine.segments import SLICE, Border, Operand, Panel, Place, Step, Stride, slack_nbytes
+from engine.segments import SLICE, Border, Count, Operand, Panel, Place, Step, Stride, slack_nbytes
 
 Array = np.ndarray[Any, Any]
 _NO_CLAMP = (-np.inf, np.inf)
@@ -174,7 +174,8 @@ class StepBuilder:
     def indexed(self, step: Step) -> Step:
         """The step with borders by index."""
         operands = (
-            self.borders[o.value].index if isinstance(o, Place) else o for o in step.operands
+            self.borders[o.value].index if isinstance(o, Place | Count) else o
+            for o in step.operands
         )
         return replace(step, operands=tuple(operands))
 

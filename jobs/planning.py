@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import engine
 from engine.pixels import Pixels, with_pixels
 from engine.settings import switches_of
+from engine.stages import compile_stage, cut
+from numa.notation import size
 from pipeline.binding import Binding, TokenRules, bind
 from pipeline.dataset import Dataset
+from pipeline.errors import MemoryPlanError
 from pipeline.fingerprint import fingerprint, model_sha256
 from pipeline.hooks import AFTER, BEFORE, Hook
 from pipeline.manifest import RunRecord, read_run
@@ -20,8 +23,11 @@ from pipeline.picture_binding import pixels
 from pipeline.picture_rules import PictureRules, parse
 from pipeline.pictures import check_pillow
 from pipeline.plan import make_plan, price, read_fields
+from pipeline.price import stage_prices
 from pipeline.scorer_spec import ScorerSpec
+from pipeline.stage_spec import StagePlace
 from pipeline.text import TokenizerFile, check_fits
+from pipeline.where import parse as parse_where
 
 if TYPE_CHECKING:
     from engine.confirming import Timer
@@ -38,6 +44,8 @@ class Prepared:
     run: RunRecord
     specs: tuple[ScorerSpec, ...]
     program: engine.Program
+    stages: tuple[engine.Program, ...]
+    """Of a model in stages; () for one in one piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,8 @@ class Fitted:
     """Inputs of pictures that the program normalises itself."""
     tokenizer: TokenizerFile | None
     pictures: PictureRules | None
+    stages: tuple[engine.Program, ...]
+    """The same in --stages pieces, () for one."""
 
 
 def fit(
@@ -64,9 +74,9 @@ def fit(
     pictures = parse(spec.image) if spec.image else None
     graph = engine.load(spec.model)
     fed = pixels(schema, graph.inputs, spec.bindings, pictures)
-    program = engine.compile(
-        with_pixels(graph, fed), choices=choices, timer=timer, **switches_of(spec.off)
-    )
+    whole, switches = with_pixels(graph, fed), switches_of(spec.off)
+    program = engine.compile(whole, choices=choices, timer=timer, **switches)
+    stages = cut(whole, spec.stages, **switches) if spec.stages > 1 else ()
     binding = bind(
         schema, program.inputs, program.outputs, spec.bindings, spec.keep,
         on_error=spec.on_error, rules=_token_rules(spec, program), pictures=pictures,
@@ -75,13 +85,14 @@ def fit(
         check_pillow()
     if tokenizer is not None:
         check_fits(tokenizer, binding)
-    return Fitted(program, binding, fed, tokenizer, pictures)
+    pieces = tuple(compile_stage(stage, program.choices, **switches) for stage in stages)
+    return Fitted(program, binding, fed, tokenizer, pictures, pieces)
 
 
 def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
     """Reads footers, compiles the model, binds fields to inputs and prices the plan."""
-    dataset = Dataset.discover(spec.input)
-    dataset.refuse_output(Path(spec.output))
+    dataset = Dataset.discover(spec.input, parse_where(spec.where) if spec.where else None)
+    dataset.refuse_output(spec.output)
     # A missing model is for the engine to explain.
     sha256 = model_sha256(spec.model) if Path(spec.model).is_file() else ""
     before, after = Hook.of(BEFORE, spec.before), Hook.of(AFTER, spec.after)
@@ -98,6 +109,7 @@ def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
         model=spec.model, batch_rows=spec.batch_rows, output=spec.output, format=spec.format,
         on_error=spec.on_error, memory_limit_nbytes=sum(limits.values()),
         tokenizer=tokenizer, pictures=pictures, before=before, after=after, written=written,
+        stages=fitted.stages,
     )  # fmt: skip
     run = RunRecord(
         fingerprint=fingerprint(
@@ -108,13 +120,14 @@ def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
         ),
         choices=program.choices, model=spec.model, format=spec.format,
     )  # fmt: skip
-    return Prepared(plan, run, _scorer_specs(spec, plan, run, fitted.fed, seats), program)
+    specs = _scorer_specs(spec, plan, run, fitted, seats)
+    return Prepared(plan, run, specs, program, fitted.stages)
 
 
 def _earlier_choices(spec: JobSpec, sha256: str) -> Mapping[str, str] | None:
     """The kernels that the output folder's run began with: they add in different orders, so a
     resume must use them again."""
-    stored = None if spec.restart else read_run(Path(spec.output))
+    stored = None if spec.restart else read_run(spec.output)
     same_model = stored is not None and stored.fingerprint.model_sha256 == sha256
     return stored.choices if stored is not None and same_model else None
 
@@ -124,7 +137,7 @@ def admit(prepared: Prepared, seats: tuple[Seat, ...]) -> tuple[ScorerSpec, ...]
     fit there.
     """
     check_memory(prepared, seats, joining=True)
-    return tuple(_seated(prepared.specs[0], seat) for seat in seats)
+    return tuple(_seated(prepared.specs[0], seat, prepared.stages) for seat in seats)
 
 
 def check_memory(prepared: Prepared, seats: tuple[Seat, ...], *, joining: bool = False) -> None:
@@ -138,10 +151,39 @@ def check_memory(prepared: Prepared, seats: tuple[Seat, ...], *, joining: bool =
         here = sorted(group, key=lambda seat: seat.place.node)
         driver = number == 0 and not joining
         _bound(prepared, here, driver=driver).check(here[0].memory_limit_nbytes, machine)
+        if prepared.stages:
+            _check_stages(prepared, here, machine)
+            continue
         for node, group_of_node in groupby(here, key=lambda seat: seat.place.node):
             there = list(group_of_node)
             where = f"NUMA node {node} of {machine}"
             _bound(prepared, there, driver=False).check(there[0].node_memory_nbytes, where)
+
+
+def _check_stages(prepared: Prepared, seats: Sequence[Seat], machine: str) -> None:
+    """Each NUMA node against the stages that live there."""
+    plan = prepared.plan
+    held: dict[int, list[tuple[int, int]]] = {}
+    limits: dict[int, int] = {}
+    for seat in seats:
+        front = _bound(prepared, [seat], driver=False)
+        prices = stage_prices(
+            plan.dataset, prepared.stages, plan.binding,
+            threads=max(len(stage.place.cpus) for stage in seat.stages),
+            batch_rows=plan.batch_rows, batch_tokens=plan.batch_tokens,
+        )  # fmt: skip
+        prices = (front.engine - front.later, *prices[1:])
+        for number, (stage, nbytes) in enumerate(zip(seat.stages, prices, strict=True)):
+            held.setdefault(stage.place.node, []).append((number, nbytes))
+            limits[stage.place.node] = stage.node_memory_nbytes
+    for node, stages in sorted(held.items()):
+        if (total := sum(nbytes for _, nbytes in stages)) > limits[node]:
+            said = ", ".join(f"stage {number} {size(nbytes)}" for number, nbytes in stages)
+            raise MemoryPlanError(
+                f"NUMA node {node} of {machine}: expected stages within {size(limits[node])} of "
+                f"memory, got {size(total)} ({said}); do more --stages, fewer --engines or a "
+                "smaller --batch-rows"
+            )
 
 
 def _bound(prepared: Prepared, seats: Sequence[Seat], *, driver: bool) -> MemoryPrice:
@@ -150,7 +192,8 @@ def _bound(prepared: Prepared, seats: Sequence[Seat], *, driver: bool) -> Memory
         plan.dataset, prepared.program, plan.binding, engines=len(seats),
         threads=max(len(seat.place.cpus) for seat in seats), batch_rows=plan.batch_rows,
         batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer,
-        fields=read_fields(plan.dataset, plan.before), driver=driver,
+        fields=read_fields(plan.dataset, plan.before), output=plan.output,
+        driver=driver, stages=prepared.stages,
     )  # fmt: skip
 
 
@@ -165,7 +208,7 @@ def _scorer_specs(
     spec: JobSpec,
     plan: Plan,
     run: RunRecord,
-    fed: Mapping[str, Pixels],
+    fitted: Fitted,
     seats: tuple[Seat, ...],
 ) -> tuple[ScorerSpec, ...]:
     first = seats[0]
@@ -176,12 +219,18 @@ def _scorer_specs(
         node=first.place.node, output=spec.output, format=spec.format,
         fingerprint=run.fingerprint.digest, on_error=spec.on_error,
         batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer, pictures=plan.pictures,
-        pixels=fed, before=plan.before, after=plan.after,
-        fields=read_fields(plan.dataset, plan.before),
+        pixels=fitted.fed, before=plan.before, after=plan.after,
+        fields=read_fields(plan.dataset, plan.before), where=spec.where or "",
     )  # fmt: skip
-    return tuple(_seated(common, seat) for seat in seats)
+    return tuple(_seated(common, seat, fitted.stages) for seat in seats)
 
 
-def _seated(spec: ScorerSpec, seat: Seat) -> ScorerSpec:
-    """The same work at another place."""
-    return replace(spec, scorer=seat.scorer, cpus=seat.place.cpus, node=seat.place.node)
+def _seated(spec: ScorerSpec, seat: Seat, stages: Sequence[engine.Program]) -> ScorerSpec:
+    """The same work at another place, or at a place for each stage."""
+    places = tuple(
+        StagePlace(stage.place.cpus, stage.place.node, program.fingerprint)
+        for stage, program in zip(seat.stages, stages, strict=True)
+    )
+    return replace(
+        spec, scorer=seat.scorer, cpus=seat.place.cpus, node=seat.place.node, stages=places
+    )

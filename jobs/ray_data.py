@@ -91,14 +91,15 @@ def predict(dataset: Any, model: str | PathLike[str], **options: Any) -> Any:
     """
     import ray.data
 
-    from jobs.executors.ray_machines import machines
+    from jobs.executors.ray_census import Census
+    from jobs.executors.ray_machines import settle_all
     from pipeline.tables import canonical_schema
 
     spec = _spec(model, options)
     schema = dataset.schema().base_schema
     fit(spec, canonical_schema(schema))
-    found = machines(spec.engines, spec.threads)
-    cpus = min(len(place.cpus) for _, place in found)
+    homes = settle_all(Census(), spec.engines, spec.threads).of.values()
+    cpus = min(len(home.place.cpus) for home in homes)
     return dataset.map_batches(
         Predictor,
         fn_constructor_args=(spec.model,),
@@ -106,7 +107,7 @@ def predict(dataset: Any, model: str | PathLike[str], **options: Any) -> Any:
         batch_format="pyarrow",
         batch_size=None,
         zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(size=len(found)),
+        compute=ray.data.ActorPoolStrategy(size=len(homes)),
         num_cpus=cpus - _SHARE_FOR_OTHERS,
         scheduling_strategy="SPREAD",
     )

@@ -81,9 +81,10 @@ def _as_click(name: str, default: Any, metadata: Any) -> click.Option:
 _METAVARS = {
     "model": "FILE", "input": "PATH", "output": "FOLDER", "bind": "INPUT=FIELD",
     "keep": "FIELDS", "off": "NAME", "address": "ADDRESS", "engines": "N", "threads": "N",
+    "stages": "N",
     "batch_rows": "N", "max_tokens": "N", "tokenizer": "FILE", "max_errors": "N",
     "image": "KEY=VALUE,...",
-    "before": "MODULE:FUNCTION", "after": "MODULE:FUNCTION",
+    "where": "CONDITION", "before": "MODULE:FUNCTION", "after": "MODULE:FUNCTION",
     "stall_seconds": "SECONDS", "max_restarts": "N", "metrics": "FILE",
 }  # fmt: skip
 

@@ -43,3 +43,9 @@ class RowError(PipelineError):
         self.row = row
         self.field = field
         self.reason = reason
+
+
+class StageLost(PipelineError):
+    """The process of a later stage has ended: the scorer it belongs to cannot go on."""
+
+    exit_code = 4

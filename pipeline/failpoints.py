@@ -1,9 +1,9 @@
 """Named places where a test may kill the process: the commit protocol's crash matrix.
 
-`COLONNADE_FAILPOINT="name[:nth][=kill|raise|stop]"`: the nth time (default 1st, counted in each
-process) that `reach(name)` is called, the process kills itself with SIGKILL (default), raises
-`FailpointError`, or stops itself with SIGSTOP. `COLONNADE_FAILPOINT_ONCE=FILE` makes it happen
-in one process only, whichever creates FILE first: so a restarted scorer lives.
+`COLONNADE_FAILPOINT="name[:nth][=kill|crash|raise|stop]"`: the nth time (default 1st, counted in
+each process) that `reach(name)` is called, the process kills itself with SIGKILL (default) or
+SIGSEGV, raises `FailpointError`, or stops itself with SIGSTOP. `COLONNADE_FAILPOINT_ONCE=FILE`
+makes it happen in one process only, whichever creates FILE first: so a restarted scorer lives.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ NAMES: tuple[str, ...] = tuple(f"{when}_{s}" for s in _STAGES for when in ("befo
 
 SCORER_NAMES: tuple[str, ...] = NAMES[:8]
 DRIVER_NAMES: tuple[str, ...] = NAMES[8:]
+
+_SIGNALS = {"kill": signal.SIGKILL, "crash": signal.SIGSEGV, "stop": signal.SIGSTOP}
 
 _reached: Counter[str] = Counter()
 
@@ -60,7 +62,8 @@ def _first(marker: str | None) -> bool:
 def _act(name: str, action: str) -> None:
     if action == "raise":
         raise FailpointError(f"failpoint {name}")
-    number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}.get(action)
-    if number is None:
-        raise FailpointError(f"failpoint {name}: expected kill, raise or stop, got {action!r}")
-    os.kill(os.getpid(), number)
+    if action not in _SIGNALS:
+        raise FailpointError(
+            f"failpoint {name}: expected kill, crash, raise or stop, got {action!r}"
+        )
+    os.kill(os.getpid(), _SIGNALS[action])

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping, Sequence
 from struct import Struct
 
-from pipeline.parts import part_name, rejects_name
+from pipeline.parts import part_of, rejects_name
 from pipeline.records import ManifestEntry
 from pipeline.shards import Shard
 
-_NUMBERS = Struct("<qqqqqBB")
-"""rows_in, rows_out, rejects, nbytes, rejects_nbytes; has rejects; bytes of the first hash."""
+_NUMBERS = Struct("<qqqqqqBB")
+"""Six counts of an entry; whether it has rejects; bytes of the first hash."""
 
 _HASH = "sha256:"
 
@@ -32,8 +32,8 @@ class Ledger(MutableMapping[int, ManifestEntry]):
         first, second = _squeezed(entry.checksum), _squeezed(entry.rejects_checksum)
         self._count += not self._packed[index]
         numbers = _NUMBERS.pack(
-            entry.rows_in, entry.rows_out, entry.rejects, entry.nbytes, entry.rejects_nbytes,
-            bool(entry.rejects_path), len(first),
+            entry.rows_in, entry.rows_out, entry.rejects, entry.filtered, entry.nbytes,
+            entry.rejects_nbytes, bool(entry.rejects_path), len(first),
         )  # fmt: skip
         self._packed[index] = numbers + first + second
 
@@ -42,11 +42,11 @@ class Ledger(MutableMapping[int, ManifestEntry]):
             raise KeyError(index)
         packed, shard = self._packed[index], self._shards[index]
         numbers = _NUMBERS.unpack_from(packed)
-        rows_in, rows_out, rejects, nbytes, rejects_nbytes, has_rejects, size = numbers
+        rows_in, rows_out, rejects, filtered, nbytes, rejects_nbytes, has_rejects, size = numbers
         hashes = packed[_NUMBERS.size :]
         return ManifestEntry(
             shard=index,
-            path=part_name(index, self._format),
+            path=part_of(shard, self._format),
             source=shard.path,
             first_row=shard.first_row,
             rows_in=rows_in,
@@ -57,6 +57,7 @@ class Ledger(MutableMapping[int, ManifestEntry]):
             rejects_path=rejects_name(index) if has_rejects else "",
             rejects_nbytes=rejects_nbytes,
             rejects_checksum=_unsqueezed(hashes[size:]),
+            filtered=filtered,
         )
 
     def __contains__(self, index: object) -> bool:

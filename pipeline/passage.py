@@ -11,7 +11,7 @@ from pipeline.errors import PipelineError
 from pipeline.pictures import Decoder
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.shards import Shard
-from pipeline.startup import NotAsPlanned
+from pipeline.stage_spec import NotAsPlanned
 from pipeline.text import Encoder
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import pyarrow as pa
@@ -17,7 +17,7 @@ from pipeline.dataset import Dataset
 from pipeline.hooks import Hook
 from pipeline.parts import check_writable
 from pipeline.picture_rules import PictureRules
-from pipeline.price import MemoryPrice, PricedProgram, price
+from pipeline.price import MemoryPrice, PricedProgram, StageProgram, price
 from pipeline.shards import Shard, plan_shards
 from pipeline.text import TokenizerFile
 
@@ -51,10 +51,18 @@ class Plan:
     before: Hook | None
     after: Hook | None
     memory: MemoryPrice
+    stages: int
+    """That the model is cut into; `places` are those of the first."""
     memory_limit_nbytes: int
     output: str
     format: str
     on_error: str
+
+    @property
+    def _later(self) -> str:
+        """Of a place, the others that its engine takes."""
+        more = self.stages - 1
+        return f", and {_count(more, 'place')} for later stages of the model" if more else ""
 
     def __str__(self) -> str:
         largest = max((s.rows for s in self.shards), default=0)
@@ -69,13 +77,14 @@ class Plan:
                 f"{_count(groups, 'row group')}, {_count(self.dataset.rows, 'row')}, "
                 f"{size(self.dataset.nbytes)}"
                 + (f" ({_count(doubles, 'more name')} of the same files)" if doubles else ""),
+                *self._filter(),
                 *(f"  hook    {hook}" for hook in (self.before, self.after) if hook),
                 *(f"  {line}" for line in binding.splitlines()),
                 *([f"  images  {self.pictures}"] if self.pictures else []),
                 f"  shards  {len(self.shards)}, of at most {_count(largest, 'row')}, "
                 f"in batches of at most {self.batch_rows:,}"
                 + (f", run by {_count(self.batch_tokens, 'token')}" if self.batch_tokens else ""),
-                *(f"  {place}" for place in self.places),
+                *(f"  {place}{self._later}" for place in self.places),
                 f"  output  {self.output}, {self.format}, on error {self.on_error}",
                 f"  memory  at most {size(self.memory.total)} of {size(self.memory_limit_nbytes)}: "
                 f"{self.memory.engines} x {size(self.memory.engine)} "
@@ -84,6 +93,16 @@ class Plan:
                 f"          {self.memory.shares[1]}",
             ]
         )
+
+    def _filter(self) -> list[str]:
+        """What --where leaves out, as far as footers tell."""
+        if self.dataset.where is None:
+            return []
+        skipped = [g.rows for f in self.dataset.files for g in f.row_groups if g.skipped]
+        return [
+            f"  where   {self.dataset.where}: {_count(len(skipped), 'row group')} of "
+            f"{_count(sum(skipped), 'row')} are not read"
+        ]
 
 
 def memory_limit(topology: Topology) -> int:
@@ -108,6 +127,7 @@ def make_plan(
     before: Hook | None = None,
     after: Hook | None = None,
     written: pa.Schema | None = None,
+    stages: Sequence[StageProgram] = (),
 ) -> Plan:
     """Shards, batches and price of a job whose places all lie on one machine.
 
@@ -119,6 +139,11 @@ def make_plan(
     rows = batch_rows or default_batch_rows(dataset, binding)
     tokens = default_batch_tokens(binding)
     threads = max(len(place.cpus) for place in places)
+    memory = price(
+        dataset, program, binding, engines=len(places), threads=threads, batch_rows=rows,
+        batch_tokens=tokens, tokenizer=tokenizer, fields=read_fields(dataset, before),
+        output=output, stages=stages,
+    )  # fmt: skip
     return Plan(
         model=model,
         program=program.fingerprint,
@@ -132,19 +157,10 @@ def make_plan(
         pictures=pictures,
         before=before,
         after=after,
-        memory=price(
-            dataset,
-            program,
-            binding,
-            engines=len(places),
-            threads=threads,
-            batch_rows=rows,
-            batch_tokens=tokens,
-            tokenizer=tokenizer,
-            fields=read_fields(dataset, before),
-        ),
+        memory=memory,
+        stages=len(stages) or 1,
         memory_limit_nbytes=memory_limit_nbytes,
-        output=str(Path(output)),
+        output=output,
         format=format,
         on_error=on_error,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.graph import Value
 from numa.notation import size
 from pipeline.bound import Binding
 from pipeline.dataset import Dataset
@@ -12,10 +14,11 @@ from pipeline.dictionaries import PIECE_NBYTES
 from pipeline.errors import MemoryPlanError
 from pipeline.parts import GROUP_NBYTES
 from pipeline.pictures import decoding_nbytes
-from pipeline.reader import BUFFER_NBYTES
-from pipeline.scorer import QUEUED
+from pipeline.scorer import QUEUED, QUEUED_BETWEEN
 from pipeline.shards import plan_shards
 from pipeline.sizes import dictionary_nbytes, mapped_nbytes, row_nbytes, token_counts
+from pipeline.sources import buffer_nbytes
+from pipeline.stores import is_url
 from pipeline.text import TokenizerFile
 
 INTERPRETER_NBYTES = 400 << 20
@@ -41,8 +44,12 @@ TOKEN_NBYTES = 8
 LIST_NBYTES = 8
 """An offset."""
 
+UPLOADING = 2
+"""Times a whole part, where the output lies in an object store: what is gathered until it is sent
+in one piece, and its copies on the way. Compression is not counted on."""
+
 SHARD_NBYTES = 1024
-"""A shard on the driver: its footer, its plan, its entry in the ledger (measured: 730)."""
+"""A shard on the driver: its footer, its plan, its entry in the ledger (measured: 800)."""
 
 
 class PricedProgram(Protocol):
@@ -55,6 +62,15 @@ class PricedProgram(Protocol):
     def session_nbytes(
         self, threads: int, rows: int, tokens: int = 0, longest: int | None = None
     ) -> int: ...
+
+
+class StageProgram(PricedProgram, Protocol):
+    """What the price of a stage needs of engine.Program."""
+
+    @property
+    def inputs(self) -> tuple[Value, ...]: ...
+    @property
+    def outputs(self) -> tuple[Value, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +92,13 @@ class MemoryPrice:
     """An engine: rows gathered for an output row group, and their encoding."""
     driver: int
     """Once; 0 on machines without the driver."""
+    later: int = 0
+    """An engine: processes of its model's later stages, on their own NUMA nodes."""
 
     @property
     def engine(self) -> int:
         held = self.reading + self.outputs + self.writing
-        return self.interpreter + self.weights + self.session + held
+        return self.interpreter + self.weights + self.session + held + self.later
 
     @property
     def total(self) -> int:
@@ -110,7 +128,8 @@ class MemoryPrice:
             f"interpreter {size(self.interpreter)}, model {size(self.weights)}, "
             f"session {size(self.session)}",
             f"reading {size(self.reading)}, outputs {size(self.outputs)}, "
-            f"writing {size(self.writing)}",
+            f"writing {size(self.writing)}"
+            + (f", later stages {size(self.later)}" if self.later else ""),
         )
 
     def __str__(self) -> str:
@@ -129,7 +148,9 @@ def price(
     batch_tokens: int = 0,
     tokenizer: TokenizerFile | None = None,
     fields: tuple[str, ...] = (),
+    output: str = "",
     driver: bool = True,
+    stages: Sequence[StageProgram] = (),
 ) -> MemoryPrice:
     """Bounds for `engines` engines of `threads` threads on one machine.
 
@@ -139,28 +160,72 @@ def price(
     shard_rows = max((s.rows for s in shards), default=0)
     rows = min(batch_rows, shard_rows)
     most = _tokens_at_most(dataset, binding, rows, batch_tokens)
-    columns = tuple(dict.fromkeys([*binding.columns, *fields]))
+    looked_at = dataset.where.fields if dataset.where else ()
+    columns = tuple(dict.fromkeys([*binding.columns, *fields, *looked_at]))
     outputs = sum(rows * o.row_nbytes + most.run * o.token_nbytes for o in binding.outputs)
     kept = rows * row_nbytes(dataset, binding.keep)
     dictionaries = dictionary_nbytes(dataset, binding.keep)
+    part = _shard_nbytes(dataset, binding, shard_rows, most)
     written = GROUP_NBYTES + kept + outputs
     if dictionaries:  # decoded only when they are written: few rows may fill a row group
         written += PIECE_NBYTES + dictionaries
     else:
-        written = min(written, _shard_nbytes(dataset, binding, shard_rows, most))
+        written = min(written, part)
     made = tokenizer.resident_nbytes if tokenizer else 0
     if any(f.picture for f in binding.fields):
         made += decoding_nbytes(threads)
+    held = 2 * program.weights_nbytes
+    session, later = program.session_nbytes(threads, rows, most.run, most.longest), 0
+    if stages:
+        session, *others = stage_prices(
+            dataset, stages, binding,
+            threads=threads, batch_rows=batch_rows, batch_tokens=batch_tokens,
+        )  # fmt: skip
+        held, later = 2 * stages[0].weights_nbytes, sum(others)
     return MemoryPrice(
         engines=engines,
         interpreter=INTERPRETER_NBYTES,
-        weights=2 * program.weights_nbytes,
-        session=program.session_nbytes(threads, rows, most.run, most.longest),
+        weights=held,
+        session=session,
+        later=later,
         reading=_reading_nbytes(dataset, binding, columns, rows, most) + made,
         outputs=(outputs + kept + dictionaries) * (QUEUED + IN_HAND),
-        writing=ENCODING * written,
+        writing=ENCODING * written + UPLOADING * part * int(is_url(output)),
         driver=(DRIVER_NBYTES + 3 * program.weights_nbytes + SHARD_NBYTES * len(shards))
         * int(driver),
+    )
+
+
+def stage_prices(
+    dataset: Dataset,
+    programs: Sequence[StageProgram],
+    binding: Binding,
+    *,
+    threads: int,
+    batch_rows: int,
+    batch_tokens: int = 0,
+) -> tuple[int, ...]:
+    """Bytes that each stage of a scorer's model takes at most: of the first its session and what
+    is carried, of the others their whole process."""
+    rows = min(batch_rows, max((s.rows for s in plan_shards(dataset)), default=0))
+    most = _tokens_at_most(dataset, binding, rows, batch_tokens)
+    found = []
+    for number, program in enumerate(programs):
+        session = program.session_nbytes(threads, rows, most.run, most.longest)
+        taken = _flowing_nbytes(program.inputs, rows, most) if number else 0
+        given = _flowing_nbytes(program.outputs, rows, most)
+        # The room that batches come through; outputs, and in the first stage's process the room
+        # that later stages give theirs through and what is queued before them.
+        copies = 2 if number else 0
+        own = session + taken + copies * given
+        found.append(own + (INTERPRETER_NBYTES + 2 * program.weights_nbytes if number else 0))
+        found[0] += given * (QUEUED_BETWEEN + IN_HAND + 1)
+    return tuple(found)
+
+
+def _flowing_nbytes(values: Sequence[Value], rows: int, most: _Tokens) -> int:
+    return sum(
+        v.dtype.itemsize * (v.features or 0) * (most.run if v.has_tokens else rows) for v in values
     )
 
 
@@ -194,7 +259,8 @@ def _reading_nbytes(
     feeds_of_good_rows = sum(rows * f.row_nbytes for f in binding.fields if f.picture)
     read = rows * row_nbytes(dataset, columns) + dictionary_nbytes(dataset, columns)
     read += _beyond_mean_nbytes(dataset, binding, rows, most)
-    decoding = read * DECODING + len(columns) * 2 * BUFFER_NBYTES
+    buffer = max((buffer_nbytes(f.path) for f in dataset.files), default=0)
+    decoding = read * DECODING + len(columns) * 2 * buffer
     mapped = IN_HAND * mapped_nbytes(dataset, columns)
     return (read + feeds) * (QUEUED + IN_HAND) + feeds_of_good_rows + decoding + mapped
 

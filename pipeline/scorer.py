@@ -2,6 +2,10 @@
 
     submit -> [leases] -> read thread -> [2] -> run thread -> [2] -> write thread -> emit
 
+A model in stages has a process for each later stage, and a thread here that hands batches to it:
+
+                                 ... -> run thread -> [1] -> stage 1 thread -> [2] -> ...
+
 Reading, running and writing overlap, also across shards: while the last batch of one shard is
 encoded, the next shard is decoded and run. The queues hold QUEUED batches each and no more: that
 is what the plan prices.
@@ -11,16 +15,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from queue import Queue, SimpleQueue
+from typing import Any
 
 import pyarrow as pa
 
-import engine
+from engine.errors import EngineError
 from pipeline.batches import by_tokens
-from pipeline.errors import RowError
+from pipeline.course import Course
+from pipeline.errors import RowError, StageLost
 from pipeline.events import Event, PartWritten, RowsScored, ScorerDied
 from pipeline.failpoints import reach
 from pipeline.failures import shard_failed
@@ -29,13 +35,19 @@ from pipeline.passage import Intake, Outlet
 from pipeline.reader import ShardReader
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.scoring import Prepared, Scored, encode, prepare, score
+from pipeline.sequences import Feed
 from pipeline.shards import Lease
-from pipeline.startup import NotAsPlanned, open_session, use_lean_memory
+from pipeline.stage_spec import NotAsPlanned
+from pipeline.startup import open_course, use_lean_memory
+from pipeline.where import parse
 
 __all__ = ["Scorer", "ScorerSpec"]
 
 QUEUED = 2
 """Batches waiting before the run thread, and as many after it."""
+
+QUEUED_BETWEEN = 1
+"""Batches waiting before a later stage: the stages work on different ones, and none runs dry."""
 
 PROGRESS_SECONDS = 0.2
 """RowsScored is emitted no more often."""
@@ -52,6 +64,8 @@ class _Work:
         """Of kept fields and outputs, once the shard is open."""
         self.writer: PartWriter | None = None
         self.rows = 0
+        self.filtered = 0
+        """Rows of the shard that --where leaves out, once it is read."""
         self.seconds = dict.fromkeys(Seconds.__slots__, 0.0)
         """Each is counted up by one thread."""
 
@@ -60,13 +74,21 @@ class _Work:
 
 
 @dataclass(frozen=True, slots=True)
+class _Carried:
+    """A batch between two stages."""
+
+    prepared: Prepared
+    known: Mapping[str, Feed]
+
+
+@dataclass(frozen=True, slots=True)
 class _Item:
     """A batch of a lease, or (None) the end of the lease."""
 
     work: _Work
-    batch: Prepared | Scored | None
-    first_row: int = 0
-    """Number in the file of the batch's first row."""
+    batch: Prepared | _Carried | Scored | None
+    rows: Sequence[int] = ()
+    """Numbers in the file of the batch's rows."""
 
 
 class Scorer:
@@ -87,16 +109,19 @@ class Scorer:
         self._dead = False
         self._deaf: Exception | None = None
         self._leases: SimpleQueue[Lease | None] = SimpleQueue()
-        self._to_run: Queue[_Item | None] = Queue(QUEUED)
-        self._to_write: Queue[_Item | None] = Queue(QUEUED)
+        later = range(1, max(1, len(spec.stages)))
+        self._queues: list[Queue[_Item | None]] = [
+            Queue(QUEUED), *(Queue(QUEUED_BETWEEN) for _ in later), Queue(QUEUED)
+        ]  # fmt: skip
+        """Before each stage, and before the write thread."""
+        self._course: Course | None = None
         self._reported = 0.0
+        loops: dict[str, Callable[[], None]] = {"read": self._read_loop, "run": self._run_loop}
+        loops |= {f"stage-{n}": partial(self._stage_loop, n) for n in later}
+        loops["write"] = self._write_loop
         self._threads = [
             threading.Thread(target=loop, name=f"scorer-{name}", daemon=True)
-            for name, loop in (
-                ("read", self._read_loop),
-                ("run", self._run_loop),
-                ("write", self._write_loop),
-            )
+            for name, loop in loops.items()
         ]
         for thread in self._threads:
             thread.start()
@@ -130,101 +155,136 @@ class Scorer:
                     self._read(work)
             except Exception as e:
                 work.problem = work.problem or e
-            self._to_run.put(_Item(work, None))
-        self._to_run.put(None)
+            self._queues[0].put(_Item(work, None))
+        self._queues[0].put(None)
 
     def _read(self, work: _Work) -> None:
         """Decodes the shard and makes feeds, batch by batch, as far as the queue lets it."""
         spec, shard = self.spec, work.lease.shard
         reach("before_read")
         began = time.perf_counter()
-        row = shard.first_row
         columns = spec.fields or spec.binding.columns
-        with ShardReader(shard, columns, spec.batch_rows) as reader:
-            bound = self._intake.schema(reader.schema)
-            work.schema = spec.binding.output_schema(bound)
-            batches = (b for read in reader for b in self._intake(read, reader.schema, shard))
-            for batch in batches:
+        where, chosen = parse(spec.where) if spec.where else None, 0
+        with ShardReader(shard, columns, spec.batch_rows, where) as reader:
+            work.schema = spec.binding.output_schema(self._intake.schema(reader.schema))
+            for rows, batch in self._taken_in(reader):
                 if self._over(work):
                     return
-                for first, piece in self._prepared(batch, row):
+                chosen += batch.num_rows
+                for piece_rows, piece in self._prepared(batch, rows):
                     work.timed("read", began)
-                    self._to_run.put(_Item(work, piece, first))
+                    self._queues[0].put(_Item(work, piece, piece_rows))
                     began = time.perf_counter()
-                row += batch.num_rows
+        work.filtered = shard.rows - chosen
         work.timed("read", began)
         reach("after_read")
 
-    def _prepared(self, batch: pa.RecordBatch, row: int) -> Iterator[tuple[int, Prepared]]:
-        """What runs together, each behind the number of its first row in the file."""
+    def _taken_in(self, reader: ShardReader) -> Iterator[tuple[Sequence[int], pa.RecordBatch]]:
+        """What becomes of each batch on its way in, behind the numbers of its rows."""
+        for rows, read in reader.numbered():
+            first = 0
+            for batch in self._intake(read, reader.schema, reader.shard) if rows else ():
+                yield rows[first : first + batch.num_rows], batch
+                first += batch.num_rows
+
+    def _prepared(
+        self, batch: pa.RecordBatch, rows: Sequence[int]
+    ) -> Iterator[tuple[Sequence[int], Prepared]]:
+        """What runs together, each behind the numbers of its rows in the file."""
         try:
             prepared = prepare(batch, self.spec.binding, self.spec.on_error)
         except RowError as e:
-            raise RowError(row + e.row, e.field, e.reason) from e
+            raise RowError(rows[e.row], e.field, e.reason) from e
         for first, piece in by_tokens(prepared, self.spec.batch_tokens):
-            yield row + first, piece
+            yield rows[first : first + piece.kept.num_rows], piece
 
     def _run_loop(self) -> None:
-        """Never ends before its inbox does: whoever feeds it must not be left waiting."""
-        session = None
+        """Opens the course, then is its first stage."""
         try:
-            session, ready = open_session(self.spec)
+            self._course, ready = open_course(self.spec)
             self._emit(ready)
         except Exception as e:
             self._die(e)
-        while (item := self._next_to_run()) is not None:
-            if session is not None and isinstance(item.batch, Prepared):
-                item = self._scored(session, item)
-            if item is not None:
-                began = time.perf_counter()
-                self._to_write.put(item)
-                item.work.timed("wait", began)
-        self._to_write.put(None)
-        if session is not None:
-            session.close()
+        self._stage_loop(0)
 
-    def _next_to_run(self) -> _Item | None:
+    def _stage_loop(self, stage: int) -> None:
+        """Never ends before its inbox does: whoever feeds it must not be left waiting."""
+        inbox, outbox = self._queues[stage : stage + 2]
         began = time.perf_counter()
-        item = self._to_run.get()
-        if item is not None:
-            item.work.timed("wait", began)
-        return item
+        while (item := inbox.get()) is not None:
+            self._waited(item, stage, began)
+            done = self._run(stage, item) if isinstance(item.batch, Prepared | _Carried) else item
+            began = time.perf_counter()
+            if done is not None:
+                outbox.put(done)
+                self._waited(done, stage, began)
+            began = time.perf_counter()
+        outbox.put(None)
+        if self._course is not None and outbox is self._queues[-1]:
+            self._course.close()
 
-    def _scored(self, session: engine.Session, item: _Item) -> _Item | None:
-        """The item with its outputs; None when its lease is over."""
+    def _waited(self, item: _Item, stage: int, began: float) -> None:
+        if stage == 0:
+            item.work.timed("wait", began)
+
+    def _run(self, stage: int, item: _Item) -> _Item | None:
+        """The item after a stage; None when its lease is over."""
         work = item.work
-        if self._over(work) or not isinstance(item.batch, Prepared):
+        if self._over(work) or self._course is None:
             return None
         began = time.perf_counter()
         try:
             reach("before_run")
-            scored = score(session.run, item.batch, self.spec.on_error)
+            batch = self._after(stage, self._course, item.batch)
             reach("after_run")
         except RowError as e:
-            named = RowError(item.first_row + e.row, e.field, e.reason)
+            named = RowError(item.rows[e.row], e.field, e.reason)
             work.problem = work.problem or named
+            return None
+        except StageLost as e:
+            self._die(e)
             return None
         except Exception as e:
             work.problem = work.problem or e
             return None
-        work.timed("run", began)
+        if stage == 0:
+            work.timed("run", began)
+        if isinstance(batch, Scored):
+            self._count(work, batch)
+        return _Item(work, batch, item.rows)
+
+    def _after(self, stage: int, course: Course, batch: Any) -> _Carried | Scored:
+        """A batch after a stage, or, where one refuses some row, after all that are left."""
+        if len(course) == 1:
+            return score(course.run, batch, self.spec.on_error)
+        carried = batch if isinstance(batch, _Carried) else _Carried(batch, batch.feeds)
+        prepared = carried.prepared
+        try:
+            known = course.step(stage, carried.known)
+        except EngineError:  # halves of the batch go through all stages, to find the row
+            return score(course.run, prepared, self.spec.on_error)
+        if stage + 1 < len(course):
+            return _Carried(prepared, known)
+        return Scored(prepared.kept, known, prepared.bad)
+
+    def _count(self, work: _Work, scored: Scored) -> None:
+        """Progress, now and then."""
         work.rows += scored.kept.num_rows
         if time.monotonic() - self._reported >= PROGRESS_SECONDS:
             self._reported = time.monotonic()
             lease = work.lease
             self._emit(RowsScored(self.spec.scorer, lease.shard.index, lease.attempt, work.rows))
-        return _Item(work, scored, item.first_row)
 
     def _write_loop(self) -> None:
         try:
             self._outlet = Outlet(self.spec)
         except Exception as e:
             self._die(e)
-        while (item := self._to_write.get()) is not None:
+        while (item := self._queues[-1].get()) is not None:
             work = item.work
             try:
                 if isinstance(item.batch, Scored) and not self._over(work):
-                    self._write(work, item.batch, item.first_row)
+                    self._write(work, item.batch, item.rows)
                 elif item.batch is None:
                     self._end(work)
             except Exception as e:
@@ -232,13 +292,13 @@ class Scorer:
                 if item.batch is None:
                     self._fail(work)
 
-    def _write(self, work: _Work, scored: Scored, first_row: int) -> None:
+    def _write(self, work: _Work, scored: Scored, rows: Sequence[int]) -> None:
         began = time.perf_counter()
         writer = self._writer(work)
         batch = encode(scored, self.spec.binding, self.spec.on_error)
         for piece in self._outlet(batch, work.schema, work.lease.shard):
             writer.write(piece)
-        writer.reject(Reject(first_row + b.row, b.field, b.reason) for b in scored.bad)
+        writer.reject(Reject(rows[b.row], b.field, b.reason) for b in scored.bad)
         work.timed("write", began)
 
     def _writer(self, work: _Work) -> PartWriter:
@@ -246,7 +306,7 @@ class Scorer:
         if work.writer is None:
             assert work.schema is not None, "a batch was read, so the shard was opened"
             work.writer = PartWriter(
-                Path(self.spec.output),
+                self.spec.output,
                 work.lease,
                 self._outlet.schema(work.schema),
                 format=self.spec.format,
@@ -260,7 +320,7 @@ class Scorer:
             self._fail(work)
             return
         writer = self._writer(work)
-        part = writer.close(seconds=Seconds(**work.seconds))
+        part = writer.close(seconds=Seconds(**work.seconds), filtered=work.filtered)
         work.writer = None
         self._emit(PartWritten(self.spec.scorer, part))
 

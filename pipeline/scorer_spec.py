@@ -10,6 +10,7 @@ from engine.pixels import Pixels
 from pipeline.bound import Binding
 from pipeline.hooks import Hook
 from pipeline.picture_rules import PictureRules
+from pipeline.stage_spec import StagePlace, StageSpec
 from pipeline.text import TokenizerFile
 from pipeline.wire import from_plain, to_plain
 
@@ -48,8 +49,24 @@ class ScorerSpec:
     """Inputs of pictures that the program normalises itself."""
     before: Hook | None = None
     after: Hook | None = None
+    stages: tuple[StagePlace, ...] = ()
+    """Where the model's stages live, this scorer's own first; () for a model in one piece."""
     fields: tuple[str, ...] = ()
     """That are read; () for those that the binding names, which a hook may have made of others."""
+    where: str = ""
+    """Which of the rows read are scored."""
+
+    @property
+    def later_stages(self) -> tuple[StageSpec, ...]:
+        """What the processes of later stages are told."""
+        return tuple(
+            StageSpec(
+                model=self.model, model_sha256=self.model_sha256, number=number,
+                count=len(self.stages), program=place.program, choices=self.choices,
+                switches=self.switches, cpus=place.cpus, node=place.node, pixels=self.pixels,
+            )
+            for number, place in list(enumerate(self.stages))[1:]
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         return dict(to_plain(self))

@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Sequence
 
 import pyarrow as pa
 
 import engine
-from engine.errors import EngineError
 from engine.pixels import with_pixels
+from engine.stages import compile_stage, cut
+from pipeline.course import Course, Leg, Runs
 from pipeline.events import ScorerReady
-from pipeline.fingerprint import model_sha256
+from pipeline.links import Link
 from pipeline.scorer_spec import ScorerSpec
-
-
-class NotAsPlanned(EngineError):
-    """What this machine has is not what the driver planned with; starting again cannot help."""
+from pipeline.stage_spec import check_model, check_program
 
 
 def use_lean_memory() -> None:
@@ -30,41 +29,51 @@ def use_lean_memory() -> None:
         pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
-def open_session(spec: ScorerSpec) -> tuple[engine.Session, ScorerReady]:
-    """Compiles the planned program and makes it ready.
+def open_course(spec: ScorerSpec) -> tuple[Course, ScorerReady]:
+    """Compiles the planned program, or its first stage while other processes do theirs, and makes
+    it ready.
 
     Raises NotAsPlanned when model or program are not those that were planned: parts of one run
     must be of one program.
     """
     began = time.perf_counter()
+    links: list[Link] = []
     try:
-        found = model_sha256(spec.model)
-    except OSError as e:
-        raise NotAsPlanned(
-            f"{spec.model}: expected the model that was planned, got: {e.strerror}; "
-            f"it must lie at that path on {platform.node()}, too"
-        ) from e
-    if found != spec.model_sha256:
-        raise NotAsPlanned(
-            f"{spec.model}: expected the model that was planned (sha256 "
-            f"{spec.model_sha256:.12}), got {found:.12}; it changed after the start, or is "
-            f"another file on {platform.node()}; run again with one model"
-        )
+        links += map(Link, spec.later_stages)
+        return _opened(spec, links, began)
+    except BaseException:
+        for link in links:
+            link.close()
+        raise
+
+
+def _opened(spec: ScorerSpec, links: Sequence[Link], began: float) -> tuple[Course, ScorerReady]:
+    check_model(spec.model, spec.model_sha256)
     graph = with_pixels(engine.load(spec.model), spec.pixels)
-    program = engine.compile(graph, choices=spec.choices, **spec.switches)
-    if program.fingerprint != spec.program:
-        raise NotAsPlanned(
-            f"{spec.model}: expected program {spec.program:.12}, compiled "
-            f"{program.fingerprint:.12}; is another version of colonnade installed here?"
-        )
+    if spec.stages:
+        stages = cut(graph, len(spec.stages), **spec.switches)
+        program = compile_stage(stages[0], spec.choices, **spec.switches)
+        check_program(spec.model, program, spec.stages[0].program)
+    else:
+        program = engine.compile(graph, choices=spec.choices, **spec.switches)
+        check_program(spec.model, program, spec.program)
     compiled = time.perf_counter()
     session = engine.Session(program, cpus=spec.cpus)
+    opened = time.perf_counter()
     report = {
         "pid": os.getpid(),
         "host": platform.node(),
         "cpus": list(spec.cpus),
         "node": spec.node,
         "compile_seconds": round(compiled - began, 3),
-        "session_seconds": round(time.perf_counter() - compiled, 3),
+        "session_seconds": round(opened - compiled, 3),
     }
-    return session, ScorerReady(spec.scorer, program.fingerprint, report)
+    if not spec.stages:
+        return Course.of(session), ScorerReady(spec.scorer, spec.program, report)
+    report["stages"] = [link.ready() for link in links]
+    runners: list[Runs] = [session, *links]
+    legs = [
+        Leg(runs, tuple(v.name for v in stage.graph.inputs), stage.carries)
+        for runs, stage in zip(runners, stages, strict=True)
+    ]
+    return Course(legs), ScorerReady(spec.scorer, spec.program, report)

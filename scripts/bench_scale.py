@@ -35,9 +35,10 @@ from numa.placement import Place
 from pipeline.dataset import Dataset
 from pipeline.events import Event, JobEnded, JobStarted, PartWritten, ScorerReady
 from pipeline.footers import DataFile, RowGroup
-from pipeline.parts import TEMP, Part, Seconds, part_name
+from pipeline.parts import Part, Seconds, part_name
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.shards import TARGET_NBYTES, Lease
+from pipeline.stores import TEMP
 from scripts.models.mlp import mlp
 
 WIDTH = 16
@@ -87,7 +88,7 @@ class Writer:
         self._events.clear()
         return found
 
-    def kill(self, scorer: int) -> None:
+    def kill(self, *scorers: int) -> None:
         raise AssertionError("these scorers do not fall silent")
 
     def restart(self, scorer: int) -> None:

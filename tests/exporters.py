@@ -203,14 +203,42 @@ def four_dimensions(net: Net, x: str, mask: str, **attributes: Any) -> str:
 # ---- positions --------------------------------------------------------------------------------
 
 
-def counted(net: Net, ids: str) -> str:
+def counted(net: Net, ids: str, padding: int = 0, first: int = 1) -> str:
     """RoBERTa: the tokens that are no padding are counted."""
     write = net.write
+    other = write.op("Not", write.op("Equal", ids, write.int_scalar(padding)))
+    return _by_places(net, write.cast(other, TensorProto.INT64), first)
+
+
+def counted_in_int32(net: Net, ids: str) -> str:
+    """RoBERTa as transformers have it: int32, with a past of no tokens."""
+    write = net.write
     real = write.cast(
-        write.op("Not", write.op("Equal", ids, write.int_scalar(0))), TensorProto.INT64
+        write.op("Not", write.op("Equal", ids, write.int_scalar(0))), TensorProto.INT32
     )
-    counts = write.op("Mul", write.op("CumSum", real, write.int_scalar(1)), real)
-    places = write.op("Add", counts, write.int_scalar(1))
+    sums = write.cast(write.op("CumSum", real, write.int_scalar(-1)), TensorProto.INT32)
+    past = write.weight("past", np.array(0, np.int32))
+    product = write.op("Mul", real, write.op("Add", past, sums))
+    places = write.op("Add", write.int_scalar(1), write.cast(product, TensorProto.INT64))
+    return write.op("Gather", net.parameter("position_embeddings.weight"), places)
+
+
+def counted_by_mask(net: Net, ids: str) -> str:
+    """OPT: the mask is counted, and two rows of the table stand before the first place."""
+    del ids
+    return _by_places(net, "attention_mask", 2 - 1)
+
+
+def counted_backwards(net: Net, ids: str) -> str:
+    """What no known model does, and no kernel either: from the last token on."""
+    del ids
+    return _by_places(net, "attention_mask", 1, reverse=1)
+
+
+def _by_places(net: Net, real: str, first: int, **attributes: Any) -> str:
+    write = net.write
+    sums = write.op("CumSum", real, write.int_scalar(1), **attributes)
+    places = write.op("Add", write.op("Mul", sums, real), write.int_scalar(first))
     return write.op("Gather", net.parameter("position_embeddings.weight"), places)
 
 
@@ -282,7 +310,11 @@ WAYS: Mapping[str, Way] = {
     "rotary, flat operator": scored(added, heads=partial(operator, flat=True), opset=23),
     "mirrored": scored(added, "not values of tokens split", heads=partial(rotated, turn=mirrored)),
     "triangle": way(mask=table, mask_value=FLOAT_MIN),
-    "counted positions": way(positions=counted),
+    "counted": way(positions=counted),
+    "counted, padding 1": way(positions=partial(counted, padding=1, first=3)),
+    "counted, int32": way(positions=counted_in_int32),
+    "counted by mask": way(positions=counted_by_mask),
+    "counted backwards": way(positions=counted_backwards),
     "four dimensions": way(attention=four_dimensions, mask=ways.boolean_mask, opset=23),
     "four, causal": way(
         attention=partial(four_dimensions, is_causal=1),

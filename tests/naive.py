@@ -75,7 +75,8 @@ def unpack_sell4(
 ) -> Array:
     """W[M, K] back from SELL4 streams, entry by entry."""
     head, offsets, values, extras = streams
-    blocks, slices, block_nbytes = numbers
+    blocks, slices, block_nbytes, nbytes = numbers
+    assert nbytes == inputs * 4 * points
     size = 4 * points
     weights = np.zeros((outputs, inputs), np.float32)
     step = extra = 0

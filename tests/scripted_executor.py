@@ -115,8 +115,9 @@ class ScriptedExecutor:
         assert len(life.leases) <= 2, "more than two leases in flight"
         self.lent.append((scorer, lease))
 
-    def kill(self, scorer: int) -> None:
-        self._lose(scorer)
+    def kill(self, *scorers: int) -> None:
+        for scorer in scorers:
+            self._lose(scorer)
 
     def restart(self, scorer: int) -> None:
         assert not self.lives[scorer].alive and not self.lives[scorer].left

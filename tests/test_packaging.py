@@ -18,7 +18,7 @@ from test_staircase import HOMES, OPTIONAL, STAIRCASE
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-COMMANDS = ("scripts/demo", "scripts/test", ".ci/run")
+COMMANDS = ("scripts/demo", "scripts/test", "scripts/numa_vm", ".ci/run")
 
 
 @pytest.mark.parametrize("line", [*PROJECT["dependencies"], *EXTRAS["dev"]])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.images.corners import Corner, Layouts, Made
+from engine.images.corners import Corner, Made, Site
 from engine.images.segment import ImageStep
 from engine.kernels.row import Family, Kernel
 from engine.kernels.table import kernels_of
@@ -43,20 +43,18 @@ def writes_once(work: Convolution, structure: str, lanes: int) -> bool:
     return work.plane.width % _kernel_of(work, structure, lanes).pixels == 0
 
 
-def convolution(
-    node: str, work: Convolution, layouts: Layouts, structure: str, lanes: int
-) -> list[Made]:
+def convolution(site: Site, work: Convolution) -> list[Made]:
     clamp, after = split_clamp(work.activations)
-    frame = _ConvFrame(node, work, layouts, np.array(clamp, np.float32), lanes)
+    frame = _ConvFrame(site, work, np.array(clamp, np.float32))
     if is_depthwise(work):
         made = [frame.depthwise()]
     else:
-        made = [frame.slab(structure, rows) for rows in _slabs(work, structure)]
+        made = [frame.slab(rows) for rows in _slabs(work, site.structure)]
     corner = Corner(work.write)
     for name, a, b in after:
         operands = (work.plane.channels, work.plane.width, np.array((a, b), np.float32))
-        kernel = f"image_{name.lower()}_f32_x{lanes}"
-        step = ImageStep(node, kernel, operands, (work.write,), (work.write,))
+        kernel = site.kernel(f"image_{name.lower()}_f32")
+        step = ImageStep(site.node, kernel, operands, (work.write,), (work.write,))
         made.append(Made(step, (corner, corner, None)))
     return made
 
@@ -66,7 +64,7 @@ def _slabs(work: Convolution, structure: str) -> list[range]:
     outputs, found = len(work.weights) // work.group, []
     for first in range(0, len(work.weights), outputs):
         weights = work.weights[first : first + outputs]
-        sparse = structure == "nz"
+        sparse = structure in ("nz", "pair")
         nbytes = 8 * int(np.count_nonzero(weights)) if sparse else 4 * weights.size
         parts = max(1, -(-nbytes // SLAB_NBYTES))
         size = round_up(-(-outputs // parts), SLICE)
@@ -80,44 +78,43 @@ def _slabs(work: Convolution, structure: str) -> list[range]:
 class _ConvFrame:
     """What all steps of one convolution share."""
 
-    node: str
+    site: Site
     work: Convolution
-    layouts: Layouts
     bounds: Array
-    lanes: int
 
-    def slab(self, structure: str, rows: range) -> Made:
+    def slab(self, rows: range) -> Made:
         """Some outputs of one group, by sparse or blocked weights."""
-        work, x = self.work, self.work.reads[0]
+        site, work, x = self.site, self.work, self.work.reads[0]
         weights = work.weights[rows.start : rows.stop]
-        kernel = _kernel_of(work, structure, self.lanes)
+        kernel = _kernel_of(work, site.structure, site.lanes)
         taps = Taps(
-            lanes=self.lanes,
-            channel_nbytes=self.layouts[x.value].channel_nbytes,
+            lanes=site.lanes,
+            channel_nbytes=site.layouts[x.value].channel_nbytes,
             dilations=(x.rows.dilation, x.pixels.dilation),
             pixels=kernel.pixels,
             stride=x.pixels.stride,
         )
-        packed = pack_conv(structure, weights, taps)
+        packed = pack_conv(site.structure, weights, taps)
         streams: tuple[Array | int, ...] = (*packed.streams, *packed.numbers)
-        words = (len(rows), *streams, self._bias(rows), self.bounds, 0)
+        words = (len(rows), *streams, self._bias(rows), self.bounds, self._asks(len(rows), taps))
         inputs = work.weights.shape[1]
         channel = rows.start // (len(work.weights) // work.group) * inputs
         return self._made(kernel, words, rows, channel)
+
+    def _asks(self, outputs: int, taps: Taps) -> int:
+        """Channels of a block for each output, so that it has asked for all when it ends."""
+        _, channels, _, columns = (int(n) for n in self.work.weights.shape)
+        return -(-min(channels, taps.block_channels(columns)) // outputs)
 
     def depthwise(self) -> Made:
         work, x = self.work, self.work.reads[0]
         outputs, _, height, width = work.weights.shape
         words = (
             outputs, np.ascontiguousarray(work.weights, np.float32).reshape(outputs, -1),
-            height, width, x.rows.dilation, x.pixels.dilation * self._pixel_nbytes,
+            height, width, x.rows.dilation, x.pixels.dilation * self.site.pixel_nbytes,
             outputs // work.group, self._bias(range(outputs)), self.bounds,
         )  # fmt: skip
-        return self._made(_kernel_of(work, DEPTHWISE, self.lanes), words, range(outputs), 0)
-
-    @property
-    def _pixel_nbytes(self) -> int:
-        return 4 * self.lanes
+        return self._made(_kernel_of(work, DEPTHWISE, self.site.lanes), words, range(outputs), 0)
 
     def _bias(self, rows: range) -> Array:
         return np.ascontiguousarray(self.work.bias[rows.start : rows.stop], np.float32)
@@ -131,14 +128,15 @@ class _ConvFrame:
         r = None
         if len(work.reads) > 1:
             r = Corner(work.reads[1].value, channel=rows.start)
-        stride_nbytes = x.pixels.stride * self._pixel_nbytes
+        stride_nbytes = x.pixels.stride * self.site.pixel_nbytes
         front = (x.rows.stride, groups, len(groups))
-        operands = (*front, *words, stride_nbytes, int(r is not None))
+        seen = (work.weights.shape[3] - 1) * x.pixels.dilation * self.site.pixel_nbytes
+        operands = (*front, *words, stride_nbytes, int(r is not None), seen)
         pixels = work.plane.height * work.plane.width
         weights = work.weights[rows.start : rows.stop]
         zeros = weights.size - int(np.count_nonzero(weights))
         step = ImageStep(
-            node=self.node,
+            node=self.site.node,
             kernel=kernel.name,
             operands=operands,
             reads=tuple(read.value for read in work.reads),
@@ -156,7 +154,7 @@ class _ConvFrame:
         width, stride = self.work.plane.width, self.work.reads[0].pixels.stride
         first = np.minimum(np.arange(0, width, pixels), width - pixels)
         return np.ascontiguousarray(
-            np.stack([first * stride, first], axis=1) * self._pixel_nbytes, np.int32
+            np.stack([first * stride, first], axis=1) * self.site.pixel_nbytes, np.int32
         )
 
 

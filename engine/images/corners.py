@@ -14,6 +14,25 @@ Layouts = Mapping[str, Layout]
 
 
 @dataclass(frozen=True, slots=True)
+class Site:
+    """The node whose steps are made, and what is known around it."""
+
+    node: str
+    lanes: int
+    layouts: Layouts
+    structure: str = ""
+    """How the weights of a convolution are packed."""
+
+    @property
+    def pixel_nbytes(self) -> int:
+        return 4 * self.lanes
+
+    def kernel(self, stem: str) -> str:
+        """Its full name."""
+        return f"{stem}_x{self.lanes}"
+
+
+@dataclass(frozen=True, slots=True)
 class Corner:
     """Where a grid begins."""
 

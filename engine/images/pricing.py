@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from engine.images.layout import Layout
-from engine.images.schedule import Task, Visit, rows_read
+from engine.images.schedule import Task, Visit
 
 Array = np.ndarray[Any, Any]
 
@@ -82,7 +82,7 @@ def traffic_of(
         weights[visit.task] = now
         now += weights_nbytes[visit.task]
         for read in task.reads:
-            first, last = rows_read(read, visit)
+            first, last = read.span(visit.row, visit.row + visit.rows)
             part = rows[read.value][max(0, first) : max(0, last + 1)]
             nbytes = layouts[read.value].slot_nbytes
             found.add(part, nbytes)

@@ -104,7 +104,7 @@ def visits_of(tasks: Sequence[Task], whole: frozenset[str]) -> list[Visit]:
                 done[index] = height + below[index]
                 continue
             end = min(height, done[index] + _rows_at_once(task, whole))
-            missing = _missing(task, end, makers, done)
+            missing = _missing(task, (done[index], end), makers, done)
             if missing:
                 wanted.append(missing)
                 continue
@@ -119,11 +119,11 @@ def _rows_at_once(task: Task, whole: frozenset[str]) -> int:
 
 
 def _missing(
-    task: Task, end: int, makers: dict[str, int], done: Sequence[int]
+    task: Task, rows: tuple[int, int], makers: dict[str, int], done: Sequence[int]
 ) -> tuple[int, int] | None:
-    """A task that must come first, and until which row; for rows of `task` up to `end`."""
+    """A task that must come first, and until which row; for rows of `task` from one to another."""
     for read in task.reads:
-        until = read.plane.height if read.whole else read.rows.last(end - 1) + 1
+        until = read.span(*rows)[1] + 1
         if not read.padded:
             until = min(read.plane.height, until)
         if done[makers[read.value]] < until:
@@ -168,7 +168,7 @@ def _may_write_over(index: int, tasks: Sequence[Task], visits: Sequence[Visit]) 
             made[visit.row : visit.row + visit.rows] = time
         for i, other in readers:
             if i == visit.task:
-                first, last = rows_read(other, visit)
+                first, last = other.span(visit.row, visit.row + visit.rows)
                 read[max(0, first) : max(0, last + 1)] = time
     return bool((read < made).all())
 
@@ -208,7 +208,7 @@ def _ring(members: Sequence[int], tasks: Sequence[Task], visits: Sequence[Visit]
             last[low:high] = np.maximum(last[low:high], time)
         for i, read in readers:
             if i == visit.task:
-                a, b = rows_read(read, visit)
+                a, b = read.span(visit.row, visit.row + visit.rows)
                 last[max(0, a + top) : max(0, b + top + 1)] = time
     first, end = writes[0][0], int(last.max())
     return Ring(
@@ -240,13 +240,6 @@ def _below(value: str, tasks: Sequence[Task]) -> int:
     """Rows of padding that its readers want behind the last."""
     padded = [(tasks[i].plane, r) for i, r in readers_of(value, tasks) if r.padded]
     return max((r.rows.after(made.height, r.plane.height) for made, r in padded), default=0)
-
-
-def rows_read(read: Read, visit: Visit) -> tuple[int, int]:
-    """First and last row, which may lie beyond the value's own."""
-    if read.whole:
-        return 0, read.plane.height - 1
-    return read.rows.first(visit.row), read.rows.last(visit.row + visit.rows - 1)
 
 
 def _slots(writes: Sequence[tuple[int, int, int]], last: Array) -> int:

@@ -33,6 +33,11 @@ TAPE_FIELDS = 3 + GRID_WORDS
 """Of a row of the tape: step, first row, rows, and the words of its grids."""
 
 
+def float_bits(number: float) -> int:
+    """A float32 in the low four bytes of a word."""
+    return int(np.float32(number).view(np.uint32))
+
+
 @dataclass(frozen=True, slots=True)
 class ImageStep:
     """One kernel with what does not change from visit to visit."""

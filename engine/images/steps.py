@@ -6,19 +6,22 @@ EMITTERS has a function for each kind of work.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from engine.images.convolving import convolution
-from engine.images.corners import Corner, Fill, Layouts, Made
+from engine.images.corners import Corner, Fill, Made, Site
 from engine.images.layout import Layout
-from engine.images.segment import ImageStep
+from engine.images.picking import blended, picked
+from engine.images.segment import ImageStep, float_bits
 from engine.ops.image_work import (
+    Blended,
     Convolution,
     Gathered,
     ImageWork,
+    Picked,
     Plane,
     Pointwise,
     Pool,
@@ -30,48 +33,53 @@ from engine.segments import Border
 
 Array = np.ndarray[Any, Any]
 
-Emitter = Callable[[str, Any, Layouts, str, int], list[Made]]
-"""(node, work, layouts, structure of the weights, lanes) -> its steps."""
+Emitter = Callable[[Site, Any], list[Made]]
 
 
-def steps_of(
-    node: str, work: ImageWork, layouts: Layouts, structure: str, lanes: int
-) -> list[Made]:
+def steps_of(site: Site, work: ImageWork) -> list[Made]:
     """The steps of one node, for each visit in this order."""
-    return EMITTERS[type(work)](node, work, layouts, structure, lanes)
+    return EMITTERS[type(work)](site, work)
 
 
 # ---- what multiplies nothing ------------------------------------------------------------------
 
 
-def _pointwise(
-    node: str, work: Pointwise, layouts: Layouts, structure: str, lanes: int
-) -> list[Made]:
-    kernel = f"image_{work.kernel}_x{lanes}"
+def _pointwise(site: Site, work: Pointwise) -> list[Made]:
     operands = (work.plane.channels, work.plane.width, *work.operands)
     x, *rest = work.reads
     r = Corner(rest[0].value, whole=rest[0].whole) if rest else None
     step = ImageStep(
-        node, kernel, operands, tuple(v.value for v in work.reads), (work.write,), work.detail
+        node=site.node,
+        kernel=site.kernel(f"image_{work.kernel}"),
+        operands=operands,
+        reads=tuple(v.value for v in work.reads),
+        writes=(work.write,),
+        detail=work.detail,
     )
     return [Made(step, (Corner(x.value), Corner(work.write), r))]
 
 
-def _pool(node: str, work: Pool, layouts: Layouts, structure: str, lanes: int) -> list[Made]:
-    x = work.reads[0]
+def _pool(site: Site, work: Pool) -> list[Made]:
+    x, pixel = work.reads[0], site.pixel_nbytes
     rows = _ranges(x.rows, work.plane.height, x.plane.height)
     pixels = _ranges(x.pixels, work.plane.width, x.plane.width)
     operands: tuple[Array | int, ...] = (
         x.rows.stride, rows, pixels, work.plane.width, work.plane.channels,
-        x.pixels.stride * 4 * lanes, x.pixels.dilation * 4 * lanes, x.rows.dilation,
+        x.pixels.stride * pixel, x.pixels.dilation * pixel, x.rows.dilation,
     )  # fmt: skip
     row_words = [(18, rows.strides[0])]
     if work.mean:
         factors = _factors(work, rows, pixels)
         operands = (*operands, factors)
         row_words.append((25, factors.strides[0]))
-    kernel = f"{'sumpool' if work.mean else 'maxpool'}_f32_x{lanes}"
-    step = ImageStep(node, kernel, operands, (x.value,), (work.write,), row_words=tuple(row_words))
+    step = ImageStep(
+        node=site.node,
+        kernel=site.kernel("sumpool_f32" if work.mean else "maxpool_f32"),
+        operands=operands,
+        reads=(x.value,),
+        writes=(work.write,),
+        row_words=tuple(row_words),
+    )
     corner = Corner(x.value, x.rows, pixel=-x.pixels.before)
     return [Made(step, (corner, Corner(work.write), None))]
 
@@ -103,46 +111,45 @@ def _factors(work: Pool, rows: Array, pixels: Array) -> Array:
     return np.ascontiguousarray(1 / np.maximum(count, 1), np.float32)
 
 
-def _total(node: str, work: Total, layouts: Layouts, structure: str, lanes: int) -> list[Made]:
-    x = work.reads[0]
-    kernel = f"image_{'max' if work.largest else 'sum'}_f32_x{lanes}"
+def _total(site: Site, work: Total) -> list[Made]:
+    (x,) = work.reads
+    kernel = site.kernel("image_max_f32" if work.largest else "image_sum_f32")
     operands = (x.plane.channels, x.plane.width, 1, float_bits(work.scale))
-    step = ImageStep(node, kernel, operands, (x.value,), (work.write,), rows=x.plane.height)
+    step = ImageStep(site.node, kernel, operands, (x.value,), (work.write,), rows=x.plane.height)
     return [Made(step, (Corner(x.value, whole=True), Corner(work.write), None))]
 
 
-def _gathered(
-    node: str, work: Gathered, layouts: Layouts, structure: str, lanes: int
-) -> list[Made]:
-    made, done = [], 0
+def _gathered(site: Site, work: Gathered) -> list[Made]:
+    made, done, pixel = [], 0, site.pixel_nbytes
+    kernel = site.kernel("image_copy_f32")
     for read, order in zip(work.reads, work.orders, strict=True):
-        pixel = 4 * lanes
         table = np.ascontiguousarray(order, np.int32)
         operands = (len(order), work.plane.width, table, 1, pixel, pixel, 1)
-        step = ImageStep(node, f"image_copy_f32_x{lanes}", operands, (read.value,), (work.write,))
+        step = ImageStep(site.node, kernel, operands, (read.value,), (work.write,))
         made.append(Made(step, (Corner(read.value), Corner(work.write, channel=done), None)))
         done += len(order)
     return made
 
 
-def _spread(node: str, work: Spread, layouts: Layouts, structure: str, lanes: int) -> list[Made]:
+def _spread(site: Site, work: Spread) -> list[Made]:
     """A copy for each row and pixel of a block."""
-    (read,), (high, wide), pixel = work.reads, work.block, 4 * lanes
-    made = []
+    (read,), (high, wide), pixel = work.reads, work.block, site.pixel_nbytes
+    made, kernel = [], site.kernel("image_copy_f32")
     for i, j in np.ndindex(high, wide):
         table = np.ascontiguousarray(work.orders[i][j], np.int32)
         pixels = -((j - work.plane.width) // wide)
         operands = (len(table), pixels, table, 1, pixel, wide * pixel, high)
-        kernel = f"image_copy_f32_x{lanes}"
-        step = ImageStep(node, kernel, operands, (read.value,), (work.write,), every=(high, i))
+        step = ImageStep(site.node, kernel, operands, (read.value,), (work.write,), every=(high, i))
         corner = Corner(work.write, Window(before=-i), pixel=j)
         made.append(Made(step, (Corner(read.value, read.rows), corner, None)))
     return made
 
 
 EMITTERS: dict[type[ImageWork], Emitter] = {
+    Blended: blended,
     Convolution: convolution,
     Gathered: _gathered,
+    Picked: picked,
     Pointwise: _pointwise,
     Pool: _pool,
     Spread: _spread,
@@ -150,46 +157,37 @@ EMITTERS: dict[type[ImageWork], Emitter] = {
 }
 
 
-def float_bits(number: float) -> int:
-    """A float32 in the low four bytes of a word."""
-    return int(np.float32(number).view(np.uint32))
-
-
 # ---- borders and padding ----------------------------------------------------------------------
 
 
-def import_step(
-    border: Border,
-    plane: Plane,
-    lanes: int,
-    node: str = "",
-    value: str = "",
-    strides: tuple[int, ...] = (),
-) -> Made:
-    """Rows of `value` from an array, which is its own [N, C, H, W] or has other strides."""
-    value = value or border.value
+@dataclass(frozen=True, slots=True)
+class Bordered:
+    """A value that comes from an array, or goes to one."""
+
+    plane: Plane
+    value: str
+    strides: tuple[int, ...] = ()
+    """Elements of the array from an image, channel, row and pixel to the next; none are those of
+    [N, C, H, W]."""
+    node: str = ""
+
+    def words(self, border: Border) -> tuple[int, ...]:
+        """17 to 25 of a step."""
+        plane, area = self.plane, self.plane.height * self.plane.width
+        strides = self.strides or (plane.channels * area, area, plane.width, 1)
+        return (plane.channels, plane.width, border.index, *strides, 0, 0)
+
+
+def import_step(border: Border, to: Bordered, lanes: int) -> Made:
     kernel = f"image_import_{border.dtype.name}_x{lanes}"
-    words = _strides(border, plane, strides or _rows_first(plane))
-    step = ImageStep(node, kernel, words, (), (value,), row_words=((24, 1),))
-    return Made(step, (None, Corner(value), None))
+    step = ImageStep(to.node, kernel, to.words(border), (), (to.value,), row_words=((24, 1),))
+    return Made(step, (None, Corner(to.value), None))
 
 
-def export_step(border: Border, plane: Plane, lanes: int) -> Made:
+def export_step(border: Border, of: Bordered, lanes: int) -> Made:
     kernel = f"image_export_f32_x{lanes}"
-    words = _strides(border, plane, _rows_first(plane))
-    step = ImageStep("", kernel, words, (border.value,), (), row_words=((24, 1),))
-    return Made(step, (Corner(border.value), None, None))
-
-
-def _rows_first(plane: Plane) -> tuple[int, ...]:
-    """Strides of an array [N, C, H, W]."""
-    area = plane.height * plane.width
-    return (plane.channels * area, area, plane.width, 1)
-
-
-def _strides(border: Border, plane: Plane, strides: tuple[int, ...]) -> tuple[int, ...]:
-    """Words 17 to 25 of a border."""
-    return (plane.channels, plane.width, border.index, *strides, 0, 0)
+    step = ImageStep(of.node, kernel, of.words(border), (of.value,), (), row_words=((24, 1),))
+    return Made(step, (Corner(of.value), None, None))
 
 
 def fills_of(layout: Layout, lanes: int) -> tuple[Fill, ...]:

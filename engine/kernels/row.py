@@ -28,6 +28,8 @@ Family = Literal[
     "image gate",
     "image copy",
     "image fill",
+    "image pick",
+    "image blend",
     "image pool",
     "image reduction",
     "image import",

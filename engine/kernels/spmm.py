@@ -31,16 +31,22 @@ loads of 64 bytes; 110-120 GFLOP/s at 80 to 90 % zeros, of a core that peaks at 
 AVX-512 deals weights by shuffles again: 10 cycles of which the multiply-adds need 8, 81-89 GFLOP/s
 at 90 and 80 % zeros, of a core that peaks at 115; with a load for each weight 71-78.
 tests/engine/test_machine_code.py reads all three.
+
+Columns of at most eight rows run in registers of eight lanes, two slices at once. That takes 4.1
+to 4.5 cycles a step at 80 and 90 % zeros on Zen 4, half as wide registers alone 6: so eight rows
+reach two thirds of the rate of 32. What binds is that a non-zero is a load, a shuffle and two
+instructions of address whatever the width, and each slice 20 cycles; three and four registers of
+eight lanes side by side were tried and are no better than one or two of sixteen.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
 
-from engine.kernels.functions import four_weights, inline
+from engine.kernels.functions import four_loaded, four_weights, inline
+from engine.kernels.slices import added, begun, bounded, written
+from engine.kernels.table import NARROW, OFFSET_REACH
 from engine.kernels.vector import (
-    at_least,
-    at_most,
     broadcast,
     fma,
     half_word,
@@ -48,76 +54,157 @@ from engine.kernels.vector import (
     load_i32,
     load_i64,
     load_u16,
+    scratch,
     store,
     zeros,
 )
 
+_HELD_NBYTES = OFFSET_REACH // 2
+"""The longest block of inputs, with as many lanes, of 16 points."""
+
 
 @inline
-def _step(shape, offsets, values, x, a0, a1, a2, a3):
-    """One non-zero of each of four rows."""
+def _step(shape, shift, offsets, values, x, sums):
+    """One non-zero of each of four rows; offsets in x are divided by 2 ** `shift`."""
     w0, w1, w2, w3 = four_weights(shape, values)
-    word = load_i64(offsets)
-    a0 = fma(w0, load(shape, x + half_word(word, 0)), a0)
-    a1 = fma(w1, load(shape, x + half_word(word, 1)), a1)
-    a2 = fma(w2, load(shape, x + half_word(word, 2)), a2)
-    a3 = fma(w3, load(shape, x + half_word(word, 3)), a3)
+    word, (a0, a1, a2, a3) = load_i64(offsets), sums
+    a0 = fma(w0, load(shape, x + (half_word(word, 0) >> shift)), a0)
+    a1 = fma(w1, load(shape, x + (half_word(word, 1) >> shift)), a1)
+    a2 = fma(w2, load(shape, x + (half_word(word, 2) >> shift)), a2)
+    a3 = fma(w3, load(shape, x + (half_word(word, 3) >> shift)), a3)
     return a0, a1, a2, a3
 
 
 @inline
-def _extras(shape, extras, count, x, y):
+def _extras(shape, shift, extras, count, x, y):
     """Adds the non-zeros that rows have beyond their slice's steps, in memory: they are few."""
     for _ in range(count):
         row = y + load_i32(extras)
         w = broadcast(shape, extras + 8)
-        store(row, fma(w, load(shape, x + load_i32(extras + 4)), load(shape, row)))
+        source = x + (load_i32(extras + 4) >> shift)
+        store(row, fma(w, load(shape, source), load(shape, row)))
         extras += 16
     return extras
 
 
 @inline
+def _opened(shape, points, head, block, bias, y):
+    """Sums of the four rows of a slice so far: an offset in y is a row times points floats, one in
+    bias a float."""
+    r0, r1 = load_i32(head), load_i32(head + 4)
+    r2, r3 = load_i32(head + 8), load_i32(head + 12)
+    if block == 0:
+        return (
+            broadcast(shape, bias + r0 // points),
+            broadcast(shape, bias + r1 // points),
+            broadcast(shape, bias + r2 // points),
+            broadcast(shape, bias + r3 // points),
+        )
+    return load(shape, y + r0), load(shape, y + r1), load(shape, y + r2), load(shape, y + r3)
+
+
+@inline
+def _put(head, y, sums):
+    a0, a1, a2, a3 = sums
+    store(y + load_i32(head), a0)
+    store(y + load_i32(head + 4), a1)
+    store(y + load_i32(head + 8), a2)
+    store(y + load_i32(head + 12), a3)
+
+
+@inline
+def _closed(shape, shift, head, extras, x, y, sums, bounds, last):
+    """Writes the sums of a slice, with their extras and, after the last block, within bounds;
+    gives the address of the next slice's extras."""
+    count = load_i32(head + 20)
+    if count > 0:
+        _put(head, y, sums)
+        extras = _extras(shape, shift, extras, count, x, y)
+        sums = (
+            load(shape, y + load_i32(head)),
+            load(shape, y + load_i32(head + 4)),
+            load(shape, y + load_i32(head + 8)),
+            load(shape, y + load_i32(head + 12)),
+        )
+    if last:
+        sums = bounded(sums, bounds)
+    _put(head, y, sums)
+    return extras
+
+
+@inline
 def _sell4(shape, points, step, x, y):
-    """The whole product for one column; see the module for the streams. `step` words 3..11."""
+    """The whole product for one column; see the module for the streams. `step` words 3..12."""
     head, offsets = load_i64(step + 24), load_i64(step + 32)
     values, extras = load_i64(step + 40), load_i64(step + 48)
     blocks, slices, block_nbytes = load_i64(step + 56), load_i64(step + 64), load_i64(step + 72)
-    bias, clamp = load_i64(step + 80), load_i64(step + 88)
-    low, high = broadcast(shape, clamp), broadcast(shape, clamp + 4)
+    bias, clamp = load_i64(step + 88), load_i64(step + 96)
+    bounds = (broadcast(shape, clamp), broadcast(shape, clamp + 4))
     for block in range(blocks):
         for _ in range(slices):
-            r0, r1 = load_i32(head), load_i32(head + 4)
-            r2, r3 = load_i32(head + 8), load_i32(head + 12)
-            steps, count = load_i32(head + 16), load_i32(head + 20)
-            head += 32
-            if block == 0:  # an offset in y is a row times points floats, one in bias a float
-                a0 = broadcast(shape, bias + r0 // points)
-                a1 = broadcast(shape, bias + r1 // points)
-                a2 = broadcast(shape, bias + r2 // points)
-                a3 = broadcast(shape, bias + r3 // points)
-            else:
-                a0, a1 = load(shape, y + r0), load(shape, y + r1)
-                a2, a3 = load(shape, y + r2), load(shape, y + r3)
-            for _ in range(steps):
-                a0, a1, a2, a3 = _step(shape, offsets, values, x, a0, a1, a2, a3)
+            sums = _opened(shape, points, head, block, bias, y)
+            for _ in range(load_i32(head + 16)):
+                sums = _step(shape, 0, offsets, values, x, sums)
                 offsets += 8
                 values += 16
-            if count > 0:
-                store(y + r0, a0)
-                store(y + r1, a1)
-                store(y + r2, a2)
-                store(y + r3, a3)
-                extras = _extras(shape, extras, count, x, y)
-                a0, a1 = load(shape, y + r0), load(shape, y + r1)
-                a2, a3 = load(shape, y + r2), load(shape, y + r3)
-            if block == blocks - 1:
-                a0, a1 = at_most(at_least(a0, low), high), at_most(at_least(a1, low), high)
-                a2, a3 = at_most(at_least(a2, low), high), at_most(at_least(a3, low), high)
-            store(y + r0, a0)
-            store(y + r1, a1)
-            store(y + r2, a2)
-            store(y + r3, a3)
+            extras = _closed(shape, 0, head, extras, x, y, sums, bounds, block == blocks - 1)
+            head += 32
         x += block_nbytes
+
+
+@inline
+def _sell4_narrow(shape, shift, points, step, x, y):
+    """The same for columns of at most 2 ** -`shift` of the points, by two slices at once: in
+    registers so narrow the sums of one would wait for each other. The first of the two is never
+    the longer one. A block's inputs are copied side by side, because at `points` floats from one to
+    the next they would fill a part of L1's sets only. `step` words 3..12."""
+    head, offsets = load_i64(step + 24), load_i64(step + 32)
+    values, extras = load_i64(step + 40), load_i64(step + 48)
+    blocks, slices, block_nbytes = load_i64(step + 56), load_i64(step + 64), load_i64(step + 72)
+    bias, clamp = load_i64(step + 88), load_i64(step + 96)
+    bounds = (broadcast(shape, clamp), broadcast(shape, clamp + 4))
+    held, end = scratch(_HELD_NBYTES), x + load_i64(step + 80)
+    for block in range(blocks):
+        _side_by_side(shape, shift, points, x, min(x + block_nbytes, end), held)
+        x += block_nbytes
+        last = block == blocks - 1
+        for _ in range(slices // 2):
+            a = _opened(shape, points, head, block, bias, y)
+            b = _opened(shape, points, head + 32, block, bias, y)
+            both = load_i32(head + 16)
+            more, value = offsets + 8 * both, values + 16 * both
+            for _ in range(both):
+                a = _step(shape, shift, offsets, values, held, a)
+                b = _step(shape, shift, more, value, held, b)
+                offsets += 8
+                values += 16
+                more += 8
+                value += 16
+            for _ in range(load_i32(head + 48) - both):
+                b = _step(shape, shift, more, value, held, b)
+                more += 8
+                value += 16
+            offsets, values = more, value
+            extras = _closed(shape, shift, head, extras, held, y, a, bounds, last)
+            extras = _closed(shape, shift, head + 32, extras, held, y, b, bounds, last)
+            head += 64
+        if slices % 2 == 1:
+            a = _opened(shape, points, head, block, bias, y)
+            for _ in range(load_i32(head + 16)):
+                a = _step(shape, shift, offsets, values, held, a)
+                offsets += 8
+                values += 16
+            extras = _closed(shape, shift, head, extras, held, y, a, bounds, last)
+            head += 32
+
+
+@inline
+def _side_by_side(shape, shift, points, x, end, held):
+    """Copies the first lanes of the inputs at x..end."""
+    while x < end:
+        store(held, load(shape, x))
+        x += 4 * points
+        held += (4 * points) >> shift
 
 
 @inline
@@ -126,47 +213,71 @@ def _blk4(shape, points, step, x, y):
     head, offsets, values = load_i64(step + 24), load_i64(step + 32), load_i64(step + 40)
     blocks, slices, block_nbytes = load_i64(step + 48), load_i64(step + 56), load_i64(step + 64)
     bias, clamp = load_i64(step + 72), load_i64(step + 80)
-    low, high = broadcast(shape, clamp), broadcast(shape, clamp + 4)
-    row = 4 * points
+    bounds, row = (broadcast(shape, clamp), broadcast(shape, clamp + 4)), 4 * points
     for block in range(blocks):
         for _ in range(slices):
-            out, steps = y + load_i32(head), load_i32(head + 4)
-            if block == 0:
-                b = bias + load_i32(head) // points
-                a0, a1 = broadcast(shape, b), broadcast(shape, b + 4)
-                a2, a3 = broadcast(shape, b + 8), broadcast(shape, b + 12)
-            else:
-                a0, a1 = load(shape, out), load(shape, out + row)
-                a2, a3 = load(shape, out + 2 * row), load(shape, out + 3 * row)
-            head += 8
-            for _ in range(steps):
-                (w0, w1, w2, w3), v = (
-                    four_weights(shape, values),
-                    load(shape, x + load_u16(offsets)),
-                )
-                a0 = fma(w0, v, a0)
-                a1 = fma(w1, v, a1)
-                a2 = fma(w2, v, a2)
-                a3 = fma(w3, v, a3)
+            out, b = y + load_i32(head), bias + load_i32(head) // points
+            sums = begun(shape, out, row, b, block == 0)
+            for _ in range(load_i32(head + 4)):
+                sums = _block(shape, four_weights(shape, values), offsets, x, sums)
                 offsets += 2
                 values += 16
-            if block == blocks - 1:
-                a0, a1 = at_most(at_least(a0, low), high), at_most(at_least(a1, low), high)
-                a2, a3 = at_most(at_least(a2, low), high), at_most(at_least(a3, low), high)
-            store(out, a0)
-            store(out + row, a1)
-            store(out + 2 * row, a2)
-            store(out + 3 * row, a3)
+            written(out, row, sums, bounds, block == blocks - 1)
+            head += 8
+        x += block_nbytes
+
+
+@inline
+def _block(shape, weights, offsets, x, sums):
+    """One 4x1 block."""
+    return added(sums, weights, load(shape, x + load_u16(offsets)))
+
+
+@inline
+def _blk4_narrow(shape, points, step, x, y):
+    """The same by two slices at once, as `_sell4_narrow`; here the first of the two is never the
+    shorter one. `step` words 3..10."""
+    head, offsets, values = load_i64(step + 24), load_i64(step + 32), load_i64(step + 40)
+    blocks, slices, block_nbytes = load_i64(step + 48), load_i64(step + 56), load_i64(step + 64)
+    bias, clamp = load_i64(step + 72), load_i64(step + 80)
+    bounds, row = (broadcast(shape, clamp), broadcast(shape, clamp + 4)), 4 * points
+    for block in range(blocks):
+        last = block == blocks - 1
+        for pair in range(0, slices, 2):
+            out, steps, both = y + load_i32(head), load_i32(head + 4), 0
+            sums = begun(shape, out, row, bias + load_i32(head) // points, block == 0)
+            next_offsets, next_values = offsets + 2 * steps, values + 16 * steps
+            if pair + 1 < slices:
+                other, both = y + load_i32(head + 8), load_i32(head + 12)
+                b = begun(shape, other, row, bias + load_i32(head + 8) // points, block == 0)
+                for _ in range(both):
+                    sums = _block(shape, four_loaded(shape, values), offsets, x, sums)
+                    b = _block(shape, four_loaded(shape, next_values), next_offsets, x, b)
+                    offsets += 2
+                    values += 16
+                    next_offsets += 2
+                    next_values += 16
+                written(other, row, b, bounds, last)
+            for _ in range(steps - both):
+                sums = _block(shape, four_loaded(shape, values), offsets, x, sums)
+                offsets += 2
+                values += 16
+            written(out, row, sums, bounds, last)
+            offsets, values = next_offsets, next_values
+            head += 16
+        head -= 8 * (slices % 2)
         x += block_nbytes
 
 
 def blk4(points):
-    """The kernel for register tiles of `points`; a column half empty runs at half the width."""
+    """The kernel for register tiles of `points`, at one of three widths, as `sell4`."""
     half = points // 2
 
     def kernel(step, arena, row, live, borders):
         x, y = arena + load_i64(step + 8), arena + load_i64(step + 16)
-        if live <= half:
+        if live <= NARROW:
+            _blk4_narrow(zeros(NARROW), points, step, x, y)
+        elif live <= half:
             _blk4(zeros(half), points, step, x, y)
         else:
             _blk4(zeros(points), points, step, x, y)
@@ -175,12 +286,15 @@ def blk4(points):
 
 
 def sell4(points):
-    """The kernel for register tiles of `points`; a column half empty runs at half the width."""
-    half = points // 2
+    """The kernel for register tiles of `points`; a column that fills no more than eight lanes, or
+    half of them, runs at that width."""
+    half, shift = points // 2, (points // NARROW).bit_length() - 1
 
     def kernel(step, arena, row, live, borders):
         x, y = arena + load_i64(step + 8), arena + load_i64(step + 16)
-        if live <= half:
+        if live <= NARROW:
+            _sell4_narrow(zeros(NARROW), shift, points, step, x, y)
+        elif live <= half:
             _sell4(zeros(half), points, step, x, y)
         else:
             _sell4(zeros(points), points, step, x, y)

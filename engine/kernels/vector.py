@@ -24,12 +24,12 @@ from numba.extending import intrinsic, models, overload, register_model
 
 from engine.kernels.emitting import (
     F32,
-    F64,
     I32,
     I64,
     at,
     call_llvm,
     fused,
+    hidden,
     larger,
     shuffle,
     smaller,
@@ -127,6 +127,23 @@ def pick(typing, shape, four, index):
     return shape(shape, four, index), emit
 
 
+@intrinsic(prefer_literal=True)
+def scratch(typing, nbytes):
+    """Address of `nbytes` of the stack, a compile-time constant, on a cache line of its own. Each
+    call has its own memory; it lasts until the kernel ends."""
+    if not isinstance(nbytes, types.IntegerLiteral):
+        return None
+
+    def emit(context, b, signature, args):
+        with b.goto_entry_block():  # numba's own helper would fill it with zeros
+            place = b.alloca(ir.ArrayType(ir.IntType(8), nbytes.literal_value))
+        place.align = 64
+        # hidden, so that it is in a register: an index beside the stack's own is one too many
+        return hidden(b, b.ptrtoint(place, I64))
+
+    return types.int64(nbytes), emit
+
+
 @intrinsic
 def load_u16(typing, address):
     def emit(context, b, signature, args):
@@ -189,35 +206,6 @@ def half_word(typing, word, index):
         return b.and_(moved, ir.Constant(I64, 0xFFFF))
 
     return types.int64(types.int64, index), emit
-
-
-_ELEMENTS = {
-    "float32": (F32, "f"),
-    "float64": (F64, "f"),
-    "uint8": (ir.IntType(8), "u"),
-    "int8": (ir.IntType(8), "i"),
-    "uint16": (ir.IntType(16), "u"),
-    "int16": (ir.IntType(16), "i"),
-    "uint32": (I32, "u"),
-    "int32": (I32, "i"),
-    "uint64": (I64, "u"),
-    "int64": (I64, "i"),
-    "bool": (ir.IntType(8), "u"),
-}
-
-
-@intrinsic(prefer_literal=True)
-def load_as_float(typing, element, address):
-    """The element (a numpy type's name) at `address`, rounded to the nearest float32."""
-    kind, sort = _ELEMENTS[element.literal_value]
-
-    def emit(context, b, signature, args):
-        x = b.load(at(b, args[1], kind), align=1)
-        if sort == "f":
-            return x if kind == F32 else b.fptrunc(x, F32)
-        return b.uitofp(x, F32) if sort == "u" else b.sitofp(x, F32)
-
-    return types.float32(element, types.int64), emit
 
 
 # ---- arithmetic -----------------------------------------------------------------------------

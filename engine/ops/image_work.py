@@ -78,6 +78,21 @@ class Read:
     """Whether zeros are read beyond the edges; else the work itself never goes there."""
     whole: bool = False
     """Every row before the first result: a pixel that stands for the image, or for all of it."""
+    listed: tuple[tuple[int, int], ...] = ()
+    """First and last row for each row of the result, where those follow no `rows`; the last stands
+    before the first where a row of the result needs none."""
+
+    def span(self, first: int, end: int) -> tuple[int, int]:
+        """First and last row for rows first..end-1 of the result; these may lie beyond the value's
+        own, and the last before the first where no row is read."""
+        if self.whole:
+            return 0, self.plane.height - 1
+        if not self.listed:
+            return self.rows.first(first), self.rows.last(end - 1)
+        needed = [(low, high) for low, high in self.listed[first:end] if low <= high]
+        if not needed:
+            return 0, -1
+        return min(low for low, _ in needed), max(high for _, high in needed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +173,55 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Where the pixels of one value go: channels, rows and pixels of it by index, side by side in
+    the result from its `channel` and `pixel` on."""
+
+    order: Array
+    """int64 channels."""
+    rows: Array
+    """int64, one for each row of the result: -1 for a row that gets none."""
+    pixels: Array
+    """int64."""
+    channel: int = 0
+    pixel: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """Pixels of one value or more by index: Slice, Pad, Concat over space, Resize to nearest."""
+
+    reads: tuple[Read, ...]
+    write: str
+    plane: Plane
+    parts: tuple[Part, ...]
+    """For each read."""
+    fill: float | None = None
+    """What stands where no part goes; None where they cover all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """Along one axis: result i is the sum of weights[i, k] times the input places[i, k]."""
+
+    places: Array
+    """int64[results, taps]."""
+    weights: Array
+    """float32[results, taps]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blended:
+    """Each pixel is a weighted sum of a few rows' and pixels': Resize, linear and cubic."""
+
+    reads: tuple[Read, ...]
+    write: str
+    plane: Plane
+    rows: Blend
+    pixels: Blend
+
+
+@dataclass(frozen=True, slots=True)
 class Laid:
     """An input of the graph whose array is laid out in another way, or of another type."""
 
@@ -169,5 +233,21 @@ class Laid:
     reads: tuple[Read, ...] = ()
 
 
-ImageWork = Convolution | Pool | Total | Pointwise | Gathered | Spread | Laid
-IMAGE_WORKS = (Convolution, Pool, Total, Pointwise, Gathered, Spread, Laid)
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """A value that leaves its segment with its axes in another order, and is kept in none."""
+
+    reads: tuple[Read, ...]
+    write: str
+    plane: Plane
+    """Of what is read."""
+    strides: tuple[int, int, int, int]
+    """Elements of the array from an image, a channel, a row and a pixel to the next."""
+
+
+ImageWork = (
+    Convolution | Pool | Total | Pointwise | Gathered | Spread | Picked | Blended | Laid | Turned
+)
+IMAGE_WORKS = (
+    *(Convolution, Pool, Total, Pointwise, Gathered, Spread, Picked, Blended, Laid, Turned),
+)

@@ -15,6 +15,7 @@ from engine.graph import Graph, Node, Value
 from engine.kernels.table import BINARY_NAMES, IMPORTS, REDUCTION_NAMES, UNARY_NAMES
 from engine.ops.native_attention import attention, rotary
 from engine.ops.native_tokens import (
+    counted,
     gather,
     layer_norm,
     part,
@@ -139,6 +140,12 @@ def binary(node: Node, graph: Graph) -> Work | Refusal:
     return Map(f"{node.op.lower()}_f32", operands, (one, two), node.outputs[0])
 
 
+def prelu(node: Node, graph: Graph) -> Work | Refusal:
+    if node.inputs[1] not in graph.initializers:
+        return Refusal(f"its slopes {node.inputs[1]} are computed")
+    return _with_constant(node, graph, constant_first=False)
+
+
 def _with_single(node: Node, graph: Graph, single_first: bool) -> Work | Refusal:
     """x[..., K] op s[..., 1]: one number for all of the last axis."""
     index = 1 if single_first else 0
@@ -259,6 +266,7 @@ NATIVE_OPS: dict[str, Rule] = {
     **{name: unary for name in UNARY_NAMES if name not in ("GeluTanh", "Select", "Silu", "Square")},
     **{f"colonnade.{name}": unary for name in _OWN_UNARY},
     **dict.fromkeys(BINARY_NAMES, binary),
+    "PRelu": prelu,
     "Softmax": softmax,
     "LogSoftmax": softmax,
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), view),
@@ -269,6 +277,7 @@ NATIVE_OPS: dict[str, Rule] = {
     "Gather": gather,
     "colonnade.Attention": attention,
     "colonnade.Part": part,
+    "colonnade.Counted": counted,
     "colonnade.Positional": positional,
     "colonnade.Repeat": repeat,
     "colonnade.Rotary": rotary,

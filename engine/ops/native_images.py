@@ -2,18 +2,19 @@
 
 A function gives the work, or the reason why the node is left to others. Which values are images is
 decided for the whole graph (`image_values`): a picture may be [N, C, H, W], but so may be a table
-that a fully connected network reads.
+that a fully connected network reads. What no other kernels take is tried as an image, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from engine.graph import Graph, Node
-from engine.kernels.table import BINARY_NAMES, IMPORTS, UNARY_NAMES
+from engine.kernels.image_table import IMAGE_BINARY_NAMES
+from engine.kernels.table import IMPORTS, UNARY_NAMES
 from engine.ops.image_work import (
     Convolution,
     Gathered,
@@ -25,8 +26,17 @@ from engine.ops.image_work import (
     Read,
     Spread,
     Total,
+    Turned,
     Window,
     plane_of,
+)
+from engine.ops.native_picking import (
+    concat_space,
+    gathering,
+    pad,
+    place_of,
+    resize,
+    slicing,
 )
 from engine.ops.unary import unary_of
 from engine.ops.work import Refusal
@@ -35,25 +45,39 @@ Array = np.ndarray[Any, Any]
 Planes = Mapping[str, Plane]
 
 SEEDS = frozenset(
-    {"colonnade.Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
+    (
+        "colonnade.Conv",
+        "colonnade.DepthToSpace",
+        *("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"),
+        *("Resize", "Upsample"),
+    )
 )
 """Operators whose inputs are images whatever stands around them."""
 
 
-def image_values(graph: Graph) -> dict[str, Plane]:
-    """Every image value: what convolutions and pools touch, and what element-wise operators,
-    concatenations and gates carry on from there, in both directions."""
+def image_values(graph: Graph, seeds: Collection[str] = ()) -> dict[str, Plane]:
+    """Every image value: what convolutions and pools touch, or the nodes `seeds`, and what
+    element-wise operators, concatenations and gates carry on from there, in both directions."""
     known = {n: p for n, v in graph.values.items() if (p := plane_of(v)) is not None}
     found: set[str] = set()
     changed = True
     while changed:
         before = len(found)
         for node in graph.nodes:
-            names = {n for n in (*node.reads, *node.writes) if n in known}
-            if node.label in SEEDS or (node.label in IMAGE_OPS and names & found):
+            names = {n for n in _touched(node, graph) if n in known}
+            mine = node.label in IMAGE_OPS and (node.name in seeds or names & found)
+            if node.label in SEEDS or mine:
                 found |= names
         changed = len(found) > before
     return {n: known[n] for n in known if n in found}
+
+
+def _touched(node: Node, graph: Graph) -> tuple[str, ...]:
+    """What is an image where the node is one of ours: of a Transpose, what it reads, unless that is
+    an input, which is read in the other order."""
+    if node.label == "Transpose" and graph.producer(node.inputs[0]) is not None:
+        return node.reads if _source(node.inputs[0], graph) is None else node.writes
+    return (*node.reads, *node.writes)
 
 
 def lower_image(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal | None:
@@ -65,9 +89,9 @@ def lower_image(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal
         return Refusal(f"expected one output, got {len(node.writes)}")
     for name in (*node.reads, *node.writes):
         value = graph.values.get(name)
-        foreign = value is not None and name not in planes and value.has_rows
-        if foreign and node.label not in ("Cast", "Transpose"):
-            return Refusal(f"{value} is no image of known size")
+        foreign = name not in planes and (value is None or value.has_rows or name in node.writes)
+        if foreign and name not in graph.initializers and node.label not in ("Cast", "Transpose"):
+            return Refusal(f"{value or name} is no image of known size")
     if graph.values[node.outputs[0]].dtype != np.float32:
         return Refusal(f"{graph.values[node.outputs[0]]}: kernels compute in float32")
     return rule(node, graph, planes)
@@ -179,10 +203,10 @@ def _per_channel(constant: Array, y: Plane) -> Array | None:
 
 def concat(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
     rank = len(graph.values[node.outputs[0]].shape or ())
-    if int(node.attributes["axis"]) % rank != 1:
-        return Refusal(f"along axis {node.attributes['axis']}, not along the channels")
     if any(n not in planes for n in node.inputs):
         return Refusal("not all of its inputs are images")
+    if (place := place_of(node.attributes["axis"], rank)) > 0:
+        return concat_space(node.inputs, node.outputs[0], planes, place)
     found = [planes[n] for n in node.inputs]
     reads = tuple(Read(n, p, padded=False) for n, p in zip(node.inputs, found, strict=True))
     orders = tuple(np.arange(p.channels) for p in found)
@@ -205,44 +229,6 @@ def depth_to_space(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refu
     return _spread(node, x, y, (high, wide), orders)
 
 
-def resize(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
-    """To the nearest pixel, where that repeats each pixel as often."""
-    x, y = planes[node.inputs[0]], planes[node.outputs[0]]
-    mode = node.attributes.get("mode", "nearest")
-    if mode != "nearest":
-        return Refusal(f"mode {mode}, not nearest")
-    block = (y.height // x.height, y.width // x.width)
-    if (x.height * block[0], x.width * block[1], x.channels) != (y.height, y.width, y.channels):
-        return Refusal(f"{x} to {y} is no whole number of pixels for each")
-    if any(_nearest(node, b) != [0] * b for b in block):
-        return Refusal("it rounds so that pixels are not repeated alike")
-    orders = tuple(tuple(np.arange(y.channels) for _ in range(block[1])) for _ in range(block[0]))
-    return _spread(node, x, y, block, orders)
-
-
-def _nearest(node: Node, scale: int) -> list[int]:
-    """Which pixel of the input, from 0 on, the first `scale` pixels of the result are, far from the
-    edges; the rules are those of ONNX's Resize."""
-    how = node.attributes.get("coordinate_transformation_mode", "half_pixel")
-    default = "simple" if node.op == "Upsample" else "round_prefer_floor"
-    rounding = node.attributes.get("nearest_mode", default)
-    at = np.arange(scale) / scale
-    if node.op == "Upsample" or how == "asymmetric":
-        shift = 0.0
-    elif how in ("half_pixel", "pytorch_half_pixel"):
-        shift = 0.5 / scale - 0.5
-    else:
-        return [-1]
-    rules: dict[str, Callable[[Array], Array]] = {
-        "simple": np.floor,
-        "floor": np.floor,
-        "ceil": np.ceil,
-        "round_prefer_floor": lambda v: np.ceil(v - 0.5),
-        "round_prefer_ceil": lambda v: np.floor(v + 0.5),
-    }
-    return [int(v) for v in rules[rounding](at + shift)]
-
-
 def _spread(
     node: Node, x: Plane, y: Plane, block: tuple[int, int], orders: tuple[tuple[Array, ...], ...]
 ) -> ImageWork:
@@ -250,28 +236,65 @@ def _spread(
     return Spread((read,), node.outputs[0], y, block, orders)
 
 
-def laid(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
-    """Transposes and casts of an input of the graph: how its array is read."""
-    plane = planes.get(node.outputs[0])
-    shape = graph.values[node.outputs[0]].shape or ()
-    axes, name = list(range(len(shape))), node.outputs[0]
+def _source(name: str, graph: Graph) -> tuple[str, list[list[int]]] | None:
+    """The input that a value is, and the orders of axes in which it is transposed, the last first;
+    None where more than transposes and casts lies between them."""
+    orders = []
     while (maker := graph.producer(name)) is not None:
         if maker.label == "Transpose":
-            perm = maker.attributes.get("perm") or list(range(len(axes)))[::-1]
-            axes = [perm[a] for a in axes]
+            orders.append(_order(maker, graph))
         elif maker.label != "Cast":
-            return Refusal(f"{name} is computed, and only inputs are read in another order")
+            return None
         name = maker.inputs[0]
-    source = graph.values.get(name)
+    return name, orders
+
+
+def _order(transpose: Node, graph: Graph) -> list[int]:
+    rank = len(graph.values[transpose.outputs[0]].shape or ())
+    return list(transpose.attributes.get("perm") or range(rank)[::-1])
+
+
+def transposed(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
+    """Transposes and casts: of an input how its array is read, of a value that is computed how the
+    array is written, where nothing in a segment of images reads that."""
+    found, (name,) = _source(node.outputs[0], graph), node.writes
+    if found is not None:
+        return _laid(node, found, graph, planes)
+    readers = [n.label for n in graph.consumers(name) if n.label in IMAGE_OPS]
+    if node.label != "Transpose" or node.inputs[0] not in planes:
+        return Refusal(f"{node.inputs[0]} is computed, and no image whose axes could be turned")
+    if readers or _order(node, graph)[0] != 0:
+        return Refusal(f"{name} is read as an image by {readers}, or its rows are moved")
+    read = Read(node.inputs[0], planes[node.inputs[0]], padded=False)
+    dims = [int(d) for d in (graph.values[name].shape or ())[1:]]
+    strides = [0] * (len(dims) + 1)
+    for place, axis in enumerate(_order(node, graph)):
+        strides[axis] = int(np.prod(dims[place:]))
+    return Turned((read,), name, read.plane, _of_plane(strides))
+
+
+def _laid(
+    node: Node, found: tuple[str, list[list[int]]], graph: Graph, planes: Planes
+) -> ImageWork | Refusal:
+    name, orders = found
+    plane, source = planes.get(node.outputs[0]), graph.values.get(name)
+    axes = list(range(len(graph.values[node.outputs[0]].shape or ())))
+    for order in orders:
+        axes = [order[a] for a in axes]
     if plane is None or source is None or source.features is None or axes[0] != 0:
         return Refusal(f"{name} is no batch of images of known size")
     if source.dtype.name not in IMPORTS:
         return Refusal(f"{source.dtype.name} cannot be imported")
     dims = [1, *(int(d) for d in (source.shape or ())[1:])]
-    strides = [int(np.prod(dims[a + 1 :])) for a in range(len(dims))]
-    image, channel, *space = (strides[a] for a in axes)
+    strides = [int(np.prod(dims[a + 1 :])) for a in axes]
+    return Laid(name, node.outputs[0], plane, _of_plane(strides))
+
+
+def _of_plane(strides: Sequence[int]) -> tuple[int, int, int, int]:
+    """Of an image, a channel, a row and a pixel, of a value [N, C, H, W] or [N, C, L]."""
+    image, channel, *space = strides
     row, pixel = space if len(space) == 2 else (0, space[0])
-    return Laid(name, node.outputs[0], plane, (image, channel, row, pixel))
+    return image, channel, row, pixel
 
 
 Rule = Callable[[Node, Graph, Planes], ImageWork | Refusal]
@@ -282,10 +305,13 @@ IMAGE_OPS: dict[str, Rule] = {
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), total),
     **{n: unary for n in UNARY_NAMES if n not in ("GeluTanh", "Select", "Silu", "Square")},
     **{f"colonnade.{name}": unary for name in ("Clip", *_UNARY_LABELS)},
-    **dict.fromkeys(BINARY_NAMES, binary),
+    **dict.fromkeys(IMAGE_BINARY_NAMES, binary),
     "Concat": concat,
     "colonnade.Channels": channels,
     "colonnade.DepthToSpace": depth_to_space,
     **dict.fromkeys(("Resize", "Upsample"), resize),
-    **dict.fromkeys(("Cast", "Transpose"), laid),
+    "Gather": gathering,
+    "Pad": pad,
+    "Slice": slicing,
+    **dict.fromkeys(("Cast", "Transpose"), transposed),
 }

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from engine.graph import ROWS, TOKENS, Graph, Node, Value
+from engine.graph import NATIVE, ROWS, TOKENS, Graph, Node, Value
 from engine.kernels.table import IDS, POOL_NAMES
 from engine.ops.work import Alias, Map, Refusal, Work, float_panel, flowing, misfit
-from engine.segments import OFFSETS, POSITIONS, Panel, Place, Stride
+from engine.segments import OFFSETS, POSITIONS, Count, Panel, Place, Stride
 
 Array = np.ndarray[Any, Any]
 
@@ -22,6 +22,8 @@ def layer_norm(node: Node, graph: Graph) -> Work | Refusal:
     assert x.shape is not None
     rank, axis = len(x.shape), int(node.attributes.get("axis", -1))
     width = x.shape[-1]
+    if node.domain == NATIVE:
+        width = graph.initializers[node.inputs[1]].size
     if axis not in (-1, rank - 1) or not isinstance(width, int) or rank < 2:
         return Refusal(f"over more than the last axis of {x}")
     constants: list[Array] = []
@@ -54,6 +56,16 @@ def positional(node: Node, graph: Graph) -> Work | Refusal:
     if wrong:
         return wrong
     return _lookup("embed_int64", Place(POSITIONS), table, node.outputs[0])
+
+
+def counted(node: Node, graph: Graph) -> Work | Refusal:
+    """And the same again: what it counts is known before the segment runs."""
+    table, ids = graph.initializers[node.inputs[1]], flowing(graph, node, node.inputs[0])
+    wrong = ids if isinstance(ids, Refusal) else misfit(node, graph, ids, table.shape[1])
+    if wrong:
+        return wrong
+    count = Count(node.inputs[0], node.attributes["padding"], node.attributes["first"])
+    return _lookup("embed_int64", count, table, node.outputs[0])
 
 
 def gather(node: Node, graph: Graph) -> Work | Refusal:
@@ -92,7 +104,7 @@ def _embedding(node: Node, graph: Graph) -> Work | Refusal:
     return _lookup(kernel, Place(ids.name), table, node.outputs[0])
 
 
-def _lookup(kernel: str, ids: Place, table: Array, y: str) -> Map:
+def _lookup(kernel: str, ids: Place | Count, table: Array, y: str) -> Map:
     entries, features = table.shape
     operands = (Panel(y), ids, features, table, entries)
     return Map(kernel, operands, (), y, f"{entries} entries by {ids}")

@@ -1,6 +1,7 @@
 """What the operators that stand for a transformer's parts mean, in numpy.
 
-LayerNorm   (x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis;
+LayerNorm   (x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis, or over each
+            len(scale) of it;
             without `centred` RMSNorm, whose mean is taken as zero
 Attention   softmax(scale * Q K^T + bias[key] + table[head, query - key]) V, for each head: q, k, v
             [N, S, heads * d]; k and v have `kv_heads` where queries share them. A query sees keys
@@ -9,6 +10,8 @@ Near        [N, heads, S, S], what Attention adds to its scores: bias[key] + tab
             key], and `unseen` for keys that the query does not see; of its first input it needs
             the shape
 Positional  table[:S] for each row of x [N, S, ...]: what is added for a token's place
+Counted     rows of a table by how many tokens of ids [N, S] up to each are not `padding`, plus
+            `first`, which is the place of padding itself; without padding the ids are a mask
 Rotary      pairs of features of each head turned by turns [N, S, cosines and sines]: i with
             i + pairs, or, `interleaved`, 2 i with 2 i + 1; features beyond all pairs stay
 
@@ -31,10 +34,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def layer_norm(node: Node, x: Array, scale: Array, bias: Array) -> Array:
+    shape, scale, bias = x.shape, scale.reshape(-1), bias.reshape(-1)
+    x = x.reshape(*shape[:-1], -1, len(scale))
     mean = x.mean(-1, keepdims=True) if node.attributes["centred"] else np.float32(0)
     variance = np.square(x - mean).mean(-1, keepdims=True)
     epsilon = np.float32(node.attributes["epsilon"])
-    return np.asarray((x - mean) / np.sqrt(variance + epsilon) * scale + bias)
+    return np.asarray((x - mean) / np.sqrt(variance + epsilon) * scale + bias).reshape(shape)
 
 
 def attention(
@@ -105,6 +110,12 @@ def positional(node: Node, x: Array, table: Array) -> Array:
     return np.broadcast_to(table[: x.shape[1]], (*x.shape[:2], table.shape[1])).copy()
 
 
+def counted(node: Node, ids: Array, table: Array) -> Array:
+    padding = node.attributes["padding"]
+    counts = (ids if padding is None else ids != padding).astype(np.int64)
+    return np.asarray(table[np.cumsum(counts, axis=1) * counts + node.attributes["first"]])
+
+
 def repeat(node: Node, x: Array) -> Array:
     return np.repeat(x, node.attributes["count"], axis=-1)
 
@@ -116,6 +127,7 @@ def part(node: Node, x: Array) -> Array:
 
 TRANSFORMER: dict[str, Callable[..., Array]] = {
     "Attention": attention,
+    "Counted": counted,
     "LayerNorm": layer_norm,
     "Near": near,
     "Part": part,

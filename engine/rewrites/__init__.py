@@ -17,10 +17,12 @@ from engine.rewrites.attention import ATTENTION
 from engine.rewrites.channels import CHANNELS
 from engine.rewrites.conv import CONV
 from engine.rewrites.conv_transpose import CONV_TRANSPOSE
+from engine.rewrites.counting import COUNTING
 from engine.rewrites.dead_code import DEAD_CODE
 from engine.rewrites.decomposed import DECOMPOSED
 from engine.rewrites.depth_to_space import DEPTH_TO_SPACE
 from engine.rewrites.fold import FOLD
+from engine.rewrites.head_norm import HEAD_NORM
 from engine.rewrites.identity import IDENTITY
 from engine.rewrites.layer_norm import LAYER_NORM
 from engine.rewrites.layout import LAYOUT
@@ -47,10 +49,12 @@ REWRITES: tuple[Rewrite, ...] = (
     IDENTITY,
     # whole formulas before their parts are fused away
     LAYER_NORM,
+    HEAD_NORM,  # before ROTARY and ATTENTION, which follow heads up to where they are split
     DECOMPOSED,
     ARITHMETIC,  # after those, which look for Pow
     LAYOUT,  # after whole formulas, whose axes it would move
     POSITIONS,
+    COUNTING,
     PARTS,
     MASK,
     ROTARY,  # before ATTENTION, which looks for where queries and keys come from

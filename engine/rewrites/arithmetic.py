@@ -2,6 +2,7 @@
 
 Max, Min with a number     colonnade.Clip
 Sum                        Adds, from the left
+Swish of alpha 1           colonnade.Silu
 Pow by 2, 1/2, -1          colonnade.Square, Sqrt, Reciprocal; by -1/2 two of them
 LpNormalization            x / max(norm, least), where least is a norm's smallest positive value:
                            so zeros stay zeros
@@ -87,6 +88,13 @@ def _power(node: Node, view: View) -> Edit | str | None:
     return Edit((node,), tuple(nodes), values, reason=f"the power {exponent:g} of {x.name}")
 
 
+def _swish(node: Node, view: View) -> Edit | str | None:
+    if node.attributes.get("alpha", 1.0) != 1.0:
+        return f"no kernel for alpha {node.attributes['alpha']:g}"
+    new = Node(node.name, "Silu", node.inputs, node.outputs, NATIVE)
+    return Edit((node,), (new,), reason="x * sigmoid(x)")
+
+
 def _norm(node: Node, view: View) -> Edit | str | None:
     x, p = _source(node, view), node.attributes.get("p", 2)
     if x is None or x.shape is None or p not in _NORMS:
@@ -121,11 +129,12 @@ _RULES: dict[str, Callable[[Node, View], Edit | str | None]] = {
     "Min": _bound,
     "Pow": _power,
     "Sum": _sum,
+    "Swish": _swish,
 }
 
 ARITHMETIC = Rewrite(
     "arithmetic",
-    "says Max, Min, Pow, Sum and LpNormalization in operators that have kernels",
+    "says Max, Min, Pow, Sum, Swish and LpNormalization in operators that have kernels",
     _at,
     frozenset(_RULES),
 )

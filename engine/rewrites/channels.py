@@ -3,21 +3,25 @@
     y[:, i] = x[:, order[i]]
 
 Such are Split and Slice along the channels, Gather of constant ones, the shuffle between grouped
-convolutions (channels as a table [g, C/g], transposed), and any two of these in a row.
+convolutions (channels as a table [g, C/g], transposed), and any two of these in a row. A Split of
+rows or pixels becomes a Slice for each of its results.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from engine.graph import NATIVE, Node
 from engine.ops.numbers import numbers
 from engine.rewrites.geometry import is_image
-from engine.rewrites.rewrite import Edit, Rewrite, View
+from engine.rewrites.rewrite import Array, Edit, Rewrite, View
 
 LABEL = f"{NATIVE}.Channels"
+_Part = tuple[Node, dict[str, Array]]
+"""What takes a part of a Split, and its constants."""
 
 
 def _at(node: Node, view: View) -> Edit | str | None:
@@ -40,25 +44,34 @@ def _split(node: Node, view: View) -> Edit | str | None:
     x, axis = view.value(node.inputs[0]), int(node.attributes.get("axis", 0))
     if _image_channels(node.inputs[0], view) is None or x is None or x.shape is None:
         return None
-    if axis % len(x.shape) != 1:
-        return f"it splits the axis {axis} of {x}"
+    axis %= len(x.shape)
     results = [view.value(name) for name in node.outputs]
-    widths = [v.shape[1] for v in results if v is not None and v.shape is not None]
+    widths = [v.shape[axis] for v in results if v is not None and v.shape is not None]
     bounds = np.cumsum([0, *(w for w in widths if isinstance(w, int))]).tolist()
-    if len(bounds) != len(results) + 1:
-        return "how many channels each result has is not known"
-    inserts = tuple(
-        Node(
-            view.fresh_node(f"{node.name}.{i}"),
-            "Channels",
-            node.inputs[:1],
-            (name,),
-            NATIVE,
-            {"order": tuple(range(*bounds[i : i + 2]))},
-        )
-        for i, name in enumerate(node.outputs)
-    )
-    return Edit((node,), inserts, reason=f"{widths} channels")
+    if axis == 0 or len(bounds) != len(results) + 1:
+        return "it splits the rows of the batch, or how wide its results are is not known"
+    kind, make = ("channels", _channels_part) if axis == 1 else ("rows or pixels", _space_part)
+    inserts, constants = list[Node](), dict[str, Array]()
+    for name, *pair in zip(node.outputs, bounds, bounds[1:], strict=False):
+        part = replace(node, name=view.fresh_node(f"{node.name}.{len(inserts)}"), outputs=(name,))
+        new, more = make(part, axis, (pair[0], pair[1]), view)
+        inserts.append(new)
+        constants |= more
+    return Edit((node,), tuple(inserts), initializers=constants, reason=f"{widths} {kind}")
+
+
+def _channels_part(part: Node, axis: int, bounds: tuple[int, int], view: View) -> _Part:
+    order = {"order": tuple(range(*bounds))}
+    return Node(part.name, "Channels", part.inputs[:1], part.outputs, NATIVE, order), {}
+
+
+def _space_part(part: Node, axis: int, bounds: tuple[int, int], view: View) -> _Part:
+    """A Slice, whose numbers were attributes before opset 10."""
+    given = dict(zip(("starts", "ends", "axes"), ([n] for n in (*bounds, axis)), strict=True))
+    if view.graph.opsets.get("", 1) < 10:
+        return Node(part.name, "Slice", part.inputs[:1], part.outputs, "", given), {}
+    named = {view.fresh(f"{part.name}.{k}"): np.array(v, np.int64) for k, v in given.items()}
+    return Node(part.name, "Slice", (part.inputs[0], *named), part.outputs), named
 
 
 def _slice(node: Node, view: View) -> Edit | str | None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.graph import NATIVE, Node, Value
+from engine.graph import NATIVE, Node, Shape, Value
 from engine.rewrites.conv import conv_attributes
 from engine.rewrites.geometry import Pair, explicit_pads, pair, pixels
 from engine.rewrites.rewrite import Array, Edit, Rewrite, View
@@ -52,6 +52,24 @@ def _phases(size: int, result: int, kernel: int, stride: int, dilation: int, pad
     return _Phases(places, last - first + 1, -first, outputs - size + last, outputs)
 
 
+def _befores(node: Node, x: Shape, y: Shape, kernel: Pair) -> list[int] | str:
+    """Pixels cut off in front, of height and width; where the result's size is given, or is that
+    of x times the strides, half of what is too many, the odd one in front but for SAME_UPPER."""
+    auto = node.attributes.get("auto_pad", "NOTSET")
+    if auto in ("NOTSET", "VALID") and not node.attributes.get("output_shape"):
+        pads = node.attributes.get("pads") or [0] * (2 * len(x) - 4)
+        return [before for before, _ in explicit_pads(pads)]
+    strides, more = pair(node, "strides"), (0, *(node.attributes.get("output_padding") or (0, 0)))
+    full = tuple(n * s for n, s in zip(pixels(x), strides, strict=True))
+    if not node.attributes.get("output_shape") and pixels(y) != full:
+        return f"its result {list(y)} is not of its input's size times the strides"
+    each = zip(
+        *(pixels(x), pixels(y), kernel, strides, pair(node, "dilations"), more[-2:]), strict=True
+    )
+    cut = [max(0, s * (n - 1) + m + (k - 1) * d + 1 - size) for n, size, k, s, d, m in each]
+    return [total // 2 if auto == "SAME_UPPER" else total - total // 2 for total in cut]
+
+
 def _at(node: Node, view: View) -> Edit | str | None:
     x, y = view.value(node.inputs[0]), view.value(node.outputs[0])
     weights, name = view.constant(node.inputs[1]), node.inputs[1]
@@ -62,20 +80,15 @@ def _at(node: Node, view: View) -> Edit | str | None:
     bias = view.constant(node.inputs[2]) if len(node.inputs) > 2 else None
     if bias is None and len(node.inputs) > 2 and node.inputs[2]:
         return f"its bias {node.inputs[2]} is not constant"
-    auto = node.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    if auto or node.attributes.get("output_shape"):
-        return "its pads follow the size of its result"
-    if 0 in (*pixels(x.shape), *pixels(y.shape), *weights.shape):
+    if len(x.shape) != len(y.shape) or 0 in (*pixels(x.shape), *pixels(y.shape), *weights.shape):
         return f"the size of its images is not known: {x} to {y}"
-    sides = explicit_pads(node.attributes.get("pads") or [0] * (2 * len(x.shape) - 4))
     strides, dilations = pair(node, "strides"), pair(node, "dilations")
     kernel = (1, *weights.shape[2:])[-2:]
-    both = [
-        _phases(size, result, k, stride, gap, pad)
-        for size, result, k, stride, gap, (pad, _) in zip(
-            pixels(x.shape), pixels(y.shape), kernel, strides, dilations, sides, strict=True
-        )
-    ]
+    befores = _befores(node, x.shape, y.shape, kernel)
+    if isinstance(befores, str):
+        return befores
+    each = zip(pixels(x.shape), pixels(y.shape), kernel, strides, dilations, befores, strict=True)
+    both = [_phases(*numbers) for numbers in each]
     group = int(node.attributes.get("group", 1))
     wide = weights.reshape(*weights.shape[:2], *kernel)
     constants = {view.fresh(f"{node.name}.weights"): _weights(wide, group, both, strides)}

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from numa.placement import places
+
 if TYPE_CHECKING:
     from jobs.spec import JobSpec
     from numa.placement import Place
+    from numa.topology import Topology
     from pipeline.events import Event
     from pipeline.scorer_spec import ScorerSpec
     from pipeline.shards import Lease
@@ -29,6 +32,46 @@ class Seat:
     """What the machine can give to all its scorers, in bytes."""
     node_memory_nbytes: int
     """Memory of the place's NUMA node: bound memory cannot spill to another."""
+    stages: tuple[StageSeat, ...] = ()
+    """Where the stages of its model live, its own place first; () for a model in one piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageSeat:
+    """Room for one stage of a scorer's model."""
+
+    place: Place
+    node_memory_nbytes: int
+
+
+def seat_of(
+    number: int,
+    topology: Topology,
+    machine: str,
+    memory_limit_nbytes: int,
+    group: tuple[Place, ...],
+) -> Seat:
+    """The seat of a scorer on the places that `groups_of` gave it."""
+    stages = tuple(StageSeat(place, topology.memory_nbytes(place.node)) for place in group)
+    first = stages[0]
+    return Seat(
+        number, machine, first.place, memory_limit_nbytes, first.node_memory_nbytes,
+        stages if len(stages) > 1 else (),
+    )  # fmt: skip
+
+
+def groups_of(
+    topology: Topology, engines: int | None, threads: int | None, stages: int
+) -> list[tuple[Place, ...]]:
+    """The places of each scorer: one, or one for each stage of its model, on neighbouring nodes.
+
+    Without `engines`: as many scorers as the nodes hold, at least one.
+    """
+    if stages > 1:
+        nodes = sum(bool(node.cores) for node in topology.nodes)
+        engines = (engines or max(1, nodes // stages)) * stages
+    found = places(topology, engines=engines, threads=threads)
+    return [found[i : i + stages] for i in range(0, len(found), stages)]
 
 
 class Executor(Protocol):
@@ -69,8 +112,8 @@ class Executor(Protocol):
         """
         ...
 
-    def kill(self, scorer: int) -> None:
-        """End a scorer that no longer answers; no ScorerDied is reported for it."""
+    def kill(self, *scorers: int) -> None:
+        """End scorers, and wait a moment for them to be gone; nothing more is reported of them."""
         ...
 
     def restart(self, scorer: int) -> None:

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
 
-from jobs.executors import Seat, source_environment
+from jobs.executors import Seat, groups_of, seat_of, source_environment
 from jobs.executors.serving import encode
 from numa import launch
-from numa.placement import Place, places
+from numa.placement import Place
 from numa.topology import Topology
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class LocalExecutor:
     """Implements Executor with processes that end with the driver, however that ends."""
 
     def __init__(self, spec: JobSpec) -> None:
+        self._stages = spec.stages
         self._selector = selectors.DefaultSelector()
         self._processes: dict[int, _Process] = {}
         self._places: dict[int, Place] = {}
@@ -49,7 +50,8 @@ class LocalExecutor:
 
     def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
         topology = Topology.discover()
-        for number, place in enumerate(places(topology, engines=engines, threads=threads)):
+        groups = groups_of(topology, engines, threads, self._stages)
+        for number, (place, *_) in enumerate(groups):
             self._places[number] = place
             if warm:
                 self._spawn(number)
@@ -58,8 +60,7 @@ class LocalExecutor:
 
         machine, limit = socket.gethostname(), memory_limit(topology)
         return tuple(
-            Seat(number, machine, place, limit, topology.memory_nbytes(place.node))
-            for number, place in self._places.items()
+            seat_of(number, topology, machine, limit, group) for number, group in enumerate(groups)
         )
 
     def arrivals(self) -> tuple[Seat, ...]:
@@ -86,10 +87,11 @@ class LocalExecutor:
                 break
         return found
 
-    def kill(self, scorer: int) -> None:
-        process = self._processes.pop(scorer, None)
-        if process is not None:
+    def kill(self, *scorers: int) -> None:
+        processes = [self._processes.pop(n) for n in scorers if n in self._processes]
+        for process in processes:
             process.kill()
+        for process in processes:
             process.end(self._selector)
 
     def restart(self, scorer: int) -> None:
@@ -98,10 +100,7 @@ class LocalExecutor:
         self._processes[scorer].send(self._specs[scorer])
 
     def close(self) -> None:
-        for process in self._processes.values():
-            process.kill()
-        for number in list(self._processes):
-            self.kill(number)
+        self.kill(*self._processes)
 
     def _spawn(self, number: int) -> None:
         process = _Process(self._places[number])

@@ -12,26 +12,34 @@ token are left as they are found.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from threading import Thread
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import InfrastructureError
-from jobs.executors import Seat, source_environment
-from jobs.executors.ray_machines import Machine, check_reachable, first_lines, machines
-from jobs.executors.serving import serve, warm_up
+from jobs.executors import Seat, seat_of, source_environment
+from jobs.executors.ray_actor import CONCURRENCY, ScorerActor
+from jobs.executors.ray_census import Census, Changes
+from jobs.executors.ray_machines import (
+    Homes,
+    begin_probe,
+    check_reachable,
+    cpus_of,
+    first_lines,
+    probed,
+    settle_all,
+)
 from numa import launch
-from numa.placement import Place
-from pipeline.events import ScorerDied
+from numa.errors import NumaError
+from pipeline.events import MachineRefused, ScorerDied, ScorerDraining, ScorerLeft
 
 if TYPE_CHECKING:
     from jobs.spec import JobSpec
@@ -42,19 +50,46 @@ if TYPE_CHECKING:
 _OBJECT_STORE_NBYTES = 80 << 20
 """Ray's least; only leases and events pass, and those travel inline."""
 
-_POLL_SECONDS = 5.0
-"""How long an actor holds a request for events when there are none."""
-
-_CONCURRENCY = 4
-"""Calls an actor answers at once: one waits for events, one takes a lease."""
+_KILL_SECONDS = 1.0
+"""For an actor that is killed to be gone; one that is frozen takes Ray five."""
 
 
-@dataclass(slots=True)
 class _Actor:
-    """A living actor and its pending request for events."""
+    """A living actor, the request for its events that is under way, and what it was sent.
 
-    handle: Any
-    request: Any
+    A call whose answer was lost may or may not have been made: it is made again, which changes
+    nothing on the other side.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self._seen = 0
+        self.request = handle.events.remote(0)
+        self._errands: dict[Any, tuple[Any, Any]] = {}
+        """Answers that are still to come -> the method and its argument."""
+
+    def send(self, method: Any, message: ScorerSpec | Lease) -> None:
+        self._errands[method.remote(message)] = (method, message)
+
+    def collect(self) -> list[Event]:
+        """Events of a request that is done. Raises RayError if the actor is dead."""
+        self._send_again()
+        events: list[Event] = []
+        with contextlib.suppress(ActorUnavailableError):
+            events = ray.get(self.request)
+        self._seen += len(events)
+        self.request = self.handle.events.remote(self._seen)
+        return events
+
+    def _send_again(self) -> None:
+        answers = list(self._errands)
+        done, _ = ray.wait(answers, num_returns=len(answers), timeout=0) if answers else ([], [])
+        for answer in done:
+            method, message = self._errands.pop(answer)
+            try:
+                ray.get(answer)
+            except ActorUnavailableError:
+                self.send(method, message)
 
 
 class RayExecutor:
@@ -62,64 +97,79 @@ class RayExecutor:
 
     def __init__(self, spec: JobSpec) -> None:
         self._address = spec.address
+        self._stages = spec.stages
         self._connected = False
-        self._homes: dict[int, tuple[Machine, Place]] = {}
+        self._census = Census()
+        self._homes = Homes(None, None)
         self._specs: dict[int, ScorerSpec] = {}
         self._actors: dict[int, _Actor] = {}
+        self._probes: dict[Any, str] = {}
+        """Probes of machines that came -> raylet."""
+        self._came: list[int] = []
+        """Scorers for which seats were found since `arrivals` was called."""
+        self._news: list[Event] = []
+        """What is known of scorers and was not yet told."""
 
     def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
         self._connect()
-        self._homes = dict(enumerate(machines(engines, threads)))
+        self._homes = settle_all(self._census, engines, threads, self._stages)
         if warm:
-            for number in self._homes:
+            for number in self._homes.of:
                 self._spawn(number)
-        return tuple(
-            Seat(
-                number,
-                machine.host,
-                place,
-                machine.memory_limit_nbytes,
-                machine.topology.memory_nbytes(place.node),
-            )
-            for number, (machine, place) in self._homes.items()
-        )
+        return tuple(map(self._seat, self._homes.of))
+
+    def arrivals(self) -> tuple[Seat, ...]:
+        came, self._came = self._came, []
+        return tuple(self._seat(number) for number in came if number in self._homes.of)
 
     def start(self, specs: Sequence[ScorerSpec]) -> None:
-        self._specs = dict(zip(self._homes, specs, strict=True))
-        for number, spec in self._specs.items():
-            if number not in self._actors:
-                self._spawn(number)
-            self._actors[number].handle.begin.remote(spec)
+        for spec in specs:
+            self._specs[spec.scorer] = spec
+            self._begin(spec.scorer)
 
     def lend(self, scorer: int, lease: Lease) -> None:
         actor = self._actors.get(scorer)
         if actor is not None:
-            actor.handle.lend.remote(lease)
+            actor.send(actor.handle.lend, lease)
 
     def events(self, timeout: float) -> list[Event]:
+        if self._census.due():
+            self._follow(self._census.look())
+        found, self._news = self._news, []
+        if found:
+            return found
         waiting = {actor.request: number for number, actor in self._actors.items()}
-        ready, _ = ray.wait(list(waiting), timeout=timeout) if waiting else ([], [])
-        found: list[Event] = []
+        anything = [*waiting, *self._probes]
+        if not anything:
+            sleep(timeout)
+            return []
+        ready, _ = ray.wait(anything, timeout=timeout)
+        if ready:  # whatever else is there by now, too
+            ready, _ = ray.wait(anything, num_returns=len(anything), timeout=0)
         for request in ready:
-            found += self._collect(waiting[request], request)
+            if request not in waiting:
+                found += self._probed(request)
+            elif waiting[request] in self._actors:  # not gone with another's machine meanwhile
+                found += self._collect(waiting[request])
         return found
 
-    def kill(self, scorer: int) -> None:
-        actor = self._actors.pop(scorer, None)
-        if actor is not None:
+    def kill(self, *scorers: int) -> None:
+        killed = [self._actors.pop(number) for number in scorers if number in self._actors]
+        for actor in killed:
             ray.kill(actor.handle)
+        requests = [actor.request for actor in killed]
+        if requests:
+            ray.wait(requests, num_returns=len(requests), timeout=_KILL_SECONDS)
 
     def restart(self, scorer: int) -> None:
         self.kill(scorer)
-        self._spawn(scorer)
-        self._actors[scorer].handle.begin.remote(self._specs[scorer])
+        self._begin(scorer)
 
     def close(self) -> None:
         if not self._connected:
             return
         self._connected = False
-        for number in list(self._actors):
-            self.kill(number)
+        self.kill(*self._actors)
         ray.shutdown()  # stops the cluster if we started it, leaves it otherwise
 
     def _connect(self) -> None:
@@ -143,17 +193,34 @@ class RayExecutor:
             ) from error
         self._connected = True
 
+    def _seat(self, number: int) -> Seat:
+        home = self._homes.of[number]
+        machine = home.machine
+        return seat_of(
+            number, machine.topology, machine.host, machine.memory_limit_nbytes, home.places
+        )
+
+    def _begin(self, number: int) -> None:
+        """A scorer with its spec, where its machine is still there."""
+        if number not in self._actors and number in self._homes.of:
+            self._spawn(number)
+        if number in self._actors:
+            actor = self._actors[number]
+            actor.send(actor.handle.begin, self._specs[number])
+        else:
+            self._news.append(ScorerLeft(number, "its machine is gone"))
+
     def _spawn(self, number: int) -> None:
-        machine, place = self._homes[number]
-        prefix = [machine.python, *launch.command(place)[1:]]
-        strategy = NodeAffinitySchedulingStrategy(machine.raylet, soft=False)
+        home = self._homes.of[number]
+        machine = home.machine
+        prefix = [machine.python, *launch.command(home.place)[1:]]
         handle: Any = (
             ray.remote(ScorerActor)
             .options(
-                num_cpus=len(place.cpus),
-                scheduling_strategy=strategy,
+                num_cpus=cpus_of(home.places),
+                scheduling_strategy=NodeAffinitySchedulingStrategy(machine.raylet, soft=False),
                 max_restarts=0,
-                max_concurrency=_CONCURRENCY,
+                max_concurrency=CONCURRENCY,
                 runtime_env={
                     "py_executable": shlex.join([*prefix, machine.python]),
                     "env_vars": source_environment(),
@@ -161,55 +228,40 @@ class RayExecutor:
             )
             .remote(number)
         )
-        self._actors[number] = _Actor(handle, handle.events.remote())
+        self._actors[number] = _Actor(handle)
 
-    def _collect(self, number: int, request: Any) -> list[Event]:
-        actor = self._actors[number]
+    def _collect(self, number: int) -> list[Event]:
         try:
-            events: list[Event] = ray.get(request)
-        except RayActorError as error:
-            del self._actors[number]
-            return [ScorerDied(number, first_lines(error))]
+            events = self._actors[number].collect()
         except RayError as error:
+            home = self._homes.of[number].machine
+            self._follow(self._census.look())  # may find that the machine is gone
+            if number not in self._actors:
+                return []  # and that is among the news
             self.kill(number)
+            if getattr(error, "preempted", False):
+                return [ScorerLeft(number, f"{home.host} was preempted")]
             return [ScorerDied(number, first_lines(error))]
         if any(isinstance(event, ScorerDied) for event in events):
             self.kill(number)
-        else:
-            actor.request = actor.handle.events.remote()
         return events
 
+    def _follow(self, changes: Changes) -> None:
+        """Turn what became of raylets into news of scorers, and probe those that came."""
+        for raylet, cpus in changes.came.items():
+            self._probes[begin_probe(raylet, cpus)] = raylet
+        for raylet, reason in changes.draining.items():
+            self._news += [ScorerDraining(n, reason) for n in self._homes.living_at(raylet)]
+        for raylet, reason in changes.gone.items():
+            lost = self._homes.vacate(raylet)
+            self.kill(*lost)
+            self._news += [ScorerLeft(number, reason) for number in lost]
 
-class ScorerActor:
-    """A scorer on the far side: queues in, a queue out, pipeline.scorer between them."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._spec: SimpleQueue[ScorerSpec] = SimpleQueue()
-        self._leases: SimpleQueue[Lease] = SimpleQueue()
-        self._outbox: SimpleQueue[Event] = SimpleQueue()
-        Thread(target=self._serve, name="serve", daemon=True).start()
-
-    def begin(self, spec: ScorerSpec) -> None:
-        """May be called before or after the first leases: calls run concurrently, in any order."""
-        self._spec.put(spec)
-
-    def lend(self, lease: Lease) -> None:
-        self._leases.put(lease)
-
-    def events(self) -> list[Event]:
-        """What has happened since the last call; waits a few seconds for something to happen."""
+    def _probed(self, probe: Any) -> list[Event]:
+        """Make seats on a machine that came."""
+        raylet = self._probes.pop(probe)
         try:
-            found = [self._outbox.get(timeout=_POLL_SECONDS)]
-        except Empty:
-            return []
-        while not self._outbox.empty():
-            found.append(self._outbox.get())
-        return found
-
-    def _serve(self) -> None:
-        try:
-            warm_up()
-            serve(self._spec.get(), self._leases.get, self._outbox.put)
-        except BaseException as error:
-            self._outbox.put(ScorerDied(self._number, f"{type(error).__name__}: {error}"))
+            self._came += self._homes.settle([probed(probe)], every=False)
+        except (InfrastructureError, NumaError) as error:
+            return [MachineRefused(f"raylet {raylet:.12}", str(error))]
+        return []

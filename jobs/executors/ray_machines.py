@@ -1,4 +1,4 @@
-"""The machines of a Ray cluster: reached, probed for their topology, and told apart.
+"""The machines of a Ray cluster: reached, probed for their topology, and where scorers live there.
 
 A raylet is Ray's node: one a machine as a rule, but several may share one, and then they share
 its places. Every raylet answers for itself by a task, for only there can the topology be read.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import InfrastructureError
-from numa.placement import Place, places
+from jobs.executors import groups_of
+from jobs.executors.ray_census import Census, lives
+from numa.placement import Place
 from numa.topology import Topology
 from pipeline.plan import memory_limit
 
@@ -27,6 +29,9 @@ _CONNECT_SECONDS = 10.0
 
 _PROBE_SECONDS = 60.0
 """For a task on a machine that is up; a worker starts in about two seconds."""
+
+_PROBE_RETRIES = 10
+"""A call that was lost counts as a crash of the task."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -46,28 +51,118 @@ class Machine:
     memory_limit_nbytes: int
 
 
-def machines(engines: int | None, threads: int | None) -> list[tuple[Machine, Place]]:
-    """Every place of every machine, in an order that does not depend on Ray's.
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a scorer lives."""
 
-    Raises InfrastructureError for a cluster without CPUs, one that cannot run our packages, and
-    places for which a raylet does not offer enough CPUs: an actor would wait there for ever.
+    machine: Machine
+    places: tuple[Place, ...]
+    """One, or one for each stage of its model."""
+
+    @property
+    def place(self) -> Place:
+        """Of the scorer itself."""
+        return self.places[0]
+
+
+def cpus_of(places: Iterable[Place]) -> int:
+    """CPUs that an actor on these places asks Ray for."""
+    return sum(len(place.cpus) for place in places)
+
+
+class Homes:
+    """Places of all machines, and which scorer lives where. No core is taken twice: raylets that
+    share a machine share its places, and those of one that is gone are free for the next.
     """
-    chosen: list[tuple[Machine, Place]] = []
-    for group in _by_machine(_probe_all()):
-        # Raylets that share a machine share its places, so that no core is taken twice.
-        wanted = max(engines or 1, len(group)) if len(group) > 1 else engines
-        for place in places(group[0].topology, engines=wanted, threads=threads):
-            chosen.append((group[place.engine % len(group)], place))
-    needed: dict[str, int] = {}
-    for machine, place in chosen:
-        needed[machine.raylet] = needed.get(machine.raylet, 0) + len(place.cpus)
-        if needed[machine.raylet] > machine.cpus:
-            raise InfrastructureError(
-                f"ray: {machine.host}: expected at least {needed[machine.raylet]} CPUs, Ray "
-                f"offers {machine.cpus}; start Ray there with --num-cpus, or give --engines or "
-                "--threads"
-            )
-    return chosen
+
+    def __init__(self, engines: int | None, threads: int | None, stages: int = 1) -> None:
+        self._engines = engines
+        self._threads = threads
+        self._stages = stages
+        self._free: dict[tuple[str, str], list[tuple[Place, ...]]] = {}
+        """(host, boot) -> places where nobody lives."""
+        self._count = 0
+        self.of: dict[int, Home] = {}
+        """Scorer -> its home; numbers are never used again."""
+
+    def settle(self, group: Sequence[Machine], *, every: bool) -> list[int]:
+        """Numbers of scorers for the free places of one machine, on its raylets in `group`.
+
+        Raises InfrastructureError if there is none; or, where the machine must take part with
+        `every` place, if there is one for which no raylet offers enough CPUs: an actor would
+        wait there for ever.
+        """
+        key = (group[0].host, group[0].boot)
+        if key not in self._free:
+            wanted = max(self._engines or 1, len(group)) if len(group) > 1 else self._engines
+            self._free[key] = groups_of(group[0].topology, wanted, self._threads, self._stages)
+        free, left = self._free[key], []
+        offered = {machine.raylet: machine.cpus for machine in group}
+        settled: list[int] = []
+        for places in free:
+            machine = max(group, key=lambda machine: offered[machine.raylet])
+            if offered[machine.raylet] < cpus_of(places):
+                left.append(places)
+                continue
+            offered[machine.raylet] -= cpus_of(places)
+            self.of[self._count] = Home(machine, places)
+            settled.append(self._count)
+            self._count += 1
+        self._free[key] = left
+        if not settled or (every and left):
+            raise InfrastructureError(_no_room(group, free))
+        return settled
+
+    def living_at(self, raylet: str) -> list[int]:
+        return [number for number, home in self.of.items() if home.machine.raylet == raylet]
+
+    def vacate(self, raylet: str) -> list[int]:
+        """Scorers whose raylet is gone; their places are free."""
+        lost = self.living_at(raylet)
+        for number in lost:
+            home = self.of.pop(number)
+            self._free[home.machine.host, home.machine.boot].append(home.places)
+        return lost
+
+
+def settle_all(census: Census, engines: int | None, threads: int | None, stages: int = 1) -> Homes:
+    """Every place of every machine that the census finds and that lives to tell of itself.
+
+    Raises InfrastructureError for a cluster without CPUs, a machine that cannot run our packages,
+    and as `Homes.settle` does.
+    """
+    found: list[Machine] = []
+    while came := census.look().came:
+        probes = {raylet: begin_probe(raylet, cpus) for raylet, cpus in came.items()}
+        ray.wait(list(probes.values()), num_returns=len(probes), timeout=_PROBE_SECONDS)
+        for raylet, probe in probes.items():
+            try:
+                found.append(probed(probe))
+            except InfrastructureError:
+                if lives(raylet):
+                    raise
+    if not found:
+        raise InfrastructureError("ray: expected machines with CPUs, got none; add machines")
+    groups: dict[tuple[str, str], list[Machine]] = {}
+    for machine in sorted(found, key=lambda m: (m.host, m.boot, m.raylet)):
+        groups.setdefault((machine.host, machine.boot), []).append(machine)
+    homes = Homes(engines, threads, stages)
+    for group in groups.values():
+        homes.settle(group, every=True)
+    return homes
+
+
+def _no_room(group: Sequence[Machine], free: Sequence[tuple[Place, ...]]) -> str:
+    host, offered = group[0].host, sum(machine.cpus for machine in group)
+    if not free:
+        return (
+            f"ray: {host}: expected cores that no scorer has, got none; several raylets share "
+            "this machine"
+        )
+    return (
+        f"ray: {host}: expected at least {sum(map(cpus_of, free))} CPUs, Ray "
+        f"offers {offered}; start Ray there with --num-cpus, or give --engines or --threads"
+    )
 
 
 def check_reachable(address: str) -> None:
@@ -109,22 +204,22 @@ def probe(raylet: str, cpus: int) -> Machine:
     )
 
 
-def _probe_all() -> list[Machine]:
-    """Every living raylet that offers CPUs, in an order that does not depend on Ray's."""
-    rows = [row for row in _raylets() if row["Alive"]]
-    alive = {row["NodeID"]: int(row["Resources"].get("CPU", 0)) for row in rows}
-    alive = {raylet: cpus for raylet, cpus in alive.items() if cpus}
-    if not alive:
-        raise InfrastructureError("ray: expected machines with CPUs, got none; add machines")
+def begin_probe(raylet: str, cpus: int) -> Any:
+    """A reference to the Machine that the raylet will tell of."""
     task: Any = ray.remote(probe)
-    requests = [
-        task.options(
-            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(raylet, soft=False)
-        ).remote(raylet, cpus)
-        for raylet, cpus in alive.items()
-    ]
+    return task.options(
+        num_cpus=0,
+        max_retries=_PROBE_RETRIES,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(raylet, soft=False),
+    ).remote(raylet, cpus)
+
+
+def probed(probe: Any) -> Machine:
+    """What a probe found that is done. Raises InfrastructureError for a machine that is not there
+    any more, or cannot run our packages.
+    """
     try:
-        found: list[Machine] = ray.get(requests, timeout=_PROBE_SECONDS)
+        found: Machine = ray.get(probe, timeout=0)
     except (RayError, ImportError) as error:
         advice = "look at Ray's logs there"
         if isinstance(error, ImportError):  # Ray's error takes on the class of its cause
@@ -133,18 +228,4 @@ def _probe_all() -> list[Machine]:
             f"ray: expected every machine to tell its topology, got: {first_lines(error)}; "
             + advice
         ) from error
-    return sorted(found, key=lambda m: (m.host, m.boot, m.raylet))
-
-
-def _raylets() -> list[dict[str, Any]]:
-    """Ray's table of its nodes."""
-    table: Any = ray.nodes  # not typed by Ray
-    rows: list[dict[str, Any]] = table()
-    return rows
-
-
-def _by_machine(found: Iterable[Machine]) -> list[list[Machine]]:
-    groups: dict[tuple[str, str], list[Machine]] = {}
-    for machine in found:
-        groups.setdefault((machine.host, machine.boot), []).append(machine)
-    return list(groups.values())
+    return found

@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def report_of(place: Place, *prefix: str, bound: int | None = None) -> dict[str,
     home = place if bound is None else replace(place, node=bound)
     words = [str(place.node), ",".join(map(str, place.cpus))]
     command = [*prefix, *launch.command(home), sys.executable, "-c", WORKER, *words]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -68,12 +69,16 @@ def confine(node: int, cpus: Sequence[int]) -> None:
 def main() -> None:
     topology = Topology.discover()
     found = places(topology)
+    with ThreadPoolExecutor() as pool:  # for the time it takes: the processes are on their own
+        reports = [pool.submit(report_of, place) for place in found]
+        astray = pool.submit(report_of, found[0], bound=topology.nodes[-1].id)
+        refused = pool.submit(report_of, found[0], sys.executable, "-m", "scripts.vm.refusal")
     facts: dict[str, Any] = {
         "topology": topology.to_json(),
         "places": [asdict(place) for place in found],
-        "reports": [report_of(place) for place in found],
-        "astray": report_of(found[0], bound=topology.nodes[-1].id),
-        "refused": report_of(found[0], sys.executable, "-m", "scripts.vm.refusal"),
+        "reports": [report.result() for report in reports],
+        "astray": astray.result(),
+        "refused": refused.result(),
     }
     confine(found[0].node, topology.nodes[0].cpus)
     facts["confined"] = {

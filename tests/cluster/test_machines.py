@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from jobs.errors import InfrastructureError
-from jobs.executors import ray_machines
-from jobs.executors.ray_machines import Machine, first_lines, machines
+from jobs.executors import ray_census
+from jobs.executors.ray_census import Census, Changes
+from jobs.executors.ray_machines import Homes, Machine, first_lines
 from numa.topology import Topology
 
 
@@ -17,34 +19,66 @@ def machine(raylet: str, host: str, cpus: int = 64) -> Machine:
     return Machine(raylet, host, "boot", "/python", cpus, topology, 1 << 30)
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> list[Machine]:
-    """What the probes return; a test fills it."""
-    found: list[Machine] = []
-    monkeypatch.setattr(ray_machines, "_probe_all", lambda: found)
-    return found
-
-
-def test_every_machine_gets_its_places(cluster: list[Machine]) -> None:
-    cluster += [machine("r1", "alpha"), machine("r2", "beta")]
-    chosen = machines(1, 1)
-    assert [(m.host, place.engine) for m, place in chosen] == [("alpha", 0), ("beta", 0)]
-
-
-def test_raylets_of_one_machine_share_its_places(cluster: list[Machine]) -> None:
+def test_raylets_of_one_machine_share_its_places() -> None:
     if len(Topology.discover().cores) < 2:
         pytest.skip("two raylets need two cores")
-    cluster += [machine("r1", "alpha"), machine("r2", "alpha")]
-    chosen = machines(None, 1)
-    assert [m.raylet for m, _ in chosen] == ["r1", "r2"]
-    cpus = [cpu for _, place in chosen for cpu in place.cpus]
+    homes = Homes(None, 1)
+    homes.settle([machine("r1", "alpha"), machine("r2", "alpha")], every=True)
+    assert [home.machine.raylet for home in homes.of.values()] == ["r1", "r2"]
+    cpus = [cpu for home in homes.of.values() for cpu in home.place.cpus]
     assert len(cpus) == len(set(cpus)), "no core is taken twice"
 
 
-def test_too_few_cpus_are_refused(cluster: list[Machine]) -> None:
-    cluster.append(replace(machine("r1", "alpha"), cpus=0))
+def test_too_few_cpus_are_refused() -> None:
     with pytest.raises(InfrastructureError, match="alpha: expected at least 1 CPUs"):
-        machines(1, 1)
+        Homes(1, 1).settle([replace(machine("r1", "alpha"), cpus=0)], every=True)
+
+
+def test_places_of_a_raylet_that_is_gone_go_to_the_next() -> None:
+    homes = Homes(1, 1)
+    assert homes.settle([machine("r1", "alpha")], every=True) == [0]
+    assert homes.settle([machine("r2", "beta")], every=True) == [1]
+    place = homes.of[0].place
+    with pytest.raises(InfrastructureError, match="expected cores that no scorer has"):
+        homes.settle([machine("r3", "alpha")], every=False)
+    assert homes.vacate("r1") == [0] and list(homes.of) == [1]
+    assert homes.settle([machine("r4", "alpha")], every=False) == [2], "a number is used once"
+    assert homes.of[2].place == place and homes.of[2].machine.raylet == "r4"
+
+
+class Table:
+    """Ray's table of its nodes, and of those that will be taken away."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.draining: dict[str, int] = {}
+        monkeypatch.setattr(ray_census, "_raylets", lambda: list(self.rows.values()))
+        monkeypatch.setattr(ray_census, "_draining", lambda: self.draining)
+
+    def put(self, raylet: str, *, alive: bool = True, cpus: float = 1.0, why: str = "") -> None:
+        self.rows[raylet] = {
+            "NodeID": raylet, "Alive": alive, "Resources": {"CPU": cpus} if cpus else {},
+            "DeathReasonMessage": why,
+        }  # fmt: skip
+
+
+def test_census_tells_each_change_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, census = Table(monkeypatch), Census()
+    table.put("head", cpus=0)
+    table.put("a")
+    table.put("old", alive=False)
+    assert census.look() == Changes(came={"a": 1}), "neither those without CPUs, nor dead ones"
+    assert census.look() == Changes()
+    table.put("b", cpus=2)
+    table.put("doomed")
+    table.draining = {"a": 0, "doomed": 0}
+    assert census.look() == Changes(
+        came={"b": 2}, draining={"a": "its machine will be taken away"}
+    ), "nobody moves to a machine that is about to go"
+    assert census.look() == Changes()
+    table.put("a", alive=False, cpus=0, why="preempted\nat noon")
+    assert census.look() == Changes(gone={"a": "its machine is gone: preempted"})
+    assert census.look() == Changes()
 
 
 def test_long_coloured_messages_are_cut() -> None:

@@ -155,6 +155,37 @@ def test_copies_interleave(lanes: int) -> None:
 
 
 @named("lanes", LANES)
+def test_picks_go_anywhere_and_leave_rows_alone(lanes: int) -> None:
+    x, size = numbers(lanes, (7, 4, 9)), lanes * 4
+    order, rows, pixels = np.array([3, 0, 3]), np.array([6, -1, 0, 5]), np.array([8, 2, 2, 0, 1])
+    y = output_of((4, 3, 5), lanes)
+    tables = (t.astype(np.int32) for t in (order, rows, pixels * size))
+    call(
+        f"image_pick_f32_x{lanes}",
+        words(ring_of(x, slots=8, first=6, left=1), y, 0, 4, 3, 5, *tables),
+    )
+    expected = x[:, order][:, :, rows][..., pixels]
+    expected[:, :, 1] = UNTOUCHED
+    check(y, (4, 3, 5), expected)
+
+
+@named("kernel", rows_of("image blend"))
+def test_blends_are_sums_over_rows_and_pixels(kernel: Kernel) -> None:
+    lanes, taps, rng = kernel.points, int(kernel.arguments[1]), np.random.default_rng(5)
+    x, (rows, channels, pixels) = numbers(lanes, (6, 3, 9)), (4, 3, 5)
+    places = rng.integers(0, 6, (rows, taps)), rng.integers(0, 9, (pixels, taps))
+    a, b = (rng.standard_normal((n, taps)).astype(np.float32) for n in (rows, pixels))
+    y = output_of((rows, channels, pixels), lanes)
+    tables = (places[0].astype(np.int32), a, (places[1] * lanes * 4).astype(np.int32), b)
+    source = ring_of(x, slots=8, first=5, left=2)
+    call(kernel.name, words(source, y, 0, rows, channels, pixels, *tables))
+    taken = x[:, :, places[0]][..., places[1]]
+    with np.errstate(all="ignore"):
+        expected = np.einsum("tcrjpk,rj,pk->tcrp", taken, a, b)
+    check(y, (rows, channels, pixels), expected, rtol=1e-4)
+
+
+@named("lanes", LANES)
 @named("shape", SHAPES)
 def test_fill(lanes: int, shape: tuple[int, int, int]) -> None:
     y = output_of(shape, lanes)
@@ -268,7 +299,7 @@ def test_import_and_export(lanes: int, element: str, layout: str, missing: int) 
 
 def test_every_row_has_a_test_above_or_beside() -> None:
     here = {"unary", "binary", "constant", "gate", "copy", "fill", "pool", "reduction"}
-    here |= {"import", "export"}
+    here |= {"import", "export", "pick", "blend"}
     families = {k.family.removeprefix("image ") for k in KERNELS.values() if "image " in k.family}
     assert families == here
     assert set(IMAGE_BINARY_NAMES) == set(MEANING)

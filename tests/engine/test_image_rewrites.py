@@ -183,6 +183,23 @@ def test_a_norm_that_stands_alone_is_a_conv_of_each_channel() -> None:
     assert second.inputs[3] == "x"
 
 
+def test_a_norm_with_a_scale_of_zero_keeps_what_is_not_finite() -> None:
+    """Channels that pruning took out."""
+    one = {k: np.abs(floats(4)) + np.float32(0.1) for k in "gbmv"}
+    one["g"][1] = 0
+    nodes = [node("Conv", "x w", "c"), node("BatchNormalization", "c g b m v", "y")]
+    after, _ = unchanged(model(nodes, X, "y", {**one, "w": floats(4, 4, 1, 1)}))
+    assert ops(after) == ["colonnade.Conv"] * 2
+
+
+def test_a_norm_of_a_table_is_arithmetic() -> None:
+    one = {k: np.abs(floats(4)) + np.float32(0.1) for k in "gbmv"}
+    alone = node("BatchNormalization", "x g b m v", "n")
+    proto = model([alone, node("Relu", "n", "y")], {"x": ["N", 4]}, "y", one)
+    after, _ = unchanged(proto)
+    assert ops(after) == ["Mul", "Add", "Relu"]
+
+
 @pytest.mark.parametrize(
     "spelling",
     [
@@ -248,9 +265,16 @@ def test_a_shuffle_and_what_follows_take_channels_once() -> None:
     assert orders(proto) == [(0, 3, 1), (4, 2, 5)]
 
 
+@pytest.mark.parametrize("opset", [9, 13])
+@pytest.mark.parametrize("axis", [2, -1])
+def test_a_split_of_rows_or_pixels_is_slices(axis: int, opset: int) -> None:
+    given = {"split": [2, 6]} if opset < 13 else {}
+    split = node("Split", "x", "y z", axis=axis, **given)
+    after, _ = unchanged(model([split], {"x": ["batch", 4, 8, 8]}, "y z", opset=opset))
+    assert ops(after) == ["Slice", "Slice"]
+
+
 def test_channels_that_are_not_images_stay() -> None:
-    after, log = unchanged(model([node("Split", "x", "y z", axis=2)], X, "y z"))
-    assert ops(after) == ["Split"] and "splits the axis 2" in reasons(log, "channels")
     flat, _ = unchanged(model([node("Split", "x", "y z", axis=1)], {"x": ["N", 4, 6]}, "y z"))
     assert ops(flat) == ["Split"]
 

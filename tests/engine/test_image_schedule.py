@@ -29,6 +29,15 @@ def results(window: Window, height: int, after: int) -> int:
 
 
 @st.composite
+def lists(draw: st.DrawFn, task: Task, height: int) -> tuple[tuple[int, int], ...]:
+    """Rows of a task by their numbers, in any order, for so many results; for some none."""
+    rows = st.integers(0, task.plane.height - 1)
+    pairs = st.one_of(st.just((0, -1)), st.tuples(rows, rows).map(lambda p: (min(p), max(p))))
+    found = draw(st.lists(pairs, min_size=height, max_size=height))
+    return (draw(rows.map(lambda r: (r, r))), *found[1:])  # who needs nothing at all does not read
+
+
+@st.composite
 def nets(draw: st.DrawFn) -> tuple[Task, ...]:
     """An input, then nodes that read one or two of what stands before them, then exports."""
     tasks = [Task("v0", Plane(1, draw(st.integers(1, 12)), 8), draw(st.integers(1, 4)), ())]
@@ -44,6 +53,10 @@ def nets(draw: st.DrawFn) -> tuple[Task, ...]:
         if same and draw(st.booleans()):
             other = draw(st.sampled_from(same))
             reads.append(Read(other.write, other.plane, padded=False))
+        if draw(st.integers(0, 3)) == 0:
+            far = draw(st.sampled_from(tasks))
+            listed = draw(lists(far, height))
+            reads.append(Read(far.write, far.plane, padded=False, listed=listed))
         if draw(st.integers(0, 5)) == 0:
             whole = draw(st.sampled_from(tasks))
             reads.append(Read(whole.write, whole.plane, padded=False, whole=True))
@@ -76,9 +89,9 @@ def test_every_row_once_and_there_when_it_is_read(
         below = visit.row >= task.plane.height
         seen[visit.task] += () if below else rows
         for read in () if below else task.reads:
-            ring = rings[read.value]
-            assert ring.first < time <= ring.end
-            for row in needed(read, rows):
+            ring, wanted = rings[read.value], needed(read, rows)
+            assert not wanted or ring.first < time <= ring.end
+            for row in wanted:
                 if read.padded or 0 <= row < read.plane.height:
                     assert held[ring.home][slot(ring, row)] == (read.value, row), (read, row)
                     begun = since[read.value, row]
@@ -97,6 +110,8 @@ def test_every_row_once_and_there_when_it_is_read(
 def needed(read: Read, rows: range) -> list[int]:
     if read.whole:
         return list(range(read.plane.height))
+    if read.listed:
+        return [k for row in rows for k in range(read.listed[row][0], read.listed[row][1] + 1)]
     w = read.rows
     return [r // w.up * w.stride - w.before + k * w.dilation for r in rows for k in range(w.size)]
 

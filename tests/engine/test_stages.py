@@ -19,7 +19,7 @@ import engine
 from engine.errors import EngineError
 from engine.ragged import Ragged
 from engine.reader import graph_of
-from engine.stages import CROSSING, _lightest, compile_stages, cut
+from engine.stages import CROSSING, _lightest, compile_stage, cut
 from scripts.models.bert import STYLES
 
 named = pytest.mark.parametrize
@@ -56,7 +56,9 @@ def chain(proto: onnx.ModelProto, count: int, feeds: Mapping[str, Any]) -> dict[
     """The outputs of stage after stage."""
     graph = graph_of(proto)
     known: dict[str, Any] = dict(feeds)
-    for stage, program in compile_stages(graph, count, engine.compile(graph).choices):
+    choices = engine.compile(graph).choices
+    for stage in cut(graph, count):
+        program = compile_stage(stage, choices)
         given = {v.name: known[v.name] for v in program.inputs if v.name in known}
         with engine.Session(program, cpus=[0]) as session:
             known |= session.run(given)

@@ -37,7 +37,7 @@ def test_a_wrong_name_or_action_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(FailpointError, match="expected one of before_read"):
         reach("before_read")
     monkeypatch.setenv(failpoints.VARIABLE, "before_read=explode")
-    with pytest.raises(FailpointError, match="expected kill, raise or stop"):
+    with pytest.raises(FailpointError, match="expected kill, crash, raise or stop"):
         reach("before_read")
 
 

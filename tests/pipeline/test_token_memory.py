@@ -24,7 +24,7 @@ from pipeline.dataset import Dataset
 from pipeline.fingerprint import model_sha256
 from pipeline.plan import price
 from pipeline.scorer_spec import ScorerSpec
-from pipeline.startup import open_session
+from pipeline.startup import open_course
 from pipeline.text import TokenizerFile
 from scripts.models.bert import bert
 from scripts.models.bert_weights import Size, random_weights
@@ -88,7 +88,7 @@ def test_memory_stays_under_the_price(model: Path, tmp_path: Path, kind: str) ->
         dataset = write(path, LENGTHS[kind])
     program = engine.compile(str(model))
     spec = spec_of(model, dataset, tmp_path / "out", program, tokenizer)
-    open_session(spec)[0].close()  # compiles kernels, which takes memory only once
+    open_course(spec)[0].close()  # compiles kernels, which takes memory only once
     (tmp_path / "spec.json").write_text(json.dumps(spec.to_json()))
     done = subprocess.run(
         [sys.executable, scorer_jobs.__file__, tmp_path / "spec.json", tmp_path / "a.parquet"],

@@ -1,0 +1,246 @@
+"""Jobs on a real Ray cluster whose scorers, machines and messages are lost.
+
+Every test of the module shares one cluster. Its raylets all run on this machine, and start in three
+seconds each: the order of the tests starts few.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import misfortunes
+import psutil
+import pytest
+import small_job
+from misfortunes import hooked
+from small_job import ROWS, SHARDS, Source, colonnade, words
+from watched import Watched
+
+pytestmark = pytest.mark.cluster
+
+STORE = 80 << 20
+"""Bytes; the least that Ray takes."""
+
+
+class Raylets:
+    """ray.cluster_utils.Cluster: a head without CPUs, and raylets with one CPU each."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.workers: list[Any] = []
+
+    def have(self, count: int) -> None:
+        """Start or stop raylets until there are so many."""
+        while len(self.workers) < count:
+            self.add()
+        while len(self.workers) > count:
+            self.lose(self.workers[-1])
+
+    def add(self) -> None:
+        # Not `wait`: it waits for machines that a test has killed, too.
+        node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE, wait=False)
+        self.workers.append(node)
+
+    def lose(self, node: Any) -> None:
+        """The machine is gone from one moment to the next."""
+        self.workers.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    def of(self, pid: int) -> Any:
+        """The raylet whose worker that is."""
+        parent = psutil.Process(pid).ppid()
+        return next(n for n in self.workers if n.all_processes["raylet"][0].process.pid == parent)
+
+    def drain(self, node: Any, seconds: float) -> None:
+        """What a cloud does before it takes a machine away."""
+        from ray._raylet import GcsClient
+        from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        deadline = int((time.time() + seconds) * 1000)
+        client = GcsClient(address=self.cluster.address)
+        accepted, why = client.drain_node(node.node_id, reason, "spot", deadline)
+        assert accepted, why
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return small_job.write(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="module")
+def raylets() -> Iterator[Raylets]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("PYTHONPATH", str(small_job.ROOT))
+        running = Raylets()
+        yield running
+        running.cluster.shutdown()
+
+
+def on(raylets: Raylets, *more: str) -> tuple[str, ...]:
+    return ("--executor", "ray", "--address", raylets.cluster.address, *more)
+
+
+def at(failpoint: str, once: Path) -> dict[str, str]:
+    return {"COLONNADE_FAILPOINT": failpoint, "COLONNADE_FAILPOINT_ONCE": str(once)}
+
+
+@pytest.mark.parametrize("failpoint", ["before_run:3=kill", "after_fsync:3=crash"])
+def test_scorer_killed_in_mid_shard(
+    source: Source, tmp_path: Path, raylets: Raylets, failpoint: str
+) -> None:
+    """By SIGKILL, and by SIGSEGV."""
+    raylets.have(1)
+    output, killed = tmp_path / "out", tmp_path / "killed"
+    run = colonnade(*words(source, output, *on(raylets)), env=at(failpoint, killed))
+    assert run.code == 0, run.stderr
+    assert killed.exists() and len(run.events("ScorerDied")) == 1
+    twice = [index for index in range(SHARDS) if run.lent.count(index) > 1]
+    assert 1 <= len(twice) <= 2, "only what was in flight is lent again"
+    small_job.check_exactly_once(source, output)
+
+
+def test_sigterm_then_resume(source: Source, tmp_path: Path, raylets: Raylets) -> None:
+    raylets.have(1)
+    output, frozen = tmp_path / "out", tmp_path / "frozen"
+    arguments = words(source, output, *on(raylets))
+    with small_job.popen(*arguments, env=at("before_run:4=stop", frozen)) as process:
+        while not frozen.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        sent = time.monotonic()
+        process.terminate()
+        run = small_job.finish(process)
+        assert time.monotonic() - sent < small_job.PROMPT
+    assert run.code == 143 and f"--address {raylets.cluster.address}" in run.stderr
+    done = small_job.journal(output)
+    again = colonnade(*arguments)
+    assert again.code == 0 and len(again.lent) == SHARDS - len(done) >= SHARDS - 3
+    small_job.check_exactly_once(source, output)
+    assert again.events("JobEnded")[0]["rows_in"] == ROWS
+
+
+@pytest.mark.slow
+def test_frozen_scorer_is_replaced_and_comes_back(
+    source: Source, tmp_path: Path, raylets: Raylets
+) -> None:
+    """A zombie: stopped with a part just written, taken for dead, then continued."""
+    raylets.have(1)
+    output = tmp_path / "out"
+    frozen = at("after_fsync:2=stop", tmp_path / "frozen")
+    arguments = words(source, output, *on(raylets, "--stall-seconds", "12"))
+    with Watched(tmp_path, *arguments, env=frozen) as job:
+        death = job.wait_for("ScorerDied")[0]
+        assert "said nothing for 12 s" in death["reason"]
+        with contextlib.suppress(ProcessLookupError):
+            job.open_gate(death["scorer"])
+        run = job.finish()
+    assert run.code == 0, run.stderr
+    small_job.check_exactly_once(source, output)
+
+
+@pytest.mark.slow
+def test_messages_are_lost_and_late(source: Source, tmp_path: Path, raylets: Raylets) -> None:
+    """Ray loses calls to scorers and their answers: they are made again, and nobody dies."""
+    raylets.have(1)
+    output = tmp_path / "out"
+    faults = {
+        "RAY_testing_rpc_failure": (
+            '{"CoreWorkerService.grpc_client.PushTask": {"num_failures": 8, '
+            '"req_failure_prob": 40, "resp_failure_prob": 10}}'
+        ),
+        "RAY_testing_asio_delay_us": "*=100:5000",
+    }
+    run = colonnade(*words(source, output, *on(raylets)), env=faults)
+    assert run.code == 0, run.stderr
+    assert not run.events("ScorerDied") and sorted(run.lent) == list(range(SHARDS))
+    small_job.check_exactly_once(source, output)
+
+
+@pytest.mark.slow
+def test_stragglers_run_elsewhere(source: Source, tmp_path: Path, raylets: Raylets) -> None:
+    """A frozen scorer holds two shards; the other one does them, long before it is missed."""
+    if os.cpu_count() == 1:
+        pytest.skip("two scorers need two cores")
+    raylets.have(2)
+    output = tmp_path / "out"
+    arguments = words(source, output, *on(raylets, "--engines", "2"))
+    run = colonnade(*arguments, env=at("before_fsync:2=stop", tmp_path / "frozen"))
+    assert run.code == 0, run.stderr
+    assert not run.events("ScorerDied")
+    slow = run.events("PartDiscarded")
+    assert len(slow) == 2 and slow[0]["scorer"] == slow[1]["scorer"]
+    small_job.check_exactly_once(source, output)
+
+
+@pytest.mark.slow
+def test_machine_lost_another_joins_and_one_is_drained(
+    source: Source, tmp_path: Path, raylets: Raylets
+) -> None:
+    """Three raylets, the head among them: one is killed, one comes, one will be taken away."""
+    if os.cpu_count() == 1:
+        pytest.skip("two scorers need two cores")
+    raylets.have(2)
+    output = tmp_path / "out"
+    arguments = words(source, output, *on(raylets, "--engines", "2"))
+    with Watched(tmp_path, *arguments, gated=True) as job:
+        job.wait_for("ScorerReady", 2)
+        for scorer in (0, 1):
+            job.wait_at_gate(scorer)
+        raylets.lose(raylets.of(job.pid(0)))
+        assert job.wait_for("ScorerLeft")[0]["scorer"] == 0
+        with contextlib.suppress(ProcessLookupError):  # its raylet is gone, and it may not know
+            os.kill(job.pid(0), signal.SIGKILL)
+        raylets.add()
+        assert job.wait_for("ScorerJoined")[0]["scorer"] == 2
+        job.wait_for("ScorerReady", 3)
+        job.wait_at_gate(2)
+        drained = raylets.of(job.pid(1))
+        raylets.drain(drained, 60.0)
+        assert job.wait_for("ScorerDraining")[0]["scorer"] == 1
+        lent = job.seen.events("ShardLent")
+        for scorer in (1, 2):
+            job.open_gate(scorer)
+        run = job.finish()
+    raylets.lose(drained)
+    assert run.code == 0, run.stderr
+    small_job.check_exactly_once(source, output)
+    assert not run.events("ScorerDied"), "nobody is to blame"
+    later = run.events("ShardLent")[len(lent) :]
+    assert later and {event["scorer"] for event in later} == {2}, "the one that stays"
+    by = [event["scorer"] for event in run.events("PartCommitted")]
+    assert by.count(1) >= 1 and by.count(2) > 2, "what the draining one had is kept"
+    assert [e["scorer"] for e in run.events("ScorerLeft")] == [0, 1]
+
+
+@pytest.mark.slow
+def test_shard_that_takes_too_much_memory_is_set_aside(
+    source: Source, tmp_path: Path, raylets: Raylets
+) -> None:
+    """Ray kills a scorer when its machine runs out of memory: here when 1.5 GB more are in use."""
+    memory = psutil.virtual_memory()
+    used = (memory.total - memory.available + (3 << 29)) / memory.total
+    if used > 0.95:
+        pytest.skip("expected 2 GB of free memory")
+    raylets.have(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_memory_usage_threshold", f"{used:.4f}")
+        patch.setenv("RAY_memory_monitor_refresh_ms", "50")
+        raylets.have(1)
+    arguments = words(source, tmp_path / "out", *on(raylets), *misfortunes.OPTIONS)
+    run = colonnade(*arguments, env=hooked(tmp_path, "hog"))
+    assert run.code == 3, run.stderr
+    deaths = run.events("ScorerDied")
+    assert len(deaths) >= 2 and "memory" in deaths[-1]["reason"], deaths
+    assert [e["shard"] for e in run.events("ShardSetAside")] == [misfortunes.SHARD]
+    assert small_job.finals(tmp_path / "out") == set(range(SHARDS)) - {misfortunes.SHARD}

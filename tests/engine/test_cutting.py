@@ -1,0 +1,36 @@
+"""How a batch is cut: every row once, and no thread without rows that it could have."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from engine.cutting import cut_rows
+
+
+@pytest.mark.parametrize("points", [16, 32])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("group", [1, 4])
+def test_every_row_is_in_one_column(points: int, threads: int, group: int) -> None:
+    for rows in range(1, 300):
+        columns = cut_rows(rows, threads, points, group)
+        found = np.concatenate([np.arange(first, first + n) for first, n, _, _ in columns])
+        np.testing.assert_array_equal(found, np.arange(rows))
+        assert columns[:, 1].max() <= group * points
+        assert len(columns) <= max(threads, -(-rows // points))  # arenas are priced for so many
+
+
+@pytest.mark.parametrize(
+    ("rows", "threads", "sizes"),
+    [
+        (8, 2, [8]),  # four rows cost what eight do
+        (9, 2, [8, 1]),
+        (16, 2, [8, 8]),
+        (32, 2, [16, 16]),
+        (33, 2, [32, 1]),
+        (40, 4, [16, 16, 8]),
+        (256, 2, [128, 128]),
+    ],
+)
+def test_few_rows_go_to_all_threads(rows: int, threads: int, sizes: list[int]) -> None:
+    assert list(cut_rows(rows, threads, 32, 4)[:, 1]) == sizes

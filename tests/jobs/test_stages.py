@@ -1,0 +1,144 @@
+"""Jobs over models in stages: the bytes of one piece, and a stage that is killed in mid-job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import small_job
+import token_jobs
+from machines import BY_NAME, write_tree
+from small_job import SHARDS, Source, colonnade, words
+
+from jobs.executors import Seat, StageSeat, groups_of
+from jobs.planning import check_memory, prepare
+from jobs.resolving import resolve
+from numa.placement import Place
+from numa.topology import Topology
+from pipeline.errors import MemoryPlanError
+
+two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return small_job.write(tmp_path_factory.mktemp("source"))
+
+
+def parts(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in output.glob("part-*")}
+
+
+@two_cpus
+def test_two_stages_write_the_same_bytes(source: Source, tmp_path: Path) -> None:
+    outputs = tmp_path / "one", tmp_path / "two"
+    runs = [
+        colonnade(*words(source, output, "--stages", stages))
+        for output, stages in zip(outputs, ("1", "2"), strict=True)
+    ]
+    assert [run.code for run in runs] == [0, 0], runs[1].stderr
+    small_job.check_exactly_once(source, outputs[1])
+    assert parts(outputs[0]) == parts(outputs[1])
+    (later,) = runs[1].events("ScorerReady")[0]["report"]["stages"]
+    assert later["stage"] == 1 and later["threads_off_place"] == 0
+    assert later["cpus"] != runs[1].events("ScorerReady")[0]["report"]["cpus"]
+    again = colonnade(*words(source, outputs[1]))
+    assert again.code == 0 and not again.lent, "the number of stages is no part of a run"
+
+
+@two_cpus
+def test_sequences_in_stages_write_the_same_bytes(tmp_path: Path) -> None:
+    folder = token_jobs.write(tmp_path / "job", token_jobs.rows())
+    found = []
+    for stages in ("1", "2"):
+        output = tmp_path / f"out-{stages}"
+        run = colonnade(
+            *token_jobs.words(folder, output, "--stages", stages),
+        )  # fmt: skip
+        assert run.code == 0, run.stderr
+        found.append(parts(output))
+    assert found[0] == found[1]
+
+
+@two_cpus
+def test_a_stage_killed_in_mid_job(source: Source, tmp_path: Path) -> None:
+    """The scorer cannot go on without it: all stages start again, and nothing is lost."""
+    output, frozen = tmp_path / "out", tmp_path / "frozen"
+    arguments = words(source, output, "--stages", "2")
+    env = {"COLONNADE_FAILPOINT": "before_encode:4=stop", "COLONNADE_FAILPOINT_ONCE": str(frozen)}
+    with small_job.popen(*arguments, env=env) as process:
+        while not frozen.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        scorer = next(p for p in psutil.Process(process.pid).children() if p.status() == "stopped")
+        (stage,) = scorer.children()
+        stage.kill()
+        os.kill(scorer.pid, signal.SIGCONT)
+        run = small_job.finish(process)
+    assert run.code == 0, run.stderr
+    (death,) = run.events("ScorerDied")
+    assert "stage 1 (process" in death["reason"] and "ended with signal 9" in death["reason"]
+    assert len(run.events("ScorerReady")) == 2
+    assert SHARDS < len(run.lent) <= SHARDS + 2, "only what was in flight is lent again"
+    small_job.check_exactly_once(source, output)
+
+
+@two_cpus
+def test_stages_end_with_their_scorer(source: Source, tmp_path: Path) -> None:
+    output, frozen = tmp_path / "out", tmp_path / "frozen"
+    arguments = words(source, output, "--stages", "2")
+    env = {"COLONNADE_FAILPOINT": "before_encode:4=stop", "COLONNADE_FAILPOINT_ONCE": str(frozen)}
+    with small_job.popen(*arguments, env=env) as process:
+        while not frozen.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) == 2
+        process.kill()
+        _, left = psutil.wait_procs(family, timeout=10)
+    assert not left
+    assert colonnade(*words(source, output, "--stages", "2")).code == 0
+    small_job.check_exactly_once(source, output)
+
+
+def test_more_stages_than_the_model_has(source: Source, tmp_path: Path) -> None:
+    run = colonnade(*words(source, tmp_path / "out", "--stages", "9"))
+    assert run.code == 1 and not (tmp_path / "out").exists()
+    assert "cut it into 9 stages" in run.stderr or "ask for fewer engines" in run.stderr
+
+
+def test_each_scorer_gets_neighbouring_places(tmp_path: Path) -> None:
+    topology = Topology.discover(write_tree(BY_NAME["sub-NUMA clusters"], tmp_path))
+    groups = groups_of(topology, None, None, 2)
+    assert [[place.node for place in group] for group in groups] == [[0, 1], [2, 3]]
+    assert [len(group) for group in groups_of(topology, 1, None, 3)] == [3]
+    assert [len(group) for group in groups_of(topology, None, None, 1)] == [1, 1, 1, 1]
+
+
+def test_nodes_too_small_for_a_stage_are_refused(source: Source, tmp_path: Path) -> None:
+    """In the plan, with the numbers of each stage; the second's process has its interpreter."""
+    spec = resolve(
+        {
+            "model": str(source.model), "input": [str(source.data)],
+            "output": str(tmp_path / "out"), "stages": 2,
+        }
+    )  # fmt: skip
+    homes = [StageSeat(Place(n, n, (n,)), nbytes) for n, nbytes in enumerate((8 << 30, 1 << 28))]
+    seat = Seat(0, "here", homes[0].place, 16 << 30, homes[0].node_memory_nbytes, tuple(homes))
+    prepared = prepare(spec, (seat,))
+    with pytest.raises(
+        MemoryPlanError,
+        match=r"NUMA node 1 of here: expected stages within 256 MiB"
+        r".*got 400 MiB \(stage 1 400 MiB\); do more --stages",
+    ):
+        check_memory(prepared, (seat,))
+    roomy = replace(seat, stages=tuple(replace(h, node_memory_nbytes=8 << 30) for h in homes))
+    check_memory(prepared, (roomy,))
+    small = replace(roomy, memory_limit_nbytes=1 << 29)
+    with pytest.raises(MemoryPlanError, match="later stages 400 MiB"):
+        check_memory(prepared, (small,))
