@@ -18,7 +18,7 @@ from engine.dispatch import Choice, choose, recorded
 from engine.errors import EngineError, UnsupportedError
 from engine.graph import Graph
 from engine.images.choosing import choose_structure
-from engine.kernels.table import WIDTHS, points_of_tile
+from engine.kernels.table import REGISTERS_A_TILE, WIDTHS, points_of_tile
 from engine.ops.image_work import Convolution
 from engine.ops.work import Linear, Refusal
 from engine.program import Program
@@ -95,8 +95,8 @@ def _segment(c: Compilation) -> Compilation:
 
     def kernel_for(node: str, work: Linear | Convolution) -> str:
         if isinstance(work, Convolution):
-            sparse = c.settings.sparse
-            chosen[node] = choose_structure(node, work, asked.get(node), sparse=sparse)
+            lanes, sparse = points // REGISTERS_A_TILE, c.settings.sparse
+            chosen[node] = choose_structure(node, work, lanes, asked.get(node), sparse=sparse)
         elif node in asked:
             chosen[node] = recorded(node, asked[node], points)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,10 @@ BLOCK_NBYTES = {8: 24 << 10, 16: 32 << 10}
 On Zen 4 (32 KB of L1, 16 lanes, 7 pixels, 1x1 1024->256 at 14x14, 90 % zeros) 16 KB are 60
 GFLOP/s, 24 KB 66, 32 KB 68, 64 KB 67, all channels 51: long blocks load and store fewer sums for
 their taps. With 8 lanes and 14 pixels 24 KB are best, or near it."""
+
+
+LOOKED_AT = 1024
+"""Taps of an output, at most, by which it is paired: the more it has, the more alike are others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +59,84 @@ def pack_blk4(weights: Array, place: Taps) -> Packed:
     return _pack(padded.reshape(-1, 4, *weights.shape[1:]), place)
 
 
+def pack_pair(weights: Array, place: Taps) -> Packed:
+    """The taps that two outputs share, then those of each alone; outputs with much in common are
+    paired."""
+    pairs = pairs_of((weights != 0).reshape(len(weights), -1))
+    single = pairs[:, 0] == pairs[:, 1]
+    blocks, heads, offsets, values = [], [], [], []
+    for block, tap, here in _blocks(weights, place):
+        blocks.append(block)
+        two = here[pairs]  # [pairs, 2, taps]
+        two[single, 1] = 0
+        a, b = (two != 0).transpose(1, 0, 2)
+        kinds = np.stack([a & b, a & ~b, b & ~a], axis=1)
+        heads.append(np.column_stack([pairs, kinds.sum(axis=2)]))
+        offsets.append(tap[np.nonzero(kinds)[2]])
+        taken = kinds[..., None] & np.array([[1, 1], [1, 0], [0, 1]], bool)[:, None]
+        values.append(np.broadcast_to(two.transpose(0, 2, 1)[:, None], taken.shape)[taken])
+    return _streams(blocks, heads, offsets, values)
+
+
+def pairs_of(present: Array) -> Array:
+    """int[n, 2] of present[M, taps]: each output with one of those left that shares most taps; the
+    last with itself where their number is odd. Of many taps some are looked at."""
+    some = present[:, :: -(-max(1, present.shape[1]) // LOOKED_AT)].astype(np.float32)
+    common = some @ some.T
+    left = np.ones(len(present), bool)
+    found: list[tuple[int, int]] = []
+    for m in range(len(present)):
+        if left[m]:
+            left[m] = False
+            other = int(np.where(left, common[m], -1).argmax()) if left.any() else m
+            left[other] = False
+            found.append((m, other))
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
 def _pack(weights: Array, place: Taps) -> Packed:
     """Streams of W[sets, outputs of a set, C, kh, kw]; a set shares its taps."""
-    sets, shared, channels, rows, columns = weights.shape
+    sets, shared = weights.shape[:2]
+    blocks, heads, offsets, values = [], [], [], []
+    for block, tap, flat in _blocks(weights.reshape(-1, *weights.shape[2:]), place):
+        blocks.append(block)
+        here = flat.reshape(sets, shared, -1)
+        present = (here != 0).any(axis=1)
+        heads.append(np.stack([np.arange(sets) * shared, present.sum(axis=1)], axis=1))
+        which, place_of = np.nonzero(present)
+        offsets.append(tap[place_of])
+        values.append(here[which, :, place_of].ravel())
+    return _streams(blocks, heads, offsets, values)
+
+
+def _blocks(weights: Array, place: Taps) -> Iterator[tuple[tuple[int, int, int], Array, Array]]:
+    """Of W[M, C, kh, kw]: where each block begins, bytes to its taps, and its weights[M, taps]."""
+    channels, rows, columns = weights.shape[1:]
     width = place.block_channels(columns)
     width = -(-channels // -(-channels // width)) if channels else 1  # blocks all alike
     down, right = place.dilations[0], place.dilations[1] * place.lanes * 4
-    blocks, heads, offsets, values = [], [], [], []
     for first in range(0, max(channels, 1), width):
+        here = weights[:, first : first + width]
+        tap = np.add.outer(
+            np.arange(here.shape[1]) * place.channel_nbytes, np.arange(columns) * right
+        )
         for ky in range(rows):
-            here = weights[:, :, first : first + width, ky].transpose(0, 2, 3, 1)
-            present = (here != 0).any(axis=3)
-            taps = present.sum(axis=(1, 2))
-            which, channel, kx = np.nonzero(present)
-            blocks.append((ky * down, first * place.channel_nbytes))
-            heads.append(np.stack([np.arange(sets) * shared, taps], axis=1))
-            offsets.append(channel * place.channel_nbytes + kx * right)
-            values.append(here[which, channel, kx])
+            begin = ky * down, first * place.channel_nbytes, here.shape[1]
+            yield begin, tap.ravel(), here[:, :, ky].reshape(len(here), -1)
+
+
+def _streams(
+    blocks: list[tuple[int, int, int]],
+    heads: list[Array],
+    offsets: list[Array],
+    values: list[Array],
+) -> Packed:
     return Packed(
         (
             np.array(blocks, np.int32).ravel(),
             np.concatenate(heads).astype(np.int32).ravel(),
             np.concatenate(offsets).astype(np.int32),
-            np.concatenate(values).astype(np.float32).ravel(),
+            np.concatenate(values).astype(np.float32),
         ),
         (len(blocks),),
     )
@@ -85,6 +144,7 @@ def _pack(weights: Array, place: Taps) -> Packed:
 
 CONV_PACKINGS: dict[str, Callable[[Array, Taps], Packed]] = {
     "nz": pack_nz,
+    "pair": pack_pair,
     "blk4": pack_blk4,
 }
 """By `Kernel.structure`: (W[M, C, kh, kw], window) -> streams."""

@@ -145,16 +145,16 @@ def _topology(engines: int | None, threads: int | None, as_json: bool) -> int:
 
 
 @main.command()
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", metavar="FOLDER")
 @click.option("--input", "inputs", multiple=True, metavar="PATH",
               help="Check against these files rather than those the run recorded.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def verify(output: Path, inputs: tuple[str, ...], as_json: bool) -> None:
-    """Check the parts in OUTPUT against their manifest and their input: rows, checksums."""
+def verify(output: str, inputs: tuple[str, ...], as_json: bool) -> None:
+    """Check the parts in FOLDER against their manifest and their input: rows, checksums."""
     leave_with(lambda: _verify(output, inputs, as_json))
 
 
-def _verify(output: Path, inputs: tuple[str, ...], as_json: bool) -> int:
+def _verify(output: str, inputs: tuple[str, ...], as_json: bool) -> int:
     from pipeline.verify import verify as check
     from pipeline.wire import to_plain
 

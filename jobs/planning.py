@@ -27,6 +27,7 @@ from pipeline.price import stage_prices
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.stage_spec import StagePlace
 from pipeline.text import TokenizerFile, check_fits
+from pipeline.where import parse as parse_where
 
 if TYPE_CHECKING:
     from engine.confirming import Timer
@@ -90,8 +91,8 @@ def fit(
 
 def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
     """Reads footers, compiles the model, binds fields to inputs and prices the plan."""
-    dataset = Dataset.discover(spec.input)
-    dataset.refuse_output(Path(spec.output))
+    dataset = Dataset.discover(spec.input, parse_where(spec.where) if spec.where else None)
+    dataset.refuse_output(spec.output)
     # A missing model is for the engine to explain.
     sha256 = model_sha256(spec.model) if Path(spec.model).is_file() else ""
     before, after = Hook.of(BEFORE, spec.before), Hook.of(AFTER, spec.after)
@@ -126,7 +127,7 @@ def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
 def _earlier_choices(spec: JobSpec, sha256: str) -> Mapping[str, str] | None:
     """The kernels that the output folder's run began with: they add in different orders, so a
     resume must use them again."""
-    stored = None if spec.restart else read_run(Path(spec.output))
+    stored = None if spec.restart else read_run(spec.output)
     same_model = stored is not None and stored.fingerprint.model_sha256 == sha256
     return stored.choices if stored is not None and same_model else None
 
@@ -191,7 +192,8 @@ def _bound(prepared: Prepared, seats: Sequence[Seat], *, driver: bool) -> Memory
         plan.dataset, prepared.program, plan.binding, engines=len(seats),
         threads=max(len(seat.place.cpus) for seat in seats), batch_rows=plan.batch_rows,
         batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer,
-        fields=read_fields(plan.dataset, plan.before), driver=driver, stages=prepared.stages,
+        fields=read_fields(plan.dataset, plan.before), output=plan.output,
+        driver=driver, stages=prepared.stages,
     )  # fmt: skip
 
 
@@ -218,7 +220,7 @@ def _scorer_specs(
         fingerprint=run.fingerprint.digest, on_error=spec.on_error,
         batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer, pictures=plan.pictures,
         pixels=fitted.fed, before=plan.before, after=plan.after,
-        fields=read_fields(plan.dataset, plan.before),
+        fields=read_fields(plan.dataset, plan.before), where=spec.where or "",
     )  # fmt: skip
     return tuple(_seated(common, seat, fitted.stages) for seat in seats)
 

@@ -33,9 +33,10 @@ class JobSpec:
 
     model: str = _option("ONNX model file.")
     input: tuple[str, ...] = _option(
-        "Parquet or Arrow IPC file, folder or glob; may be given several times."
+        "Parquet or Arrow IPC file, folder or glob, local or s3://..., gs://...; may be given "
+        "several times."
     )
-    output: str = _option("Folder for the parts; made if missing.")
+    output: str = _option("Folder for the parts, local or s3://..., gs://...; made if missing.")
     bind: tuple[str, ...] = _option(
         "INPUT=FIELD: feed the model's input INPUT from the dataset's field FIELD. "
         "Inputs bind to fields of their own name by default. INPUT=FIELD:cast rounds a field "
@@ -101,6 +102,12 @@ class JobSpec:
     after: str | None = _option(
         "MODULE:FUNCTION that makes of a batch of kept fields and outputs the one that is "
         "written, of as many rows.",
+        None,
+    )
+    where: str | None = _option(
+        "Score only rows of which this is true, such as \"day >= '2024-01-01' and kind in "
+        "['a', 'b']\": and, or, not, comparisons, in [...], is None, over fields of the dataset. "
+        "Row groups whose statistics rule it out are not read.",
         None,
     )
     format: str = _option("Format of the parts.", "parquet", choices=("parquet", "arrow"))

@@ -49,6 +49,8 @@ class Fingerprint:
     before: str = ""
     """The hook by its name, and a hash of its source."""
     after: str = ""
+    where: str = ""
+    """Which rows are scored."""
 
     @property
     def digest(self) -> str:
@@ -69,25 +71,28 @@ class Fingerprint:
                 lines += _file_differences(before, after)
             elif name in _HASHED:
                 follows, line = _HASHED[name]
-                lines += [] if follows in names else [f"{name}: {line}"]
+                lines += [] if set(follows) & set(names) else [f"{name}: {line}"]
             else:
                 said = f"the folder has {before or 'none'}, this run has {after or 'none'}"
                 lines.append(f"{name}: {said}")
         return tuple(lines)
 
 
-_HASHED = {
-    "model_sha256": ("", "the folder was made with another model, or another state of its file"),
+_HASHED: dict[str, tuple[tuple[str, ...], str]] = {
+    "model_sha256": ((), "the folder was made with another model, or another state of its file"),
     "program": (
-        "model_sha256",
+        ("model_sha256",),
         "the folder was made with another --off, on another kind of machine, or by another "
         "version of colonnade",
     ),
     "tokenizer": (
-        "",
+        (),
         "the folder was made with another tokenizer, another state of its file, or without one",
     ),
-    "shards": ("files", "another version of colonnade cut the input into other shards"),
+    "shards": (
+        ("files", "where"),
+        "the folder was made from other partition folders, or by another version of colonnade",
+    ),
 }
 """Fields that say nothing to people: what they follow from, and what a difference means."""
 
@@ -125,8 +130,9 @@ def fingerprint(
         image=image,
         before=_named(hooks[0]),
         after=_named(hooks[1]),
+        where=str(dataset.where or ""),
         lengths=str(binding.lengths or ""),
-        shards=_hash([(s.path, s.row_groups, s.first_row, s.rows) for s in shards]),
+        shards=_hash([(s.path, s.row_groups, s.first_row, s.rows, s.folder) for s in shards]),
     )
 
 

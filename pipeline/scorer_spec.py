@@ -53,6 +53,8 @@ class ScorerSpec:
     """Where the model's stages live, this scorer's own first; () for a model in one piece."""
     fields: tuple[str, ...] = ()
     """That are read; () for those that the binding names, which a hook may have made of others."""
+    where: str = ""
+    """Which of the rows read are scored."""
 
     @property
     def later_stages(self) -> tuple[StageSpec, ...]:

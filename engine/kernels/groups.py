@@ -104,19 +104,21 @@ def store_group(typing, address, stride, group):
 
 
 @intrinsic(prefer_literal=True)
-def prefetch_group(typing, shape, address, to_write):
-    """Asks for the cache lines of a group that lies close together, to be read or written soon."""
+def prefetch_group(typing, shape, address, to_write, level):
+    """Asks for the cache lines of a group that lies close together, to be read or written soon,
+    into the cache of that level: 1 or 2."""
 
     def emit(context, b, signature, args):
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _I32, _I32, _I32])
         function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-        flags = [ir.Constant(_I32, n) for n in (int(to_write.literal_value), 3, 1)]
+        locality = 4 - level.literal_value
+        flags = [ir.Constant(_I32, n) for n in (int(to_write.literal_value), locality, 1)]
         for line in range(0, 4 * shape.count * shape.lanes, LINE):
             place = b.add(args[1], ir.Constant(I64, line))
             b.call(function, [at(b, place, ir.IntType(8)), *flags])
         return context.get_dummy_value()
 
-    return types.void(shape, types.int64, to_write), emit
+    return types.void(shape, types.int64, to_write, level), emit
 
 
 @intrinsic
@@ -144,6 +146,24 @@ def fma_group(typing, weight, address, stride, group):
     if not isinstance(weight, VectorType):
         return None
     return group(weight, types.int64, types.int64, group), emit
+
+
+@intrinsic
+def fma_two_groups(typing, w0, w1, address, stride, g0, g1):
+    """(g0 + w0 * x, g1 + w1 * x), x the group at `address`: a load for two multiply-adds."""
+    two = types.UniTuple(g0, 2)
+
+    def emit(context, b, signature, args):
+        pixels = [b.load(place, align=4) for place in _places(b, g0, args[2], args[3])]
+        sums = []
+        for weight, group in zip(args[:2], args[4:], strict=True):
+            pairs = zip(pixels, _each(b, g0, group), strict=True)
+            sums.append(_gather(b, g0, [fused(b, _vector(g0), (weight, x, a)) for x, a in pairs]))
+        return context.make_tuple(b, two, sums)
+
+    if not isinstance(w0, VectorType):
+        return None
+    return two(w0, w1, types.int64, types.int64, g0, g1), emit
 
 
 @intrinsic

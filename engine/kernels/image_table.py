@@ -8,11 +8,14 @@ LANES = (8, 16)
 """T: images of a lane group, one register of them: 8 on AVX2, 16 on AVX-512."""
 STRIDES = (1, 2, 0)
 """S: pixels of x from a pixel of the group to the next; 0 where it stands in a word."""
-CONV_PIXELS = {
-    "nz": {8: (1, 2, 4, 7, 14), 16: (1, 2, 4, 7, 14, 28)},
+CONV_PIXELS: dict[str, dict[int, tuple[int, ...]]] = {
+    "nz": {8: (1, 2, 4, 7, 14), 16: (1, 2, 4, 7, 14)},
+    "pair": {8: (), 16: (1, 2, 4, 7)},
     "blk4_": {8: (1, 2, 3), 16: (1, 2, 4, 7)},
 }
 """R by structure, as names begin, and by T: a register a pixel, or four of them in BLK4."""
+OUTPUTS = {"nz": 1, "pair": 2, "blk4_": 4}
+"""By structure: how many are computed at once. The sums of pairs want 32 registers."""
 DEPTHWISE_PIXELS = {8: (1, 2, 4, 7), 16: (1, 2, 4, 7, 14)}
 """R by T: with 8 lanes 14 sums leave no registers for the pixels that three taps share."""
 BLEND_TAPS = (2, 4)
@@ -67,8 +70,8 @@ def _convolutions(lanes: int) -> list[Kernel]:
         Kernel(
             f"conv_f32_{structure}{pixels}x{lanes}s{stride}",
             "conv",
-            f"{_CONV}:{structure.rstrip('_')}",
-            (lanes, pixels, stride),
+            f"{_CONV}:convolution",
+            (lanes, pixels, stride, OUTPUTS[structure]),
             structure.rstrip("_"),
         )
         for structure, widths in CONV_PIXELS.items()
