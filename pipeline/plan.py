@@ -139,6 +139,11 @@ def make_plan(
     rows = batch_rows or default_batch_rows(dataset, binding)
     tokens = default_batch_tokens(binding)
     threads = max(len(place.cpus) for place in places)
+    memory = price(
+        dataset, program, binding, engines=len(places), threads=threads, batch_rows=rows,
+        batch_tokens=tokens, tokenizer=tokenizer, fields=read_fields(dataset, before),
+        output=output, stages=stages,
+    )  # fmt: skip
     return Plan(
         model=model,
         program=program.fingerprint,
@@ -152,19 +157,7 @@ def make_plan(
         pictures=pictures,
         before=before,
         after=after,
-        memory=price(
-            dataset,
-            program,
-            binding,
-            engines=len(places),
-            threads=threads,
-            batch_rows=rows,
-            batch_tokens=tokens,
-            tokenizer=tokenizer,
-            fields=read_fields(dataset, before),
-            stages=stages,
-            output=output,
-        ),
+        memory=memory,
         stages=len(stages) or 1,
         memory_limit_nbytes=memory_limit_nbytes,
         output=output,
