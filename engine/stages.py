@@ -29,7 +29,7 @@ from engine.work_share import TYPICAL_TOKENS, multiply_adds
 INDEXED_NBYTES = 6
 """Of a weight that is kept: a float32 and its place, which takes two bytes or four."""
 
-_LOOKUPS = ("Gather", "colonnade.Positional")
+_LOOKUPS = ("Gather", "colonnade.Counted", "colonnade.Positional")
 """Nodes that read some rows of their constant, and not all of it."""
 
 CROSSING = 0.05

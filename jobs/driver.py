@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -22,11 +21,12 @@ from jobs.lending import Lending
 from jobs.planning import Prepared, admit, check_memory, prepare
 from jobs.report.history import History
 from jobs.tally import Summary, Tally
-from pipeline.durable import DISK_TROUBLE, disk_error
+from pipeline.durable import DISK_TROUBLE
 from pipeline.errors import OutputError
 from pipeline.events import JobEnded, JobStarted
 from pipeline.manifest import RunFolder, Standing
 from pipeline.parts import REJECTS
+from pipeline.stores import joined, store_at
 
 if TYPE_CHECKING:
     from jobs.executors import Executor, Seat
@@ -58,7 +58,6 @@ class Driver:
         self._tell_outside = tell
         self._interrupts = interrupts
         self._started = monotonic() if started is None else started
-        self._output = Path(spec.output)
 
     def run(self, seats: tuple[Seat, ...], show_plan: Callable[[Plan], None]) -> Summary | None:
         """The whole job on the executor's seats; None after a dry run."""
@@ -69,18 +68,18 @@ class Driver:
         try:
             if self.spec.dry_run:
                 self.standing = RunFolder.look(
-                    self._output, prepared.run, self.plan.shards, restart=self.spec.restart
+                    self.spec.output, prepared.run, self.plan.shards, restart=self.spec.restart
                 )
                 return None
             return self._score(prepared)
         except OSError as error:
             if error.errno not in DISK_TROUBLE:
                 raise
-            raise disk_error(self._output, error) from error
+            raise store_at(self.spec.output).trouble(error) from error
 
     def _score(self, prepared: Prepared) -> Summary:
         spec, shards = self.spec, prepared.plan.shards
-        with RunFolder.open(self._output, prepared.run, shards, restart=spec.restart) as folder:
+        with RunFolder.open(spec.output, prepared.run, shards, restart=spec.restart) as folder:
             earlier = folder.committed.values()
             self.standing = Standing(
                 resumed=folder.resumed,
@@ -135,7 +134,7 @@ class Driver:
             max_restarts=spec.max_restarts,
             max_errors=spec.max_errors,
             stop_on_bad_input=spec.on_error == "fail",
-            rejects=str(self._output / REJECTS),
+            rejects=joined(spec.output, REJECTS),
         )
 
     def _end(self, folder: RunFolder, ending: Ending) -> Summary:
@@ -155,6 +154,7 @@ class Driver:
             rows_per_second=(rows_in - self.tally.earlier_rows) / seconds,
             nbytes=self.tally.nbytes,
             scorers=_whereabouts(self.tally),
+            filtered=sum(entry.filtered for entry in entries),
         )
         self._tell(
             JobEnded(
@@ -176,7 +176,7 @@ class Driver:
 
         assert self.plan is not None, "it was made before the first lease"
         try:
-            return str(folder.report(page(self.history, self.tally, self.plan, summary)))
+            return folder.report(page(self.history, self.tally, self.plan, summary))
         except OutputError as error:  # the parts are there all the same
             return f"not written: {error}"
 

@@ -12,7 +12,7 @@ import engine
 from engine.pixels import Pixels, with_pixels
 from engine.settings import switches_of
 from engine.stages import compile_stage, cut
-from numa.notation import size
+from numa.notation import cpulist, size
 from pipeline.binding import Binding, TokenRules, bind
 from pipeline.dataset import Dataset
 from pipeline.errors import MemoryPlanError
@@ -27,6 +27,7 @@ from pipeline.price import stage_prices
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.stage_spec import StagePlace
 from pipeline.text import TokenizerFile, check_fits
+from pipeline.where import parse as parse_where
 
 if TYPE_CHECKING:
     from engine.confirming import Timer
@@ -90,8 +91,8 @@ def fit(
 
 def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
     """Reads footers, compiles the model, binds fields to inputs and prices the plan."""
-    dataset = Dataset.discover(spec.input)
-    dataset.refuse_output(Path(spec.output))
+    dataset = Dataset.discover(spec.input, parse_where(spec.where) if spec.where else None)
+    dataset.refuse_output(spec.output)
     # A missing model is for the engine to explain.
     sha256 = model_sha256(spec.model) if Path(spec.model).is_file() else ""
     before, after = Hook.of(BEFORE, spec.before), Hook.of(AFTER, spec.after)
@@ -126,7 +127,7 @@ def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
 def _earlier_choices(spec: JobSpec, sha256: str) -> Mapping[str, str] | None:
     """The kernels that the output folder's run began with: they add in different orders, so a
     resume must use them again."""
-    stored = None if spec.restart else read_run(Path(spec.output))
+    stored = None if spec.restart else read_run(spec.output)
     same_model = stored is not None and stored.fingerprint.model_sha256 == sha256
     return stored.choices if stored is not None and same_model else None
 
@@ -147,15 +148,15 @@ def check_memory(prepared: Prepared, seats: tuple[Seat, ...], *, joining: bool =
     that is bound to a full node is not taken from another, the kernel kills instead.
     """
     for number, (machine, group) in enumerate(groupby(seats, key=lambda seat: seat.machine)):
-        here = sorted(group, key=lambda seat: seat.place.node)
+        here = sorted(group, key=lambda seat: seat.place.nodes)
         driver = number == 0 and not joining
         _bound(prepared, here, driver=driver).check(here[0].memory_limit_nbytes, machine)
         if prepared.stages:
             _check_stages(prepared, here, machine)
             continue
-        for node, group_of_node in groupby(here, key=lambda seat: seat.place.node):
-            there = list(group_of_node)
-            where = f"NUMA node {node} of {machine}"
+        for nodes, group_of_nodes in groupby(here, key=lambda seat: seat.place.nodes):
+            there = list(group_of_nodes)
+            where = f"NUMA node {cpulist(nodes)} of {machine}"
             _bound(prepared, there, driver=False).check(there[0].node_memory_nbytes, where)
 
 
@@ -191,7 +192,9 @@ def _bound(prepared: Prepared, seats: Sequence[Seat], *, driver: bool) -> Memory
         plan.dataset, prepared.program, plan.binding, engines=len(seats),
         threads=max(len(seat.place.cpus) for seat in seats), batch_rows=plan.batch_rows,
         batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer,
-        fields=read_fields(plan.dataset, plan.before), driver=driver, stages=prepared.stages,
+        fields=read_fields(plan.dataset, plan.before), output=plan.output,
+        driver=driver, stages=prepared.stages,
+        copies=max(len(seat.place.nodes) for seat in seats),
     )  # fmt: skip
 
 
@@ -218,7 +221,7 @@ def _scorer_specs(
         fingerprint=run.fingerprint.digest, on_error=spec.on_error,
         batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer, pictures=plan.pictures,
         pixels=fitted.fed, before=plan.before, after=plan.after,
-        fields=read_fields(plan.dataset, plan.before),
+        fields=read_fields(plan.dataset, plan.before), where=spec.where or "",
     )  # fmt: skip
     return tuple(_seated(common, seat, fitted.stages) for seat in seats)
 
@@ -230,5 +233,6 @@ def _seated(spec: ScorerSpec, seat: Seat, stages: Sequence[engine.Program]) -> S
         for stage, program in zip(seat.stages, stages, strict=True)
     )
     return replace(
-        spec, scorer=seat.scorer, cpus=seat.place.cpus, node=seat.place.node, stages=places
-    )
+        spec, scorer=seat.scorer, cpus=seat.place.cpus, node=seat.place.node,
+        others=seat.place.others, stages=places,
+    )  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 
 from jobs.errors import ConfigError, SpecError
 from jobs.spec import NUMBERS, OPTIONS, JobSpec
+from pipeline.stores import REMOTE, as_path, is_url, scheme
 
 _LISTS = {
     "input": "a string or a list of strings",
@@ -22,6 +23,8 @@ _LISTS = {
 """Options that are lists, and what is taken for one."""
 
 _NEEDED = ("model", "input", "output")
+_STORED = ("input", "output")
+"""Paths that may lie in an object store, too."""
 _PATHS = (*_NEEDED, "tokenizer", "metrics")
 
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
@@ -158,10 +161,23 @@ class _Reading:
         """Without following links: an input folder may be a link that is moved later."""
         if isinstance(value, tuple):
             return tuple(self._absolute(name, item) for item in value)
+        value = as_path(value)
+        if scheme(value):
+            return self._url(name, value)
         try:
             return os.path.normpath(self.folder / Path(value).expanduser())
         except RuntimeError as error:  # ~nobody
             raise self._unfit(name, "a path", value, f"; {error}") from error
+
+    def _url(self, name: str, value: str) -> str:
+        if name not in _STORED:
+            raise self._unfit(name, "a file of this machine", value, "; copy it here first")
+        if not is_url(value):
+            known = ", ".join(f"{known}://" for known in ("file", *REMOTE))
+            raise self._unfit(name, f"a path, or a URL that starts with one of {known}", value)
+        if not value.partition("://")[2].strip("/"):
+            raise self._unfit(name, "the name of a bucket", value)
+        return value.rstrip("/")
 
     def _unfit(self, name: str, wanted: str, value: Any, more: str = "") -> SpecError:
         return self.error(f"{self.where}: {name}: expected {wanted}, got {value!r}{more}")
@@ -175,6 +191,11 @@ def _check_together(spec: JobSpec) -> None:
         raise SpecError(f"bind: input {name!r} is bound twice; give --bind {name}=... once")
     if spec.address is not None and spec.executor != "ray":
         raise SpecError("address: only the Ray executor joins a cluster; add --executor ray")
+    if spec.stages > 1 and spec.domain == "socket":
+        raise SpecError(
+            "stages: expected a NUMA node for each, got --domain socket, which has several; "
+            "do without one of them, or take --domain l3"
+        )
     if spec.max_errors is not None and spec.on_error == "fail":
         raise SpecError(
             "max_errors: --on-error fail stops at the first bad row; "

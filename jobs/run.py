@@ -84,7 +84,7 @@ _METAVARS = {
     "stages": "N",
     "batch_rows": "N", "max_tokens": "N", "tokenizer": "FILE", "max_errors": "N",
     "image": "KEY=VALUE,...",
-    "before": "MODULE:FUNCTION", "after": "MODULE:FUNCTION",
+    "where": "CONDITION", "before": "MODULE:FUNCTION", "after": "MODULE:FUNCTION",
     "stall_seconds": "SECONDS", "max_restarts": "N", "metrics": "FILE",
 }  # fmt: skip
 

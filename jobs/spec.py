@@ -33,9 +33,10 @@ class JobSpec:
 
     model: str = _option("ONNX model file.")
     input: tuple[str, ...] = _option(
-        "Parquet or Arrow IPC file, folder or glob; may be given several times."
+        "Parquet or Arrow IPC file, folder or glob, local or s3://..., gs://...; may be given "
+        "several times."
     )
-    output: str = _option("Folder for the parts; made if missing.")
+    output: str = _option("Folder for the parts, local or s3://..., gs://...; made if missing.")
     bind: tuple[str, ...] = _option(
         "INPUT=FIELD: feed the model's input INPUT from the dataset's field FIELD. "
         "Inputs bind to fields of their own name by default. INPUT=FIELD:cast rounds a field "
@@ -55,8 +56,18 @@ class JobSpec:
     address: str | None = _option(
         "Ray cluster to join ('auto' finds it); without it, Ray is started on this machine.", None
     )
-    engines: int | None = _option("Scorers a machine. Default: one a NUMA node.", None, least=1)
+    engines: int | None = _option("Scorers a machine. Default: one a --domain.", None, least=1)
     threads: int | None = _option("Threads a scorer. Default: one a physical core.", None, least=1)
+    domain: str = _option(
+        "What one scorer is for, unless --engines says how many: a NUMA node, a socket with all "
+        "its nodes (each gets a copy of the weights), or the cores of a node that share an L3.",
+        "node",
+        choices=("node", "socket", "l3"),
+    )
+    smt: bool = _option(
+        "Threads on every CPU, not one a physical core: siblings share what kernels keep busy.",
+        False,
+    )
     stages: int = _option(
         "Cut the model into so many stages, each with weights of its own on a NUMA node of its "
         "own: for models too large for one. A scorer then takes so many places.",
@@ -101,6 +112,12 @@ class JobSpec:
     after: str | None = _option(
         "MODULE:FUNCTION that makes of a batch of kept fields and outputs the one that is "
         "written, of as many rows.",
+        None,
+    )
+    where: str | None = _option(
+        "Score only rows of which this is true, such as \"day >= '2024-01-01' and kind in "
+        "['a', 'b']\": and, or, not, comparisons, in [...], is None, over fields of the dataset. "
+        "Row groups whose statistics rule it out are not read.",
         None,
     )
     format: str = _option("Format of the parts.", "parquet", choices=("parquet", "arrow"))

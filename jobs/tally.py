@@ -192,6 +192,8 @@ class Summary:
     """Of the parts of this run."""
     scorers: Mapping[int, str]
     """Where each scorer really was, with the rows it scored."""
+    filtered: int = 0
+    """Rows that --where leaves out; they are of rows_in, too."""
     report: str = ""
     """Path of the page, or why there is none; "" if none was wanted."""
 
@@ -202,6 +204,7 @@ class Summary:
     def figures(self) -> tuple[tuple[str, str], ...]:
         """Label and value of each line of the table."""
         rows = f"{self.rows_in:,} in, {self.rows_out:,} out"
+        rows += f", {self.filtered:,} left out" if self.filtered else ""
         lines = [
             ("rows", rows + (f", {self.rejects:,} rejected" if self.rejects else "")),
             ("parts", f"{self.parts:,}, {size(self.nbytes)} written by this run"),

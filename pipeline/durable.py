@@ -6,7 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import OutputError, StorageError
@@ -27,15 +27,6 @@ def disk_advice(error: OSError) -> str:
     if error.errno == errno.EROFS:
         return "make the file system writable, or choose another output"
     return "make room, then run the same command to go on"
-
-
-@contextlib.contextmanager
-def naming(output: Path) -> Iterator[None]:
-    """OSError inside comes out as OutputError that names the folder."""
-    try:
-        yield
-    except OSError as e:
-        raise disk_error(output, e) from e
 
 
 def refuse_unwritable(output: Path) -> None:
@@ -62,12 +53,12 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """The file holds all of `text`, or what it held before, whatever happens."""
+def replace_text(path: Path, text: Iterable[str]) -> None:
+    """The file holds all pieces of `text`, or what it held before, whatever happens."""
     temp = path.with_name(f"{path.name}.tmp")
     try:
         with temp.open("w") as file:
-            file.write(text)
+            file.writelines(text)
             file.flush()
             os.fsync(file.fileno())
         temp.replace(path)
@@ -76,12 +67,6 @@ def replace_text(path: Path, text: str) -> None:
             temp.unlink()
         raise
     sync_folder(path.parent)
-
-
-def checksum(path: Path) -> str:
-    """ "sha256:..." of the file's bytes, as HashedFile makes it while writing."""
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 class HashedFile:

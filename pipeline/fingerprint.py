@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.bound import Binding
 from pipeline.dataset import Dataset
@@ -49,6 +48,8 @@ class Fingerprint:
     before: str = ""
     """The hook by its name, and a hash of its source."""
     after: str = ""
+    where: str = ""
+    """Which rows are scored."""
 
     @property
     def digest(self) -> str:
@@ -69,25 +70,28 @@ class Fingerprint:
                 lines += _file_differences(before, after)
             elif name in _HASHED:
                 follows, line = _HASHED[name]
-                lines += [] if follows in names else [f"{name}: {line}"]
+                lines += [] if set(follows) & set(names) else [f"{name}: {line}"]
             else:
                 said = f"the folder has {before or 'none'}, this run has {after or 'none'}"
                 lines.append(f"{name}: {said}")
         return tuple(lines)
 
 
-_HASHED = {
-    "model_sha256": ("", "the folder was made with another model, or another state of its file"),
+_HASHED: dict[str, tuple[tuple[str, ...], str]] = {
+    "model_sha256": ((), "the folder was made with another model, or another state of its file"),
     "program": (
-        "model_sha256",
+        ("model_sha256",),
         "the folder was made with another --off, on another kind of machine, or by another "
         "version of colonnade",
     ),
     "tokenizer": (
-        "",
+        (),
         "the folder was made with another tokenizer, another state of its file, or without one",
     ),
-    "shards": ("files", "another version of colonnade cut the input into other shards"),
+    "shards": (
+        ("files", "where"),
+        "the folder was made from other partition folders, or by another version of colonnade",
+    ),
 }
 """Fields that say nothing to people: what they follow from, and what a difference means."""
 
@@ -125,8 +129,9 @@ def fingerprint(
         image=image,
         before=_named(hooks[0]),
         after=_named(hooks[1]),
+        where=str(dataset.where or ""),
         lengths=str(binding.lengths or ""),
-        shards=_hash([(s.path, s.row_groups, s.first_row, s.rows) for s in shards]),
+        shards=_hash_of_plan(shards),
     )
 
 
@@ -134,8 +139,12 @@ def _named(hook: Hook | None) -> str:
     return f"{hook.name} (sha256 {hook.sha256:.16})" if hook else ""
 
 
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(to_plain(value)).encode()).hexdigest()[:16]
+def _hash_of_plan(shards: Sequence[Shard]) -> str:
+    """Shard by shard: the plan as one text would be as large as the plan."""
+    found = hashlib.sha256()
+    for s in shards:
+        found.update(json.dumps((s.path, s.row_groups, s.first_row, s.rows, s.folder)).encode())
+    return found.hexdigest()[:16]
 
 
 def _file_differences(

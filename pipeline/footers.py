@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -12,6 +12,10 @@ import pyarrow.parquet as pq
 
 from pipeline.dictionaries import dictionary_nbytes, leaf_types, width
 from pipeline.errors import InputError
+from pipeline.partitions import Partition
+from pipeline.sources import facts, mapped, naming, opened
+from pipeline.stores import is_url
+from pipeline.where import Range, Where
 
 MAGIC = {b"PAR1": "parquet", b"ARRO": "arrow"}
 
@@ -43,6 +47,8 @@ class RowGroup:
     """By field: what each batch of it holds beside its rows, the dictionaries of the group."""
     field_elements: tuple[int, ...] = ()
     """By field: numbers in all its rows and their lists; an empty list counts one at most."""
+    skipped: bool = False
+    """No row of it can be scored: it is not read."""
 
     @property
     def nbytes(self) -> int:
@@ -60,37 +66,87 @@ class DataFile:
     """Size on disk."""
     mtime_ns: int
     row_groups: tuple[RowGroup, ...]
+    folder: str = ""
+    """Partition folders above it, which are those of its parts, too: year=2024/month=1."""
+    partitions: tuple[Partition, ...] = ()
+    """Fields that these folders give, and the file does not."""
 
     @property
     def rows(self) -> int:
         return sum(g.rows for g in self.row_groups)
 
 
-def read_footer(path: str) -> tuple[DataFile, pa.Schema]:
-    """What the file holds. Raises InputError for what is neither Parquet nor Arrow, or damaged."""
-    try:
-        if Path(path).is_symlink() and not Path(path).exists():
-            target = Path(path).readlink()
-            raise InputError(
-                f"{path}: expected a file, got a link to {target}, which does not exist; "
-                "bring it back or remove the link"
-            )
-        stat = Path(path).stat()
-        if not S_ISREG(stat.st_mode):  # a pipe would be waited for, for ever
-            raise InputError(f"{path}: expected a file, got a pipe, socket or device")
-        with Path(path).open("rb") as stream:
-            magic = stream.read(4)
-        if not magic:
-            raise InputError(f"{path}: expected a Parquet or Arrow file, got an empty one")
-        if magic not in MAGIC:
-            raise InputError(f"{path}: expected a Parquet or Arrow IPC file, got {_what(magic)}")
-        kind = MAGIC[magic]
-        groups, schema = _parquet_groups(path) if kind == "parquet" else _arrow_groups(path)
-    except (pa.ArrowInvalid, OSError) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise InputError(f"{path}: cannot be read, truncated or damaged: {reason}") from e
+def read_footer(
+    path: str,
+    where: Where | None = None,
+    folder: str = "",
+    partitions: Sequence[Partition] = (),
+) -> tuple[DataFile, pa.Schema]:
+    """What the file holds, and what the folders above it add to it. Raises InputError for what is
+    neither Parquet nor Arrow, or damaged, and FilterError where fields do not fit `where`."""
+    with naming(path, path, "cannot be read, truncated or damaged"):
+        _refuse_dead_link(path)
+        found = facts(path)
+        with opened(path) as source:
+            kind = _kind(path, source.read(4))
+            if kind == "parquet":
+                groups, schema, ranges = _parquet_groups(source, where.fields if where else ())
+        if kind == "arrow":
+            groups, schema = _arrow_groups(path)
+            ranges = [{} for _ in groups]  # it has no statistics
     _check_names(path, schema)
-    return DataFile(path, kind, stat.st_size, stat.st_mtime_ns, groups), schema
+    added = tuple(p for p in partitions if p.name not in schema.names)
+    for partition in added:
+        schema = schema.append(partition.field)
+    groups = tuple(_partitioned(group, added) for group in groups)
+    if where is not None:
+        groups = _chosen(groups, where.fitted(schema), ranges, added)
+    return DataFile(path, kind, found.nbytes, found.mtime_ns, groups, folder, added), schema
+
+
+def _partitioned(group: RowGroup, added: Sequence[Partition]) -> RowGroup:
+    """With the fields that folders add, which the reader makes."""
+    if not added:
+        return group
+    return replace(
+        group,
+        field_nbytes=(*group.field_nbytes, *(p.row_nbytes * group.rows for p in added)),
+        dictionary_nbytes=(*group.dictionary_nbytes, *(0 for _ in added)),
+        field_elements=(*group.field_elements, *(group.rows for _ in added)),
+    )
+
+
+def _chosen(
+    groups: Sequence[RowGroup],
+    where: Where,
+    ranges: Sequence[dict[str, Range]],
+    added: Sequence[Partition],
+) -> tuple[RowGroup, ...]:
+    """With a mark on those of which no row can be scored."""
+    told = (
+        r | {p.name: p.range(g.rows) for p in added} for g, r in zip(groups, ranges, strict=True)
+    )
+    return tuple(
+        replace(group, skipped=not where.may_hold(known))
+        for group, known in zip(groups, told, strict=True)
+    )
+
+
+def _refuse_dead_link(path: str) -> None:
+    if not is_url(path) and Path(path).is_symlink() and not Path(path).exists():
+        raise InputError(
+            f"{path}: expected a file, got a link to {Path(path).readlink()}, which does not "
+            "exist; bring it back or remove the link"
+        )
+
+
+def _kind(path: str, magic: bytes) -> str:
+    """What a file is by its first bytes."""
+    if not magic:
+        raise InputError(f"{path}: expected a Parquet or Arrow file, got an empty one")
+    if magic not in MAGIC:
+        raise InputError(f"{path}: expected a Parquet or Arrow IPC file, got {_what(magic)}")
+    return MAGIC[magic]
 
 
 def _what(magic: bytes) -> str:
@@ -106,15 +162,35 @@ def _check_names(path: str, schema: pa.Schema) -> None:
         raise InputError(f"{path}: expected each field once, got {', '.join(twice)} twice")
 
 
-def _parquet_groups(path: str) -> tuple[tuple[RowGroup, ...], pa.Schema]:
-    with pq.ParquetFile(path) as file:
+def _parquet_groups(
+    source: Any, names: Sequence[str]
+) -> tuple[tuple[RowGroup, ...], pa.Schema, list[dict[str, Range]]]:
+    """Row groups, schema, and what statistics tell of the named fields in each row group."""
+    with pq.ParquetFile(source) as file:
         metadata, schema = file.metadata, file.schema_arrow
-    with Path(path).open("rb") as stream:
-        groups = [
-            _parquet_group(metadata.row_group(index), schema, stream)
-            for index in range(metadata.num_row_groups)
-        ]
-    return tuple(groups), schema
+    found = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    groups = tuple(_parquet_group(group, schema, source) for group in found)
+    return groups, schema, [_ranges(group, schema, names) for group in found]
+
+
+def _ranges(group: Any, schema: pa.Schema, names: Sequence[str]) -> dict[str, Range]:
+    """What the statistics of flat fields tell."""
+    found: dict[str, Range] = {}
+    leaf = 0
+    for field in schema if names else ():
+        if field.name in names and field.type.num_fields == 0:
+            found[field.name] = _range(group.column(leaf).statistics, int(group.num_rows))
+        leaf += len(leaf_types(field.type))
+    return found
+
+
+def _range(statistics: Any, rows: int) -> Range:
+    if statistics is None:
+        return Range(None, None, None, rows)
+    told = statistics.has_min_max
+    nulls = int(statistics.null_count) if statistics.has_null_count else None
+    low, high = (statistics.min, statistics.max) if told else (None, None)
+    return Range(low, high, nulls, rows)
 
 
 def _parquet_group(group: Any, schema: pa.Schema, stream: BinaryIO) -> RowGroup:
@@ -134,7 +210,7 @@ def _parquet_group(group: Any, schema: pa.Schema, stream: BinaryIO) -> RowGroup:
 
 def _arrow_groups(path: str) -> tuple[tuple[RowGroup, ...], pa.Schema]:
     """Record batches are loaded to be counted: free when memory-mapped, unless compressed."""
-    with pa.memory_map(path) as source, pa.ipc.open_file(source) as reader:
+    with mapped(path) as source, pa.ipc.open_file(source) as reader:
         groups = []
         for index in range(reader.num_record_batches):
             batch = reader.get_batch(index)

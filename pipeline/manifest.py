@@ -3,7 +3,7 @@
     OUT/part-000123.parquet          final parts, deterministic names
     OUT/_colonnade/run.json          the fingerprint, field by field, and the kernel choices
     OUT/_colonnade/journal.jsonl     a synced line for each commit
-    OUT/_colonnade/lock              flock of the driver
+    OUT/_colonnade/lock              flock of the driver; in an object store, its lease
     OUT/_colonnade/tmp/              attempts being written, by scorers
     OUT/_colonnade/rejects/          part-000123.parquet: file, row, field, reason
     OUT/_manifest.json, OUT/_SUCCESS last of all
@@ -27,19 +27,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.durable import naming, replace_text, sync_folder
 from pipeline.errors import OutputError
 from pipeline.failpoints import reach
 from pipeline.journal import Journal
-from pipeline.lock import take_lock
-from pipeline.parts import OWN, REJECTS, TEMP, Part, part_name, rejects_name
+from pipeline.ledger import Ledger
+from pipeline.parts import REJECTS, Part, discard, part_of, rejects_name
 from pipeline.records import (
     JOURNAL,
+    LOCK,
     MANIFEST,
     REPORT,
     RUN,
@@ -60,6 +59,7 @@ from pipeline.resume import (
     wipe,
 )
 from pipeline.shards import Shard
+from pipeline.stores import OWN, TEMP, Lock, Store, joined, store_at
 from pipeline.wire import to_plain
 
 __all__ = ["Manifest", "ManifestEntry", "RunFolder", "RunRecord", "Standing", "read_run"]
@@ -68,11 +68,11 @@ __all__ = ["Manifest", "ManifestEntry", "RunFolder", "RunRecord", "Standing", "r
 class RunFolder:
     """The output folder, held by one driver. A context manager; close() gives up the lock."""
 
-    def __init__(self, output: Path, run: RunRecord, shards: Sequence[Shard], lock: int) -> None:
+    def __init__(self, store: Store, run: RunRecord, shards: Sequence[Shard], lock: Lock) -> None:
         """Use `RunFolder.open`."""
-        self.output = output
+        self.store = store
         self.run = run
-        self.committed: dict[int, ManifestEntry] = {}
+        self.committed: MutableMapping[int, ManifestEntry] = Ledger(shards, run.format)
         """By shard index; grows with each commit."""
         self.complete = False
         """_SUCCESS stands for this very fingerprint: there is nothing to do."""
@@ -88,18 +88,18 @@ class RunFolder:
 
     @classmethod
     def open(
-        cls, output: Path, run: RunRecord, shards: Sequence[Shard], *, restart: bool = False
+        cls, output: str | Path, run: RunRecord, shards: Sequence[Shard], *, restart: bool = False
     ) -> RunFolder:
         """Locks, then starts fresh, resumes, or (restart) wipes what is ours and starts fresh.
 
         Raises OutputError: another driver holds it, another run's parts (the differences are
         named), files that are not ours, a folder that cannot be written.
         """
-        with naming(output):
-            refuse_foreign(output)
-            (output / OWN).mkdir(parents=True, exist_ok=True)
-            sync_folder(output.absolute().parent)
-            folder = cls(output, run, shards, take_lock(output))
+        store = store_at(output)
+        with _naming(store):
+            refuse_foreign(store)
+            store.make(OWN)
+            folder = cls(store, run, shards, store.lock(LOCK))
             try:
                 folder._start(restart)
             except BaseException:
@@ -109,22 +109,24 @@ class RunFolder:
 
     @staticmethod
     def look(
-        output: Path, run: RunRecord, shards: Sequence[Shard], *, restart: bool = False
+        output: str | Path, run: RunRecord, shards: Sequence[Shard], *, restart: bool = False
     ) -> Standing:
         """What `open` would find, with the OutputError it would raise. Changes nothing."""
-        with naming(output):
-            return look(output, run, shards, restart=restart)
+        store = store_at(output)
+        with _naming(store):
+            return look(store, run, shards, restart=restart)
 
     def commit(self, part: Part) -> ManifestEntry | None:
         """Publishes the part; None when another attempt was first and this one was discarded."""
+        self._lock.check()
         if part.shard in self.committed:
             self.discard(part)
             return None
         shard = self._shards[part.shard]
         entry = self._entry(part, shard)
-        with naming(self.output):
+        with _naming(self.store):
             reach("before_rename")
-            self._rename(part)
+            self._publish(part)
             reach("after_rename")
             reach("before_journal")
             self._append([entry])
@@ -134,45 +136,42 @@ class RunFolder:
 
     def discard(self, part: Part) -> None:
         """Removes the temporary files of a part that is not wanted."""
-        for temp in (part.temp, part.rejects_temp):
-            if temp:
-                with contextlib.suppress(OSError):
-                    (self.output / TEMP / Path(temp).name).unlink()
+        discard(self.store, self._shards[part.shard], self.run.format, part.temp, part.rejects_temp)
 
-    def finish(self) -> Manifest:
-        """Counts everything, writes _manifest.json, then _SUCCESS. OutputError if incomplete."""
+    def finish(self) -> dict[str, int | str]:
+        """Counts everything, writes _manifest.json, then _SUCCESS, and returns what that says.
+
+        Raises OutputError if it is incomplete.
+        """
         missing = [s.index for s in self._shards if s.index not in self.committed]
         if missing:
             raise OutputError(
-                f"{self.output}: expected {len(self._shards)} parts, {len(missing)} are missing "
-                f"(shard {missing[0]} first); run the same command again"
+                f"{self.store.where}: expected {len(self._shards)} parts, {len(missing)} are "
+                f"missing (shard {missing[0]} first); run the same command again"
             )
-        manifest = self._manifest()
-        with naming(self.output):
-            sweep(self.output, self.committed)
+        self._lock.check()
+        counts = self._counts()
+        with _naming(self.store):
+            sweep(self.store, self.committed)
             reach("before_manifest")
-            replace_text(self.output / MANIFEST, json.dumps(to_plain(manifest), indent=1))
+            self.store.write(MANIFEST, self._manifest(counts))
             reach("after_manifest")
-            counts = {k: v for k, v in to_plain(manifest).items() if k != "entries"}
-            replace_text(self.output / SUCCESS, json.dumps(counts) + "\n")
+            self.store.write(SUCCESS, json.dumps(counts) + "\n")
         self.complete = True
-        return manifest
+        return counts
 
-    def report(self, page: str) -> Path:
+    def report(self, page: str) -> str:
         """Puts a page for people beside the manifest, in place of an earlier run's."""
-        path = self.output / REPORT
-        with naming(self.output):
-            replace_text(path, page)
-        return path
+        with _naming(self.store):
+            self.store.write(REPORT, page)
+        return joined(self.store.where, REPORT)
 
     def close(self) -> None:
         """Gives up the lock. Temporary files stay: scorers may still be writing."""
         if self._journal is not None:
             self._journal.close()
             self._journal = None
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -187,51 +186,47 @@ class RunFolder:
 
     def _start(self, restart: bool) -> None:
         """With the lock held: wipe, compare, resume or begin."""
-        refuse_foreign(self.output)
+        refuse_foreign(self.store)
         if restart:
-            wipe(self.output)
-        stored = read_run(self.output)
+            wipe(self.store)
+        stored = read_run(self.store)
         if stored is None:
-            replace_text(self.output / RUN, json.dumps(to_plain(self.run), indent=1))
+            self.store.write(RUN, json.dumps(to_plain(self.run), indent=1))
         else:
-            refuse_other(self.output, stored, self.run)
+            refuse_other(self.store, stored, self.run)
         self.resumed = stored is not None
-        for folder in (TEMP, REJECTS):
-            (self.output / folder).mkdir(exist_ok=True)
-        self._journal = Journal(self.output / JOURNAL)
-        sync_folder(self.output / OWN)
+        self._journal = Journal(self.store.open_log(JOURNAL))
+        self.store.make(TEMP, REJECTS)
         self._resume()
 
     def _resume(self) -> None:
         """Trusts the journal where footers agree, adopts whole parts, drops the rest."""
         assert self._journal is not None
         known = self._journal.entries
-        digest = self.run.fingerprint.digest
-        found = survey(self.output, self._shards, known, run=digest, format=self.run.format)
+        found = survey(self.store, self._shards, known, self.run)
         whole = {f.shard.index: f.entry for f in found if f.entry is not None}
-        broken = [part_name(f.shard.index, self.run.format) for f in found if f.entry is None]
+        broken = [part_of(f.shard, self.run.format) for f in found if f.entry is None]
         self.damaged = damaged_parts(found, known, self.run.format)
         self.adopted = sum(f.adopted for f in found)
-        self.complete = (self.output / SUCCESS).exists() and len(whole) == len(self._shards)
+        self.complete = self.store.nbytes(SUCCESS) >= 0 and len(whole) == len(self._shards)
         if not self.complete:
-            (self.output / SUCCESS).unlink(missing_ok=True)
-            sync_folder(self.output)
-        for name in broken:
-            (self.output / name).unlink()
+            self.store.delete(SUCCESS)
+            self.store.settle()
+        self.store.delete(*broken)
         if self.adopted:
             self._append([f.entry for f in found if f.adopted and f.entry is not None])
-        self.committed = dict(whole)
-        sweep(self.output, self.committed)
+        self.committed.update(whole)
+        known.clear()  # the ledger has them now
+        sweep(self.store, self.committed)
 
     def _entry(self, part: Part, shard: Shard) -> ManifestEntry:
         """The journal's line for a part, after checking that the part is what it says."""
-        temp = self.output / TEMP / Path(part.temp).name
-        nbytes = temp.stat().st_size if temp.exists() else -1
-        if part.path != part_name(shard.index, self.run.format) or nbytes != part.nbytes:
+        nbytes = self.store.nbytes(part.temp)
+        if part.path != part_of(shard, self.run.format) or nbytes != part.nbytes:
             raise OutputError(
-                f"{temp}: expected {part.nbytes} bytes for {shard}, got "
-                f"{nbytes if nbytes >= 0 else 'no file'}; is the output folder shared by all "
-                "machines?"
+                f"{joined(self.store.where, part.temp)}: expected {part.nbytes} bytes for "
+                f"{shard}, got {nbytes if nbytes >= 0 else 'no file'}; is the output folder "
+                "shared by all machines?"
             )
         return ManifestEntry(
             shard=shard.index,
@@ -246,38 +241,52 @@ class RunFolder:
             rejects_path=rejects_name(shard.index) if part.rejects_temp else "",
             rejects_nbytes=part.rejects_nbytes,
             rejects_checksum=part.rejects_checksum,
+            filtered=part.filtered,
         )
 
-    def _rename(self, part: Part) -> None:
+    def _publish(self, part: Part) -> None:
         """Rejects first: whoever finds the part without a journal line finds its rejects too."""
-        rejects = self.output / rejects_name(part.shard)
+        rejects = rejects_name(part.shard)
         if part.rejects_temp:
-            (self.output / TEMP / Path(part.rejects_temp).name).replace(rejects)
+            self.store.publish(part.rejects_temp, rejects)
         else:
-            rejects.unlink(missing_ok=True)
-        sync_folder(rejects.parent)
-        (self.output / TEMP / Path(part.temp).name).replace(self.output / part.path)
-        sync_folder(self.output)
+            self.store.unpublish(rejects)
+        self.store.publish(part.temp, part.path)
 
     def _append(self, entries: Sequence[ManifestEntry]) -> None:
         assert self._journal is not None, "the run folder is closed"
         self._journal.append(entries)
 
-    def _manifest(self) -> Manifest:
-        """Every shard's entry, counted against the plan."""
-        entries = tuple(self.committed[s.index] for s in self._shards)
-        for shard, entry in zip(self._shards, entries, strict=True):
-            skipped = entry.rows_in - entry.rows_out
-            if entry.rows_in != shard.rows or skipped not in (0, entry.rejects):
+    def _counts(self) -> dict[str, int | str]:
+        """What all entries add up to, each one counted against its shard."""
+        sums = dict.fromkeys(("rows_in", "rows_out", "rejects", "filtered"), 0)
+        for shard in self._shards:
+            entry = self.committed[shard.index]
+            if entry.rows_in != shard.rows or not entry.adds_up:
                 raise OutputError(
-                    f"{self.output / entry.path}: expected {shard.rows} rows in output and "
-                    f"rejects, got {entry.rows_out} and {entry.rejects}; this is a bug"
+                    f"{joined(self.store.where, entry.path)}: expected {shard.rows} rows in "
+                    f"output, rejects and left out, got {entry.rows_out}, {entry.rejects} and "
+                    f"{entry.filtered}; this is a bug"
                 )
-        return Manifest(
-            fingerprint=self.run.fingerprint.digest,
-            shards=len(entries),
-            rows_in=sum(e.rows_in for e in entries),
-            rows_out=sum(e.rows_out for e in entries),
-            rejects=sum(e.rejects for e in entries),
-            entries=entries,
-        )
+            for name in sums:
+                sums[name] += getattr(entry, name)
+        digest = self.run.fingerprint.digest
+        return {"fingerprint": digest, "shards": len(self._shards), **sums}
+
+    def _manifest(self, counts: dict[str, int | str]) -> Iterator[str]:
+        """The text of pipeline.records.Manifest, a line a part: never all of it in memory."""
+        yield json.dumps(counts)[:-1] + ', "entries": ['
+        comma = ""
+        for shard in self._shards:
+            yield f"{comma}\n {json.dumps(to_plain(self.committed[shard.index]))}"
+            comma = ","
+        yield "\n]}\n"
+
+
+@contextlib.contextmanager
+def _naming(store: Store) -> Iterator[None]:
+    """OSError inside comes out as OutputError that names the folder."""
+    try:
+        yield
+    except OSError as e:
+        raise store.trouble(e) from e

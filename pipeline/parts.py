@@ -18,14 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dictionaries import decoded
-from pipeline.durable import HashedFile, disk_error
 from pipeline.errors import BindingError, OutputError
 from pipeline.failpoints import reach
 from pipeline.shards import Lease, Shard
+from pipeline.stores import OWN, Sink, Store, joined, store_at
 
-OWN = "_colonnade"
-"""Our folder inside the output; readers of datasets pass over names with a leading _."""
-TEMP = f"{OWN}/tmp"
 REJECTS = f"{OWN}/rejects"
 FORMATS = ("parquet", "arrow")
 
@@ -62,18 +59,19 @@ class Seconds:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A finished part, still under its temporary name. All paths are relative to the output."""
+    """A finished part, still under the name of its attempt, which in stores without a rename is
+    the final one. All paths are relative to the output."""
 
     shard: int
     attempt: int
     path: str
-    """Final name, given by the shard alone: part-000123.parquet."""
+    """Final name, given by the shard alone: part-000123.parquet, in its partition folders."""
     temp: str
     """_colonnade/tmp/part-000123.ATTEMPT.RANDOM.parquet"""
     rows_in: int
     rows_out: int
     rejects: int
-    """Rows in the rejects file. skip: rows_in = rows_out + rejects; null: rows_in = rows_out."""
+    """Rows in the rejects file. rows_in = rows_out + filtered, + rejects where they are skipped."""
     nbytes: int
     checksum: str
     """"sha256:..." of the part file's bytes."""
@@ -82,6 +80,8 @@ class Part:
     rejects_nbytes: int
     rejects_checksum: str
     seconds: Seconds
+    filtered: int = 0
+    """Rows that --where leaves out; they are of rows_in, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,13 @@ class Reject:
     reason: str
 
 
-def part_name(shard: int, format: str) -> str:
-    return f"part-{shard:06d}.{format}"
+def part_name(shard: int, format: str, folder: str = "") -> str:
+    """Relative to the output folder; `folder` are the partition folders that it lies in."""
+    return f"{folder}/part-{shard:06d}.{format}".lstrip("/")
+
+
+def part_of(shard: Shard, format: str) -> str:
+    return part_name(shard.index, format, shard.folder)
 
 
 def rejects_name(shard: int) -> str:
@@ -112,34 +117,52 @@ def footer_marks(fingerprint: str, shard: Shard) -> dict[str, str]:
     }
 
 
-def read_marks(path: Path, format: str) -> tuple[dict[str, str], int]:
+def read_marks(store: Store, name: str, format: str) -> tuple[dict[str, str], int]:
     """The marks and the number of rows in a part's footer. ArrowInvalid or OSError if damaged."""
-    if format == "parquet":
-        with pq.ParquetFile(path) as file:
-            metadata, rows = file.schema_arrow.metadata, file.metadata.num_rows
-    else:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-            metadata, rows = reader.schema.metadata, reader.count_rows()
+    with store.open(name) as source:
+        if format == "parquet":
+            with pq.ParquetFile(source) as file:
+                metadata, rows = file.schema_arrow.metadata, file.metadata.num_rows
+        else:
+            with pa.ipc.open_file(source) as reader:
+                metadata, rows = reader.schema.metadata, reader.count_rows()
     marks = {k.decode(): v.decode() for k, v in (metadata or {}).items()}
     return {k: v for k, v in marks.items() if k.startswith("colonnade.")}, rows
+
+
+def discard(store: Store, shard: Shard, format: str, *staged: str) -> None:
+    """Removes what an attempt staged; what lies under a final name already is not its own."""
+    finals = (part_of(shard, format), rejects_name(shard.index))
+    for name in staged:
+        if name and name not in finals:
+            with contextlib.suppress(OSError):
+                store.delete(name)
 
 
 class PartWriter:
     """Writes one attempt at one shard. `close` returns the Part; `abort` leaves nothing behind.
 
-    OSError (disk full, I/O error) comes out as OutputError naming the folder.
+    OSError (disk full, I/O error, a store that does not answer) comes out as OutputError naming
+    the folder.
     """
 
     def __init__(
-        self, output: Path, lease: Lease, schema: pa.Schema, *, format: str, fingerprint: str
+        self,
+        output: str | Path,
+        lease: Lease,
+        schema: pa.Schema,
+        *,
+        format: str,
+        fingerprint: str,
     ) -> None:
-        self.output = output
+        self.store = store_at(output)
         self.lease = lease
         self.format = format
         self._marks = footer_marks(fingerprint, lease.shard)
-        name = f"part-{lease.shard.index:06d}.{lease.attempt}.{uuid.uuid4().hex[:12]}"
-        self._temp = f"{TEMP}/{name}.{format}"
-        self._rejects_temp = f"{TEMP}/{name}.rejects.parquet"
+        attempt = f"{lease.attempt}.{uuid.uuid4().hex[:12]}"
+        self._temp = self.store.staged(part_of(lease.shard, format), attempt)
+        rejects = rejects_name(lease.shard.index)
+        self._rejects_temp = self.store.staged(rejects, f"{attempt}.rejects")
         plain = _plain_schema(schema) if format == "arrow" else schema
         self._schema = plain.with_metadata(self._marks)
         self._pending: list[pa.RecordBatch] = []
@@ -148,8 +171,7 @@ class PartWriter:
         self._rejects: list[Reject] = []
         self._writer: Any = None
         with self._naming_the_output():
-            (output / TEMP).mkdir(parents=True, exist_ok=True)
-            self._sink = HashedFile(output / self._temp)
+            self._sink = self.store.sink(self._temp)
             try:
                 self._writer = open_writer(self._sink, self._schema, format)
             except BaseException:
@@ -171,27 +193,29 @@ class PartWriter:
     def reject(self, rejects: Iterable[Reject]) -> None:
         self._rejects += rejects
 
-    def close(self, *, seconds: Seconds = Seconds()) -> Part:
+    def close(self, *, seconds: Seconds = Seconds(), filtered: int = 0) -> Part:
         """Closes, syncs, reads the footer back and checks its rows.
 
-        `seconds` spent so far; closing is added to those of writing.
+        `seconds` spent so far; closing is added to those of writing. `filtered` are rows of the
+        shard that were not scored because of --where.
         """
         began = time.perf_counter()
         with self._naming_the_output():
             self._flush()
             self._writer.close()
             reach("after_encode")
+            # Before the part: whoever finds the part finds its rejects, too.
+            rejects_nbytes, rejects_checksum = self._write_rejects()
             reach("before_fsync")
             self._sink.sync()
             self._sink.close()
-            rejects_nbytes, rejects_checksum = self._write_rejects()
             reach("after_fsync")
             self._check_footer()
         shard = self.lease.shard
         return Part(
             shard=shard.index,
             attempt=self.lease.attempt,
-            path=part_name(shard.index, self.format),
+            path=part_of(shard, self.format),
             temp=self._temp,
             rows_in=shard.rows,
             rows_out=self._rows_out,
@@ -202,6 +226,7 @@ class PartWriter:
             rejects_nbytes=rejects_nbytes,
             rejects_checksum=rejects_checksum,
             seconds=seconds + Seconds(write=time.perf_counter() - began),
+            filtered=filtered,
         )
 
     def abort(self) -> None:
@@ -212,9 +237,7 @@ class PartWriter:
                 self._writer.close()
         with contextlib.suppress(OSError):
             self._sink.close()
-        for temp in (self._temp, self._rejects_temp):
-            with contextlib.suppress(OSError):
-                (self.output / temp).unlink()
+        discard(self.store, self.lease.shard, self.format, self._temp, self._rejects_temp)
 
     def _flush(self) -> None:
         if self._pending:
@@ -234,7 +257,7 @@ class PartWriter:
             [r.reason for r in self._rejects],
         ]
         table = pa.table(columns, schema=REJECT_SCHEMA.with_metadata(self._marks))
-        sink = HashedFile(self.output / self._rejects_temp)
+        sink = self.store.sink(self._rejects_temp)
         with contextlib.closing(sink):
             with open_writer(sink, table.schema, "parquet") as writer:
                 writer.write_table(table)
@@ -242,10 +265,10 @@ class PartWriter:
         return sink.nbytes, sink.checksum
 
     def _check_footer(self) -> None:
-        marks, rows = read_marks(self.output / self._temp, self.format)
+        marks, rows = read_marks(self.store, self._temp, self.format)
         if marks != self._marks or rows != self._rows_out:
             raise OutputError(
-                f"{self.output / self._temp}: expected {self._rows_out} rows of "
+                f"{joined(self.store.where, self._temp)}: expected {self._rows_out} rows of "
                 f"{self.lease.shard}, got {rows} with {marks}; the storage does not keep "
                 "what is written"
             )
@@ -255,17 +278,17 @@ class PartWriter:
         try:
             yield
         except OSError as e:
-            raise disk_error(self.output, e) from e
+            raise self.store.trouble(e) from e
 
 
-def open_writer(sink: HashedFile | pa.NativeFile, schema: pa.Schema, format: str) -> Any:
+def open_writer(sink: Sink | pa.NativeFile, schema: pa.Schema, format: str) -> Any:
     """A Parquet or Arrow writer with our settings.
 
     Parquet is zstd level 1. Dictionaries and statistics only for flat fields that are not
     floating: for outputs of a model they cost 30 % of the encoding and shrink nothing.
     Arrow files are not compressed: their point is to be memory-mapped.
     """
-    stream = pa.PythonFile(sink, mode="w") if isinstance(sink, HashedFile) else sink
+    stream = pa.PythonFile(sink, mode="w") if not isinstance(sink, pa.NativeFile) else sink
     if format == "arrow":
         return pa.ipc.new_file(stream, schema)
     worth = [f.name for f in schema if f.type.num_fields == 0 and not pa.types.is_floating(f.type)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import pyarrow as pa
@@ -78,6 +77,7 @@ class Plan:
                 f"{_count(groups, 'row group')}, {_count(self.dataset.rows, 'row')}, "
                 f"{size(self.dataset.nbytes)}"
                 + (f" ({_count(doubles, 'more name')} of the same files)" if doubles else ""),
+                *self._filter(),
                 *(f"  hook    {hook}" for hook in (self.before, self.after) if hook),
                 *(f"  {line}" for line in binding.splitlines()),
                 *([f"  images  {self.pictures}"] if self.pictures else []),
@@ -93,6 +93,16 @@ class Plan:
                 f"          {self.memory.shares[1]}",
             ]
         )
+
+    def _filter(self) -> list[str]:
+        """What --where leaves out, as far as footers tell."""
+        if self.dataset.where is None:
+            return []
+        skipped = [g.rows for f in self.dataset.files for g in f.row_groups if g.skipped]
+        return [
+            f"  where   {self.dataset.where}: {_count(len(skipped), 'row group')} of "
+            f"{_count(sum(skipped), 'row')} are not read"
+        ]
 
 
 def memory_limit(topology: Topology) -> int:
@@ -129,6 +139,11 @@ def make_plan(
     rows = batch_rows or default_batch_rows(dataset, binding)
     tokens = default_batch_tokens(binding)
     threads = max(len(place.cpus) for place in places)
+    memory = price(
+        dataset, program, binding, engines=len(places), threads=threads, batch_rows=rows,
+        batch_tokens=tokens, tokenizer=tokenizer, fields=read_fields(dataset, before),
+        stages=stages, output=output, copies=max(len(place.nodes) for place in places),
+    )  # fmt: skip
     return Plan(
         model=model,
         program=program.fingerprint,
@@ -142,21 +157,10 @@ def make_plan(
         pictures=pictures,
         before=before,
         after=after,
-        memory=price(
-            dataset,
-            program,
-            binding,
-            engines=len(places),
-            threads=threads,
-            batch_rows=rows,
-            batch_tokens=tokens,
-            tokenizer=tokenizer,
-            fields=read_fields(dataset, before),
-            stages=stages,
-        ),
+        memory=memory,
         stages=len(stages) or 1,
         memory_limit_nbytes=memory_limit_nbytes,
-        output=str(Path(output)),
+        output=output,
         format=format,
         on_error=on_error,
     )

@@ -12,19 +12,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dictionaries import dictionary_paths
 from pipeline.errors import InputError
 from pipeline.shards import Shard
-
-BUFFER_NBYTES = 1 << 20
-"""Read-ahead for each Parquet column; without it a whole compressed column chunk is held."""
-
+from pipeline.sources import buffer_nbytes, facts, mapped, naming, opened
+from pipeline.where import Where
 
 EVEN_ROWS = 64
 """Batches are cut at multiples of this where they can be: no column of the engine is split."""
@@ -43,12 +41,25 @@ class ShardReader:
     `schema` has the file's types; in batches, strings may be dictionaries (dictionaries.py).
     Batches have at most `batch_rows` rows and are as even as multiples of EVEN_ROWS allow;
     record batches of Arrow files are cut or joined to that. Raises InputError when the file is
-    not the one that was planned, checked at both ends, or cannot be decoded.
+    not the one that was planned, checked at both ends, or cannot be decoded. With `where`, only
+    rows of which it is true are in the batches, and what the shard skips is not read.
     """
 
-    def __init__(self, shard: Shard, columns: Sequence[str], batch_rows: int) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        columns: Sequence[str],
+        batch_rows: int,
+        where: Where | None = None,
+    ) -> None:
         self.shard = shard
         self.columns = list(columns)
+        self._where = where
+        self._fields = list(dict.fromkeys([*columns, *(where.fields if where else ())]))
+        self._given = [p for p in shard.partitions if p.name in self._fields]
+        given = {p.name for p in self._given}
+        self._of_file = [name for name in self._fields if name not in given]
+        self._numbers: Sequence[int] = range(shard.first_row, shard.first_row + shard.rows)
         self.batch_rows = even_rows(shard.rows, batch_rows)
         self._stack = contextlib.ExitStack()
         try:
@@ -57,26 +68,52 @@ class ShardReader:
                 batches, schema = (
                     self._open_parquet() if shard.format == "parquet" else self._open_arrow()
                 )
+                for partition in self._given:
+                    schema = schema.append(partition.field)
                 self.schema: pa.Schema = pa.schema([schema.field(name) for name in self.columns])
+                self._where = where.fitted(schema) if where else None
         except BaseException:
             self._stack.close()
             raise
         self._batches = batches
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """Batches in order; their rows add up to the shard's, or InputError."""
+        """Batches in order; the rows read add up to the shard's, or InputError."""
+        return (batch for _, batch in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[Sequence[int], pa.RecordBatch]]:
+        """The same batches, each behind the numbers that its rows have in the file."""
         rows = 0
         while True:
             with self._naming_the_file():
                 batch = next(self._batches, None)
             if batch is None:
                 break
+            batch = self._with_partitions(batch)
+            numbers = self._numbers[rows : rows + batch.num_rows]
             rows += batch.num_rows
-            yield batch
+            yield self._chosen(numbers, batch)
         with self._naming_the_file():
             self._check_unchanged()
-        if rows != self.shard.rows:
-            raise InputError(f"{self.shard}: expected {self.shard.rows} rows, got {rows}")
+        if rows != len(self._numbers):
+            raise InputError(f"{self.shard}: expected {len(self._numbers)} rows, got {rows}")
+
+    def _with_partitions(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if not self._given:
+            return batch
+        for partition in self._given:
+            batch = batch.append_column(partition.field, partition.column(batch.num_rows))
+        return batch.select(self._fields)
+
+    def _chosen(
+        self, numbers: Sequence[int], batch: pa.RecordBatch
+    ) -> tuple[Sequence[int], pa.RecordBatch]:
+        """The rows that are scored, without the fields that only `where` looks at."""
+        if self._where is None:
+            return numbers, batch
+        mask = self._where.mask(batch).fill_null(False)
+        kept = np.asarray(numbers)[mask.to_numpy(zero_copy_only=False)]
+        return kept.tolist(), batch.filter(mask).select(self.columns)
 
     def close(self) -> None:
         self._stack.close()
@@ -93,34 +130,47 @@ class ShardReader:
         self.close()
 
     def _open_parquet(self) -> tuple[Iterator[pa.RecordBatch], pa.Schema]:
-        groups = list(self.shard.row_groups)
-        with pq.ParquetFile(self.shard.path) as footer:
+        groups = [g for g in self.shard.row_groups if g not in self.shard.skipped]
+        source = self._stack.enter_context(opened(self.shard.path))
+        with pq.ParquetFile(source) as footer:
             metadata, schema = footer.metadata, footer.schema_arrow
+        if self.shard.skipped:
+            self._numbers = self._numbers_of(metadata)
         file = self._stack.enter_context(
             pq.ParquetFile(
-                self.shard.path,
+                source,
                 metadata=metadata,
-                read_dictionary=dictionary_paths(metadata, schema, self.columns, groups),
+                read_dictionary=dictionary_paths(metadata, schema, self._of_file, groups),
                 pre_buffer=False,
-                buffer_size=BUFFER_NBYTES,
+                buffer_size=buffer_nbytes(self.shard.path),
             )
         )
         batches = file.iter_batches(
             self.batch_rows,
             row_groups=groups,
-            columns=self.columns,
+            columns=self._of_file,
             use_threads=False,
         )
         # A flat field "x.y" is read with "x" too: the names are paths. Hence the select.
-        chosen = (batch.select(self.columns) for batch in batches)
+        chosen = (batch.select(self._of_file) for batch in batches)
         return iter(chosen if groups else ()), schema
 
+    def _numbers_of(self, metadata: pq.FileMetaData) -> list[int]:
+        """Of the rows in the row groups that are read."""
+        numbers: list[int] = []
+        first = self.shard.first_row
+        for group in self.shard.row_groups:
+            rows = metadata.row_group(group).num_rows
+            numbers += [] if group in self.shard.skipped else range(first, first + rows)
+            first += rows
+        return numbers
+
     def _open_arrow(self) -> tuple[Iterator[pa.RecordBatch], pa.Schema]:
-        """Memory-mapped: an uncompressed file is not copied at all."""
-        source = self._stack.enter_context(pa.memory_map(self.shard.path))
+        """Memory-mapped where it can be: an uncompressed file is not copied at all."""
+        source = self._stack.enter_context(mapped(self.shard.path))
         with pa.ipc.open_file(source) as whole:
             schema = whole.schema
-        indices = [schema.get_field_index(name) for name in self.columns]
+        indices = [schema.get_field_index(name) for name in self._of_file]
         options = pa.ipc.IpcReadOptions(included_fields=indices, use_threads=False)
         reader = self._stack.enter_context(pa.ipc.open_file(source, options=options))
         return self._arrow_batches(reader), schema
@@ -129,7 +179,7 @@ class ShardReader:
         waiting: list[pa.RecordBatch] = []
         rows = 0
         for group in self.shard.row_groups:
-            batch = reader.get_batch(group).select(self.columns)
+            batch = reader.get_batch(group).select(self._of_file)
             # Offsets of a damaged or hostile file may point outside its buffers.
             batch.validate(full=True)
             while batch.num_rows:
@@ -144,22 +194,19 @@ class ShardReader:
             yield _joined(waiting)
 
     def _check_unchanged(self) -> None:
-        stat, shard = Path(self.shard.path).stat(), self.shard
-        if (stat.st_size, stat.st_mtime_ns) == (shard.file_nbytes, shard.file_mtime_ns):
+        now, shard = facts(self.shard.path), self.shard
+        if (now.nbytes, now.mtime_ns) == (shard.file_nbytes, shard.file_mtime_ns):
             return
-        written = datetime.fromtimestamp(stat.st_mtime).astimezone().isoformat(" ", "seconds")
+        moment = datetime.fromtimestamp(now.mtime_ns / 1e9)
+        written = moment.astimezone().isoformat(" ", "seconds")
         raise InputError(
             f"{shard.path}: input changed during the run: expected the {shard.file_nbytes:,} bytes "
-            f"that were planned, got {stat.st_size:,} bytes, written at {written}; "
+            f"that were planned, got {now.nbytes:,} bytes, written at {written}; "
             "start again with --restart"
         )
 
-    @contextlib.contextmanager
-    def _naming_the_file(self) -> Iterator[None]:
-        try:
-            yield
-        except (pa.ArrowException, OSError, KeyError) as e:
-            raise InputError(f"{self.shard}: cannot be read: {e or type(e).__name__}") from e
+    def _naming_the_file(self) -> contextlib.AbstractContextManager[None]:
+        return naming(str(self.shard), self.shard.path, "cannot be read")
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:

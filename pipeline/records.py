@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import OutputError
 from pipeline.fingerprint import Fingerprint
-from pipeline.parts import OWN
+from pipeline.stores import OWN, Store, joined, store_at
 from pipeline.wire import from_plain
 
 RUN = f"{OWN}/run.json"
@@ -51,6 +51,13 @@ class ManifestEntry:
     """Relative to the output folder, "" when there are none."""
     rejects_nbytes: int
     rejects_checksum: str
+    filtered: int = 0
+    """Rows that --where leaves out; they are of rows_in, too."""
+
+    @property
+    def adds_up(self) -> bool:
+        """Every row is in the output, in the rejects (or both: nulls), or filtered."""
+        return self.rows_in - self.rows_out - self.filtered in (0, self.rejects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +70,19 @@ class Manifest:
     rows_out: int
     rejects: int
     entries: tuple[ManifestEntry, ...]
+    filtered: int = 0
 
 
-def read_run(output: Path) -> RunRecord | None:
+def read_run(output: str | Path | Store) -> RunRecord | None:
     """What an earlier run recorded in this folder, or None. Creates nothing, locks nothing."""
-    path = output / RUN
+    store = store_at(output) if isinstance(output, str | Path) else output
+    path = joined(store.where, RUN)
     try:
-        return from_plain(RunRecord, json.loads(path.read_text()))
+        return from_plain(RunRecord, json.loads(store.read(RUN)))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as e:
-        raise OutputError(f"{path}: cannot be read: {e}") from e
+        raise store.trouble(e) from e
     except ValueError as e:
         raise OutputError(
             f"{path}: expected the record of a run, got {e}; --restart throws this run away"

@@ -6,25 +6,22 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.durable import checksum, refuse_unwritable, sync_folder
 from pipeline.errors import OutputError
 from pipeline.journal import replay
-from pipeline.lock import refuse_held
+from pipeline.lock import taken
 from pipeline.parts import (
-    OWN,
     REJECTS,
-    TEMP,
     footer_marks,
-    part_name,
+    part_of,
     read_marks,
     rejects_name,
 )
 from pipeline.records import (
     JOURNAL,
+    LOCK,
     MANIFEST,
     REPORT,
     RUN,
@@ -34,6 +31,7 @@ from pipeline.records import (
     read_run,
 )
 from pipeline.shards import Shard
+from pipeline.stores import OWN, TEMP, Store, checksum, is_hidden, joined
 
 PART_NAME = re.compile(r"part-(\d{6,})\.(parquet|arrow)")
 FOOTER_THREADS = 16
@@ -50,39 +48,31 @@ class Found:
     """Whether the journal did not know it."""
 
 
-def refuse_foreign(output: Path) -> None:
+def refuse_foreign(output: Store) -> None:
     """Raises OutputError for files that no run of ours put there. Creates nothing.
 
     Names with a leading _ or . are tolerated: readers of datasets pass over them.
     """
-    if output.is_symlink() and not output.exists():
-        raise OutputError(
-            f"{output}: expected a folder, got a link to {output.readlink()}, which does not "
-            "exist; make that folder, or choose another output"
-        )
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise OutputError(f"{output}: expected a folder, got a file; choose another output")
-    ours = (output / RUN).exists()
-    foreign = sorted(
-        p.name
-        for p in output.iterdir()
-        if not (ours and _ours(p.name)) and (p.name == SUCCESS or not p.name.startswith(("_", ".")))
-    )
+    output.refuse_unfit()
+    ours = output.nbytes(RUN) >= 0
+    foreign = [
+        name
+        for name in output.names()
+        if not (ours and _ours(name)) and (name == SUCCESS or not is_hidden(name))
+    ]
     if foreign:
         shown = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if foreign[3:] else "")
         raise OutputError(
-            f"{output}: expected an empty folder or one of our runs, got {shown}; "
+            f"{output.where}: expected an empty folder or one of our runs, got {shown}; "
             "choose another output (nothing was touched)"
         )
 
 
-def refuse_other(output: Path, stored: RunRecord, run: RunRecord) -> None:
+def refuse_other(output: Store, stored: RunRecord, run: RunRecord) -> None:
     """Raises OutputError naming the differences when the folder holds another run."""
     if differences := stored.fingerprint.differences(run.fingerprint):
         raise OutputError(
-            f"{output}: expected an empty folder or this very run, got another run's "
+            f"{output.where}: expected an empty folder or this very run, got another run's "
             "output:\n  " + "\n  ".join(differences) + "\n"
             "choose another output, or --restart to throw that run away"
         )
@@ -115,20 +105,19 @@ class Standing:
         return f"{done}; damaged or lost, so made again: {', '.join(self.damaged[:3])}{more}"
 
 
-def look(output: Path, run: RunRecord, shards: Sequence[Shard], *, restart: bool) -> Standing:
+def look(output: Store, run: RunRecord, shards: Sequence[Shard], *, restart: bool) -> Standing:
     """What a driver would find. Raises the OutputError or OSError it would meet."""
     refuse_foreign(output)
-    refuse_unwritable(output)
-    refuse_held(output)
+    output.refuse_unwritable()
+    if who := output.holder(LOCK):
+        raise taken(output.where, who)
     stored = None if restart else read_run(output)
     entries: list[ManifestEntry] = []
     damaged: tuple[str, ...] = ()
     if stored is not None:
         refuse_other(output, stored, run)
-        journal = output / JOURNAL
-        known, _ = replay(journal.read_bytes() if journal.exists() else b"")
-        digest = run.fingerprint.digest
-        found = survey(output, shards, known, run=digest, format=run.format)
+        known = replay(output.read_log(JOURNAL))
+        found = survey(output, shards, known, run)
         entries = [f.entry for f in found if f.entry is not None]
         damaged = damaged_parts(found, known, run.format)
     return Standing(
@@ -136,7 +125,7 @@ def look(output: Path, run: RunRecord, shards: Sequence[Shard], *, restart: bool
         committed_shards=len(entries),
         committed_rows=sum(e.rows_in for e in entries),
         rejects=sum(e.rejects for e in entries),
-        complete=bool(entries) and len(entries) == len(shards) and (output / SUCCESS).exists(),
+        complete=bool(entries) and len(entries) == len(shards) and output.nbytes(SUCCESS) >= 0,
         damaged=damaged,
     )
 
@@ -146,67 +135,70 @@ def damaged_parts(
 ) -> tuple[str, ...]:
     """Parts that are not whole, and parts that the journal knows and the folder has lost."""
     whole = {f.shard.index for f in found if f.entry is not None}
-    broken = {part_name(f.shard.index, format) for f in found if f.entry is None}
+    broken = {part_of(f.shard, format) for f in found if f.entry is None}
     return tuple(sorted(broken | {e.path for i, e in known.items() if i not in whole}))
 
 
 def _ours(name: str) -> bool:
-    return name in (SUCCESS, MANIFEST) or PART_NAME.fullmatch(name) is not None
+    """Whether a run may have put it into the output folder: "year=2024" is a partition's."""
+    return name in (SUCCESS, MANIFEST) or PART_NAME.fullmatch(name) is not None or "=" in name
 
 
 def survey(
-    output: Path,
+    output: Store,
     shards: Sequence[Shard],
     known: Mapping[int, ManifestEntry],
-    *,
-    run: str,
-    format: str,
+    run: RunRecord,
 ) -> list[Found]:
-    """Looks at every final part. `run` is the fingerprint's digest, `known` the journal.
+    """Looks at every final part. `known` is the journal.
 
     Raises OutputError for a whole part of another run under one of our names.
     """
-    indices = sorted(
-        int(match[1])
-        for path in output.iterdir()
-        if (match := PART_NAME.fullmatch(path.name)) and match[2] == format
-    )
-    for index in indices:
-        if index >= len(shards):
+    format = run.format
+    there = {
+        name: int(match[1])
+        for name in output.files()
+        if (match := PART_NAME.fullmatch(name.rpartition("/")[2])) and match[2] == format
+    }
+    for name, index in there.items():
+        if index >= len(shards) or name != part_of(shards[index], format):
             raise OutputError(
-                f"{output / part_name(index, format)}: expected parts 0 to {len(shards) - 1}, "
-                "got one more; delete it, choose another output, or --restart to throw this run "
-                "away"
+                f"{joined(output.where, name)}: expected parts 0 to {len(shards) - 1} in their "
+                "folders, got one more; delete it, choose another output, or --restart to throw "
+                "this run away"
             )
 
     def look(index: int) -> Found:
         shard, entry = shards[index], known.get(index)
-        now = _look(output, shard, entry, run=run, format=format)
+        now = _look(output, shard, entry, run)
         return Found(shard, now, adopted=now is not None and now is not entry)
 
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        return list(pool.map(look, indices))
+        return list(pool.map(look, sorted(there.values())))
 
 
 def _look(
-    output: Path, shard: Shard, entry: ManifestEntry | None, *, run: str, format: str
+    output: Store, shard: Shard, entry: ManifestEntry | None, run: RunRecord
 ) -> ManifestEntry | None:
     """The entry of a final part: the journal's if its footer and size agree, else a new one."""
-    path = output / part_name(shard.index, format)
+    name = part_of(shard, run.format)
     try:
-        marks, rows = read_marks(path, format)
-        nbytes = path.stat().st_size
-    except (pa.ArrowException, OSError):
+        marks, rows = read_marks(output, name, run.format)
+        nbytes = output.nbytes(name)
+    except (pa.ArrowException, OSError) as e:
+        if output.may_pass(e):
+            raise
         return None
-    if marks != footer_marks(run, shard):
+    if marks != footer_marks(run.fingerprint.digest, shard):
         raise OutputError(
-            f"{path}: expected {shard} as this run makes it, got {_whose(marks, shard)}; "
-            "delete it, choose another output, or --restart to throw this run away"
+            f"{joined(output.where, name)}: expected {shard} as this run makes it, got "
+            f"{_whose(marks, shard)}; delete it, choose another output, or --restart to throw "
+            "this run away"
         )
     if entry is not None:
         whole = (nbytes, rows) == (entry.nbytes, entry.rows_out)
         return entry if whole and _rejects_stand(output, entry) else None
-    return _adopted(output, shard, rows, nbytes, format)
+    return _adopted(output, shard, rows, nbytes, run)
 
 
 def _whose(marks: Mapping[str, str], shard: Shard) -> str:
@@ -218,71 +210,70 @@ def _whose(marks: Mapping[str, str], shard: Shard) -> str:
     return "what another run made of it" if same else f"{source} rows {rows} of another run"
 
 
-def _rejects_stand(output: Path, entry: ManifestEntry) -> bool:
-    path = output / entry.rejects_path
-    return not entry.rejects_path or (path.exists() and path.stat().st_size == entry.rejects_nbytes)
+def _rejects_stand(output: Store, entry: ManifestEntry) -> bool:
+    return not entry.rejects_path or output.nbytes(entry.rejects_path) == entry.rejects_nbytes
 
 
 def _adopted(
-    output: Path, shard: Shard, rows: int, nbytes: int, format: str
+    output: Store, shard: Shard, rows: int, nbytes: int, run: RunRecord
 ) -> ManifestEntry | None:
     """An entry made from the folder alone: the crash fell between the rename and the journal.
 
     The rejects were renamed before the part, so they are there if there are any.
     """
-    path, rejects = output / part_name(shard.index, format), output / rejects_name(shard.index)
-    has_rejects = rejects.exists()
+    name, rejects = part_of(shard, run.format), rejects_name(shard.index)
+    rejects_nbytes = output.nbytes(rejects)
+    has_rejects = rejects_nbytes >= 0
     count = 0
     if has_rejects:
         try:
-            _, count = read_marks(rejects, "parquet")
+            _, count = read_marks(output, rejects, "parquet")
         except (pa.ArrowException, OSError):
             return None
-    if rows not in (shard.rows, shard.rows - count):
+    filtered = shard.rows - rows - (count if run.fingerprint.on_error == "skip" else 0)
+    if filtered < 0 or (filtered and not run.fingerprint.where):
         return None
     return ManifestEntry(
         shard=shard.index,
-        path=path.name,
+        path=name,
         source=shard.path,
         first_row=shard.first_row,
         rows_in=shard.rows,
         rows_out=rows,
         rejects=count,
         nbytes=nbytes,
-        checksum=checksum(path),
-        rejects_path=rejects_name(shard.index) if has_rejects else "",
-        rejects_nbytes=rejects.stat().st_size if has_rejects else 0,
-        rejects_checksum=checksum(rejects) if has_rejects else "",
+        checksum=checksum(output, name),
+        rejects_path=rejects if has_rejects else "",
+        rejects_nbytes=rejects_nbytes if has_rejects else 0,
+        rejects_checksum=checksum(output, rejects) if has_rejects else "",
+        filtered=filtered,
     )
 
 
-def sweep(output: Path, committed: Mapping[int, ManifestEntry]) -> None:
+def sweep(output: Store, committed: Mapping[int, ManifestEntry]) -> None:
     """Removes attempts that no one will commit, and rejects of shards that are not committed."""
-    for temp in (output / TEMP).glob("*"):
-        temp.unlink(missing_ok=True)
+    output.delete(*_inside(output, TEMP))
     wanted = {entry.rejects_path for entry in committed.values()}
-    for rejects in (output / REJECTS).glob("*"):
-        if f"{REJECTS}/{rejects.name}" not in wanted:
-            rejects.unlink(missing_ok=True)
+    output.delete(*(name for name in _inside(output, REJECTS) if name not in wanted))
 
 
-def wipe(output: Path) -> None:
+def _inside(output: Store, folder: str) -> list[str]:
+    return [f"{folder}/{name}" for name in output.names(folder)]
+
+
+def wipe(output: Store) -> None:
     """Removes what runs of ours wrote, and nothing else.
 
     _SUCCESS first, so that no reader takes what is left for complete; run.json last, so that a
     crash in between leaves a folder that is still known to be ours.
     """
-    if not (output / RUN).exists():
+    if output.nbytes(RUN) < 0:
         return
-    (output / SUCCESS).unlink(missing_ok=True)
-    (output / MANIFEST).unlink(missing_ok=True)
-    (output / REPORT).unlink(missing_ok=True)
-    sync_folder(output)
-    for path in list(output.iterdir()):
-        if PART_NAME.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    output.delete(SUCCESS, MANIFEST, REPORT)
+    output.settle()
+    output.delete(*(n for n in output.files() if PART_NAME.fullmatch(n.rpartition("/")[2])))
     sweep(output, {})
-    (output / JOURNAL).unlink(missing_ok=True)
-    sync_folder(output)
-    (output / RUN).unlink(missing_ok=True)
-    sync_folder(output / OWN)
+    output.delete_log(JOURNAL)
+    output.settle()
+    output.delete(RUN)
+    output.settle(OWN)

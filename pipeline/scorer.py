@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from queue import Queue, SimpleQueue
 from typing import Any
 
@@ -40,6 +39,7 @@ from pipeline.sequences import Feed
 from pipeline.shards import Lease
 from pipeline.stage_spec import NotAsPlanned
 from pipeline.startup import open_course, use_lean_memory
+from pipeline.where import parse
 
 __all__ = ["Scorer", "ScorerSpec"]
 
@@ -64,6 +64,8 @@ class _Work:
         """Of kept fields and outputs, once the shard is open."""
         self.writer: PartWriter | None = None
         self.rows = 0
+        self.filtered = 0
+        """Rows of the shard that --where leaves out, once it is read."""
         self.seconds = dict.fromkeys(Seconds.__slots__, 0.0)
         """Each is counted up by one thread."""
 
@@ -85,8 +87,8 @@ class _Item:
 
     work: _Work
     batch: Prepared | _Carried | Scored | None
-    first_row: int = 0
-    """Number in the file of the batch's first row."""
+    rows: Sequence[int] = ()
+    """Numbers in the file of the batch's rows."""
 
 
 class Scorer:
@@ -161,31 +163,40 @@ class Scorer:
         spec, shard = self.spec, work.lease.shard
         reach("before_read")
         began = time.perf_counter()
-        row = shard.first_row
         columns = spec.fields or spec.binding.columns
-        with ShardReader(shard, columns, spec.batch_rows) as reader:
-            bound = self._intake.schema(reader.schema)
-            work.schema = spec.binding.output_schema(bound)
-            batches = (b for read in reader for b in self._intake(read, reader.schema, shard))
-            for batch in batches:
+        where, chosen = parse(spec.where) if spec.where else None, 0
+        with ShardReader(shard, columns, spec.batch_rows, where) as reader:
+            work.schema = spec.binding.output_schema(self._intake.schema(reader.schema))
+            for rows, batch in self._taken_in(reader):
                 if self._over(work):
                     return
-                for first, piece in self._prepared(batch, row):
+                chosen += batch.num_rows
+                for piece_rows, piece in self._prepared(batch, rows):
                     work.timed("read", began)
-                    self._queues[0].put(_Item(work, piece, first))
+                    self._queues[0].put(_Item(work, piece, piece_rows))
                     began = time.perf_counter()
-                row += batch.num_rows
+        work.filtered = shard.rows - chosen
         work.timed("read", began)
         reach("after_read")
 
-    def _prepared(self, batch: pa.RecordBatch, row: int) -> Iterator[tuple[int, Prepared]]:
-        """What runs together, each behind the number of its first row in the file."""
+    def _taken_in(self, reader: ShardReader) -> Iterator[tuple[Sequence[int], pa.RecordBatch]]:
+        """What becomes of each batch on its way in, behind the numbers of its rows."""
+        for rows, read in reader.numbered():
+            first = 0
+            for batch in self._intake(read, reader.schema, reader.shard) if rows else ():
+                yield rows[first : first + batch.num_rows], batch
+                first += batch.num_rows
+
+    def _prepared(
+        self, batch: pa.RecordBatch, rows: Sequence[int]
+    ) -> Iterator[tuple[Sequence[int], Prepared]]:
+        """What runs together, each behind the numbers of its rows in the file."""
         try:
             prepared = prepare(batch, self.spec.binding, self.spec.on_error)
         except RowError as e:
-            raise RowError(row + e.row, e.field, e.reason) from e
+            raise RowError(rows[e.row], e.field, e.reason) from e
         for first, piece in by_tokens(prepared, self.spec.batch_tokens):
-            yield row + first, piece
+            yield rows[first : first + piece.kept.num_rows], piece
 
     def _run_loop(self) -> None:
         """Opens the course, then is its first stage."""
@@ -227,7 +238,7 @@ class Scorer:
             batch = self._after(stage, self._course, item.batch)
             reach("after_run")
         except RowError as e:
-            named = RowError(item.first_row + e.row, e.field, e.reason)
+            named = RowError(item.rows[e.row], e.field, e.reason)
             work.problem = work.problem or named
             return None
         except StageLost as e:
@@ -240,7 +251,7 @@ class Scorer:
             work.timed("run", began)
         if isinstance(batch, Scored):
             self._count(work, batch)
-        return _Item(work, batch, item.first_row)
+        return _Item(work, batch, item.rows)
 
     def _after(self, stage: int, course: Course, batch: Any) -> _Carried | Scored:
         """A batch after a stage, or, where one refuses some row, after all that are left."""
@@ -273,7 +284,7 @@ class Scorer:
             work = item.work
             try:
                 if isinstance(item.batch, Scored) and not self._over(work):
-                    self._write(work, item.batch, item.first_row)
+                    self._write(work, item.batch, item.rows)
                 elif item.batch is None:
                     self._end(work)
             except Exception as e:
@@ -281,13 +292,13 @@ class Scorer:
                 if item.batch is None:
                     self._fail(work)
 
-    def _write(self, work: _Work, scored: Scored, first_row: int) -> None:
+    def _write(self, work: _Work, scored: Scored, rows: Sequence[int]) -> None:
         began = time.perf_counter()
         writer = self._writer(work)
         batch = encode(scored, self.spec.binding, self.spec.on_error)
         for piece in self._outlet(batch, work.schema, work.lease.shard):
             writer.write(piece)
-        writer.reject(Reject(first_row + b.row, b.field, b.reason) for b in scored.bad)
+        writer.reject(Reject(rows[b.row], b.field, b.reason) for b in scored.bad)
         work.timed("write", began)
 
     def _writer(self, work: _Work) -> PartWriter:
@@ -295,7 +306,7 @@ class Scorer:
         if work.writer is None:
             assert work.schema is not None, "a batch was read, so the shard was opened"
             work.writer = PartWriter(
-                Path(self.spec.output),
+                self.spec.output,
                 work.lease,
                 self._outlet.schema(work.schema),
                 format=self.spec.format,
@@ -309,7 +320,7 @@ class Scorer:
             self._fail(work)
             return
         writer = self._writer(work)
-        part = writer.close(seconds=Seconds(**work.seconds))
+        part = writer.close(seconds=Seconds(**work.seconds), filtered=work.filtered)
         work.writer = None
         self._emit(PartWritten(self.spec.scorer, part))
 

@@ -33,6 +33,7 @@ class ScorerSpec:
     batch_rows: int
     cpus: tuple[int, ...]
     node: int
+    """The NUMA node of its memory."""
     output: str
     """Absolute path of the output folder, reachable from the scorer's machine."""
     format: str
@@ -41,6 +42,8 @@ class ScorerSpec:
     """Digest of the run's fingerprint; stands in every part."""
     on_error: str
     """"fail", "skip" or "null"."""
+    others: tuple[int, ...] = ()
+    """More NUMA nodes, where the place reaches over several."""
     batch_tokens: int = 0
     """Tokens that run together at most, where rows are sequences."""
     tokenizer: TokenizerFile | None = None
@@ -53,6 +56,8 @@ class ScorerSpec:
     """Where the model's stages live, this scorer's own first; () for a model in one piece."""
     fields: tuple[str, ...] = ()
     """That are read; () for those that the binding names, which a hook may have made of others."""
+    where: str = ""
+    """Which of the rows read are scored."""
 
     @property
     def later_stages(self) -> tuple[StageSpec, ...]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import glob
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import pyarrow.fs as pf
+
 from pipeline.errors import InputError
+from pipeline.stores import OWN, as_path, is_hidden, is_url
+from pipeline.stores.remote import reading, refuse_missing_bucket, split
 
 SUFFIXES = (".parquet", ".pq", ".parq", ".arrow", ".ipc", ".feather")
 """What is taken from a folder; its other files (readme, licence) are passed over."""
@@ -39,6 +43,9 @@ def expand(text: str) -> tuple[set[str], str]:
 
     The latter is a folder, a glob, or "" for a single file. Raises InputError for nothing at all.
     """
+    text = as_path(text)
+    if is_url(text):
+        return expand_url(text)
     # abspath, not resolve: a dataset made of symbolic links keeps the names it was given.
     path = os.path.abspath(Path(text).expanduser())  # noqa: PTH100
     if Path(path).is_dir():
@@ -57,20 +64,79 @@ def expand(text: str) -> tuple[set[str], str]:
     return found, path
 
 
-def reads(root: str, file: Path) -> bool:
+def base_of(root: str) -> str:
+    """The folder below which a search of `root`, as `expand` gives it, finds its files."""
+    if is_url(root):
+        return _split_url(root)[0] if glob.has_magic(root) else root
+    return root if Path(root).is_dir() else _split(root)[0]
+
+
+def expand_url(url: str) -> tuple[set[str], str]:
+    """The same in an object store, whose folders are what keys have in common."""
+    url = url.rstrip("/")
+    base, patterns = _split_url(url) if glob.has_magic(url) else (url, WHOLE)
+    with reading(url):
+        files, key = split(base)
+        if base == url and files.get_file_info(key).type == pf.FileType.File:
+            return {url}, ""
+        selector = pf.FileSelector(key, recursive=True, allow_not_found=True)
+        listed = files.get_file_info(selector)
+        if not listed:
+            refuse_missing_bucket(url)
+    inside = [f.path[len(key) + 1 :] for f in listed if f.type == pf.FileType.File]
+    found = {name for name in inside if matches(patterns, name.split("/"))}
+    for folder in {name.rpartition("/")[0] for name in found} | ({""} if base == url else set()):
+        above = f"{folder}/" if folder else ""
+        ours = any(name.startswith(f"{above}{OWN}/") for name in inside)
+        if ours and f"{above}_SUCCESS" not in inside:
+            raise _unfinished(f"{base}/{folder}".rstrip("/"))
+    if not found:
+        raise InputError(
+            f"{url}: expected objects, got none; check bucket, path and pattern (names that "
+            "begin with _ or . are passed over)"
+        )
+    return {f"{base}/{name}" for name in found}, url
+
+
+def reads(root: str, file: str) -> bool:
     """Whether a search of `root`, a folder or a glob as `expand` gives it, would take the file."""
+    if is_url(root) or is_url(file):
+        return _reads_url(root, file)
     folder = Path(root).is_dir()
     base, patterns = (root, WHOLE) if folder else _split(root)
     real = Path(os.path.realpath(file))
     if not real.is_relative_to(os.path.realpath(base)):
         return False
-    *folders, name = real.relative_to(os.path.realpath(base)).parts
     if folder:
         return True  # even where names are passed over: a folder is read-only as a whole
+    return matches(patterns, real.relative_to(os.path.realpath(base)).parts)
+
+
+def matches(patterns: Patterns, parts: Sequence[str]) -> bool:
+    """Whether a search would take the file at this way below its base."""
+    *folders, name = parts
     states = {patterns}
     for level in folders:
         states = {after for state in states for after in _steps(state, level, folder=True)}
     return any(() in _steps(state, name, folder=False) for state in states)
+
+
+def _reads_url(root: str, file: str) -> bool:
+    if not (is_url(root) and is_url(file)):
+        return False
+    base, patterns = _split_url(root) if glob.has_magic(root) else (root, WHOLE)
+    if not file.startswith(f"{base}/"):
+        return False
+    return base == root or matches(patterns, file[len(base) + 1 :].split("/"))
+
+
+def _split_url(url: str) -> tuple[str, Patterns]:
+    """The prefix before the first wildcard, and the patterns below it."""
+    scheme, _, path = url.partition("://")
+    base, patterns = _split(path)
+    if base == ".":
+        raise InputError(f"{url}: expected the name of a bucket, got a pattern; name the bucket")
+    return f"{scheme}://{base}", patterns
 
 
 def _split(pattern: str) -> tuple[str, Patterns]:
@@ -117,7 +183,7 @@ def _search(base: str, patterns: Patterns) -> Iterator[str]:
 def _steps(patterns: Patterns, name: str, *, folder: bool) -> Iterator[Patterns]:
     """What is still to be matched behind `name`, for each way to match it; () for a file."""
     first, rest = patterns[0], patterns[1:]
-    hidden = name.startswith(("_", "."))
+    hidden = is_hidden(name)
     if first == ANY_DEPTH:
         if folder and not hidden:
             yield patterns
@@ -142,11 +208,15 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _refuse_unfinished(folder: str) -> None:
-    if (Path(folder) / "_colonnade").is_dir() and not (Path(folder) / "_SUCCESS").exists():
-        raise InputError(
-            f"{folder}: expected a finished dataset, got the output of an unfinished run; "
-            "finish that run first"
-        )
+    if (Path(folder) / OWN).is_dir() and not (Path(folder) / "_SUCCESS").exists():
+        raise _unfinished(folder)
+
+
+def _unfinished(folder: str) -> InputError:
+    return InputError(
+        f"{folder}: expected a finished dataset, got the output of an unfinished run; "
+        "finish that run first"
+    )
 
 
 def each_once(paths: list[str], stats: list[os.stat_result | None]) -> tuple[set[str], list[str]]:

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.dataset import Dataset
-from pipeline.footers import DataFile
+from pipeline.footers import DataFile, RowGroup
+from pipeline.partitions import Partition
+from pipeline.remembered import remembered
 
 TARGET_NBYTES = 64 << 20
 """Decoded bytes a shard aims at: a second or so of an engine, small enough to lose to a crash."""
@@ -26,6 +28,7 @@ class Shard:
     row_groups: tuple[int, ...]
     """Contiguous; empty for a file that has no row group at all."""
     rows: int
+    """Of all its row groups, those that are skipped included."""
     nbytes: int
     """Decoded bytes of all fields, an estimate from the footer."""
     first_row: int
@@ -34,6 +37,12 @@ class Shard:
     """Size of the file when it was planned; checked again when the shard is opened."""
     file_mtime_ns: int
     """Time of change when it was planned; checked again when the shard is opened."""
+    skipped: tuple[int, ...] = ()
+    """Row groups of which no row is scored: they are not read."""
+    folder: str = ""
+    """Partition folders that its part lies in."""
+    partitions: tuple[Partition, ...] = ()
+    """Fields that the file does not have and its folders give."""
 
     def __str__(self) -> str:
         last = self.first_row + self.rows
@@ -48,6 +57,7 @@ class Lease:
     attempt: int
 
 
+@remembered
 def plan_shards(dataset: Dataset) -> tuple[Shard, ...]:
     """All row groups of the dataset, each in exactly one shard, in the order of the files.
 
@@ -55,29 +65,40 @@ def plan_shards(dataset: Dataset) -> tuple[Shard, ...]:
     number of engines finds the same shards. A file without rows yields one empty shard, so
     that its schema survives.
     """
-    total = sum(group.nbytes for file in dataset.files for group in file.row_groups)
+    total = sum(_read_nbytes(group) for file in dataset.files for group in file.row_groups)
     target = max(1, min(TARGET_NBYTES, total // MIN_SHARDS))
     shards: list[Shard] = []
     for file in dataset.files:
-        first_row = 0
-        for groups in _runs(file, target):
-            chosen = [file.row_groups[g] for g in groups]
-            rows = sum(g.rows for g in chosen)
-            shards.append(
-                Shard(
-                    index=len(shards),
-                    path=file.path,
-                    format=file.format,
-                    row_groups=groups,
-                    rows=rows,
-                    nbytes=sum(g.nbytes for g in chosen),
-                    first_row=first_row,
-                    file_nbytes=file.nbytes,
-                    file_mtime_ns=file.mtime_ns,
-                )
-            )
-            first_row += rows
+        shards += _shards_of(file, target, len(shards))
     return tuple(shards)
+
+
+def _shards_of(file: DataFile, target: int, first: int) -> Iterator[Shard]:
+    """The file's shards, numbered from `first`."""
+    first_row = 0
+    for index, groups in enumerate(_runs(file, target), first):
+        chosen = [file.row_groups[g] for g in groups]
+        rows = sum(g.rows for g in chosen)
+        yield Shard(
+            index=index,
+            path=file.path,
+            format=file.format,
+            row_groups=groups,
+            rows=rows,
+            nbytes=sum(map(_read_nbytes, chosen)),
+            first_row=first_row,
+            file_nbytes=file.nbytes,
+            file_mtime_ns=file.mtime_ns,
+            folder=file.folder,
+            partitions=file.partitions,
+            skipped=tuple(g for g in groups if file.row_groups[g].skipped),
+        )
+        first_row += rows
+
+
+def _read_nbytes(group: RowGroup) -> int:
+    """What is skipped costs nothing, and goes with its neighbours."""
+    return 0 if group.skipped else group.nbytes
 
 
 def _runs(file: DataFile, target: int) -> Iterator[tuple[int, ...]]:
@@ -88,10 +109,11 @@ def _runs(file: DataFile, target: int) -> Iterator[tuple[int, ...]]:
     run: list[int] = []
     nbytes = 0
     for index, group in enumerate(file.row_groups):
-        if run and nbytes + group.nbytes - target > target - nbytes:
+        size = _read_nbytes(group)
+        if run and not group.skipped and nbytes + size - target > target - nbytes:
             yield tuple(run)
             run, nbytes = [], 0
         run.append(index)
-        nbytes += group.nbytes
+        nbytes += size
     if run or not file.row_groups:
         yield tuple(run)

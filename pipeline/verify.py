@@ -13,14 +13,13 @@ import pyarrow as pa
 
 from numa.notation import size
 from pipeline.dataset import Dataset
-from pipeline.durable import checksum
 from pipeline.errors import InputError, OutputError
 from pipeline.footers import DataFile, read_footer
 from pipeline.journal import replay
-from pipeline.lock import holder
 from pipeline.parts import read_marks
 from pipeline.records import (
     JOURNAL,
+    LOCK,
     MANIFEST,
     SUCCESS,
     Manifest,
@@ -30,6 +29,7 @@ from pipeline.records import (
 )
 from pipeline.resume import PART_NAME
 from pipeline.shards import plan_shards
+from pipeline.stores import Store, checksum, store_at
 from pipeline.wire import from_plain
 
 READ_THREADS = 4
@@ -45,6 +45,7 @@ class VerifyReport:
     rows_in: int
     rows_out: int
     rejects: int
+    filtered: int
     nbytes: int
     problems: tuple[str, ...]
     repair: tuple[str, ...] = ()
@@ -58,6 +59,7 @@ class VerifyReport:
         head = (
             f"{self.output}: {self.parts:,} parts, {size(self.nbytes)}, {self.rows_in:,} rows in, "
             f"{self.rows_out:,} out, {self.rejects:,} rejects"
+            + (f", {self.filtered:,} left out" if self.filtered else "")
         )
         count = len(self.problems)
         verdict = "all is well" if self.ok else f"{count} problem{'s' if count > 1 else ''}"
@@ -86,20 +88,28 @@ def _repair(problems: Sequence[_Problem]) -> tuple[str, ...]:
     return tuple(advice)
 
 
-def verify(output: Path, inputs: Sequence[str] | None = None) -> VerifyReport:
+def verify(output: str | Path, inputs: Sequence[str] | None = None) -> VerifyReport:
     """Re-reads every part. `inputs` None checks against the files that the run recorded.
 
-    Raises OutputError only when there is no run in the folder at all.
+    Raises OutputError only when there is no run in the folder at all, or its store does not
+    answer.
     """
+    store = store_at(output)
+    try:
+        return _verify(store, inputs)
+    except OSError as e:
+        raise store.trouble(e) from e
+
+
+def _verify(output: Store, inputs: Sequence[str] | None) -> VerifyReport:
     run = read_run(output)
     if run is None:
-        raise OutputError(f"{output}: expected the output of a run, got none; check the path")
-    journal = output / JOURNAL
-    committed, _ = replay(journal.read_bytes() if journal.exists() else b"")
+        raise OutputError(f"{output.where}: expected the output of a run, got none; check the path")
+    committed = replay(output.read_log(JOURNAL))
     try:
-        manifest = from_plain(Manifest, json.loads((output / MANIFEST).read_text()))
+        manifest = from_plain(Manifest, json.loads(output.read(MANIFEST)))
     except FileNotFoundError:
-        if (output / SUCCESS).exists():
+        if output.nbytes(SUCCESS) >= 0:
             problem = _Problem(f"{MANIFEST} is missing", f"delete {SUCCESS}")
             return _report(output, tuple(committed.values()), [problem])
         return _report(output, tuple(committed.values()), [_unfinished(output, run, committed)])
@@ -115,34 +125,35 @@ def verify(output: Path, inputs: Sequence[str] | None = None) -> VerifyReport:
 
 
 def _report(
-    output: Path, entries: Sequence[ManifestEntry], problems: Sequence[_Problem]
+    output: Store, entries: Sequence[ManifestEntry], problems: Sequence[_Problem]
 ) -> VerifyReport:
     return VerifyReport(
-        output=str(output),
+        output=output.where,
         parts=len(entries),
         rows_in=sum(e.rows_in for e in entries),
         rows_out=sum(e.rows_out for e in entries),
         rejects=sum(e.rejects for e in entries),
+        filtered=sum(e.filtered for e in entries),
         nbytes=sum(e.nbytes for e in entries),
         problems=tuple(p.what for p in problems),
         repair=_repair(problems),
     )
 
 
-def _unfinished(output: Path, run: RunRecord, committed: Mapping[int, ManifestEntry]) -> _Problem:
+def _unfinished(output: Store, run: RunRecord, committed: Mapping[int, ManifestEntry]) -> _Problem:
     """How far a run is; of how many shards, its inputs tell if they are still there."""
     done = f"{len(committed)}"
     with contextlib.suppress(InputError):
         done += f" of {len(plan_shards(Dataset.discover(list(run.fingerprint.files))))}"
     done += " shards are committed"
-    if name := holder(output):
+    if name := output.holder(LOCK):
         return _Problem(f"the run is not finished: {done}, {name} is at work", "wait for it")
     return _Problem(f"the run is not finished: {done}", f"to go on, {AGAIN}")
 
 
-def _whole_run(output: Path, run: RunRecord, manifest: Manifest) -> Iterator[_Problem]:
+def _whole_run(output: Store, run: RunRecord, manifest: Manifest) -> Iterator[_Problem]:
     """Marker, fingerprint, the manifest's own sums, files that it does not know."""
-    if not (output / SUCCESS).exists():
+    if output.nbytes(SUCCESS) < 0:
         yield _Problem(f"{SUCCESS} is missing: the run was not finished", f"to go on, {AGAIN}")
     if manifest.fingerprint != run.fingerprint.digest:
         what = f"{MANIFEST} is of run {manifest.fingerprint:.12}, not {run.fingerprint.digest:.12}"
@@ -153,24 +164,28 @@ def _whole_run(output: Path, run: RunRecord, manifest: Manifest) -> Iterator[_Pr
         sum(e.rows_in for e in entries),
         sum(e.rows_out for e in entries),
         sum(e.rejects for e in entries),
+        sum(e.filtered for e in entries),
     )
-    said = (manifest.shards, manifest.rows_in, manifest.rows_out, manifest.rejects)
+    said = (
+        manifest.shards, manifest.rows_in, manifest.rows_out, manifest.rejects, manifest.filtered
+    )  # fmt: skip
     if sums != said:
-        what = f"{MANIFEST} says {said} shards, rows in, out and rejects; its entries have {sums}"
+        names = "shards, rows in, out, rejects and left out"
+        what = f"{MANIFEST} says {said} {names}; its entries have {sums}"
         yield _Problem(what, f"delete {SUCCESS}")
     known = {e.path for e in entries}
-    for path in sorted(output.iterdir()):
-        if PART_NAME.fullmatch(path.name) and path.name not in known:
-            yield _Problem(f"{path.name} is not in the manifest", f"delete {path.name}")
+    for name in output.files():
+        if PART_NAME.fullmatch(name.rpartition("/")[2]) and name not in known:
+            yield _Problem(f"{name} is not in the manifest", f"delete {name}")
 
 
-def _parts(output: Path, run: RunRecord, manifest: Manifest) -> list[_Problem]:
+def _parts(output: Store, run: RunRecord, manifest: Manifest) -> list[_Problem]:
     with ThreadPoolExecutor(READ_THREADS) as pool:
         checked = pool.map(lambda e: _part(output, run, e), manifest.entries)
         return [problem for problems in checked for problem in problems]
 
 
-def _part(output: Path, run: RunRecord, entry: ManifestEntry) -> list[_Problem]:
+def _part(output: Store, run: RunRecord, entry: ManifestEntry) -> list[_Problem]:
     """What is wrong with one part and its rejects."""
     problems = []
     files = [(entry.path, entry.nbytes, entry.checksum, entry.rows_out, run.format)]
@@ -178,24 +193,27 @@ def _part(output: Path, run: RunRecord, entry: ManifestEntry) -> list[_Problem]:
         facts = (entry.rejects_nbytes, entry.rejects_checksum, entry.rejects, "parquet")
         files.append((entry.rejects_path, *facts))
     for name, nbytes, expected, rows, format in files:
-        path, what = output / name, ""
+        what = ""
         try:
-            if (found := path.stat().st_size) != nbytes:
+            if (found := output.nbytes(name)) < 0:
+                problems.append(_Problem(f"{name} is missing", f"to make it again, {AGAIN}"))
+            elif found != nbytes:
                 what = f"expected {nbytes} bytes, got {found}"
-            elif (hashed := checksum(path)) != expected:
+            elif (hashed := checksum(output, name)) != expected:
                 what = f"expected {expected:.19}, got {hashed:.19}: its bytes have changed"
-            elif (footer := read_marks(path, format))[1] != rows:
+            elif (footer := read_marks(output, name, format))[1] != rows:
                 what = f"expected {rows} rows, got {footer[1]}"
             elif footer[0].get("colonnade.fingerprint") != run.fingerprint.digest:
                 what = "its footer names another run"
-        except FileNotFoundError:
-            problems.append(_Problem(f"{name} is missing", f"to make it again, {AGAIN}"))
         except (pa.ArrowException, OSError) as e:
             what = f"cannot be read: {e}"
         if what:
             problems.append(_Problem(f"{name}: {what}", f"delete {name}"))
-    if entry.rows_in - entry.rows_out not in (0, entry.rejects):
-        what = f"{entry.rows_in} rows in, but {entry.rows_out} out and {entry.rejects} rejects"
+    if not entry.adds_up:
+        what = (
+            f"{entry.rows_in} rows in, but {entry.rows_out} out, {entry.rejects} rejects and "
+            f"{entry.filtered} left out"
+        )
         problems.append(_Problem(f"{entry.path}: {what}", f"delete {entry.path}"))
     return problems
 

@@ -62,7 +62,7 @@ def record(dataset: Dataset, shards: tuple[Shard, ...], **changed: str) -> RunRe
     return RunRecord(made, {"node": "kernel"}, "model.onnx", facts["format"])
 
 
-def write_part(output: Path, lease: Lease, run: RunRecord) -> Part:
+def write_part(output: Path | str, lease: Lease, run: RunRecord) -> Part:
     """The part of a shard that keeps every row but REJECTED."""
     with ShardReader(lease.shard, ["id"], 2) as reader:
         writer = PartWriter(
@@ -78,7 +78,7 @@ def write_part(output: Path, lease: Lease, run: RunRecord) -> Part:
     return writer.close()
 
 
-def run_job(inputs: Path, output: Path, format: str = "parquet") -> list[int]:
+def run_job(inputs: Path | str, output: Path | str, format: str = "parquet") -> list[int]:
     """The whole job; returns the shards that were written now."""
     dataset = Dataset.discover([str(inputs)])
     shards = plan_shards(dataset)
@@ -133,4 +133,4 @@ def other_output(job: Job) -> Path:
 
 
 if __name__ == "__main__":
-    print(run_job(Path(sys.argv[1]), Path(sys.argv[2])))
+    print(run_job(sys.argv[1], sys.argv[2]))

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from numba.extending import intrinsic
 
+from engine.kernels.elements import load_as_float
 from engine.kernels.emitting import shuffle
 from engine.kernels.functions import inline
 from engine.kernels.vector import (
     load,
-    load_as_float,
     load_float,
     load_i64,
     store,

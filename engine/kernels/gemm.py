@@ -11,17 +11,10 @@ are cut into blocks so that a block of the panel stays in L1 while all rows pass
 
 from __future__ import annotations
 
-from engine.kernels.functions import four_weights, inline
-from engine.kernels.vector import (
-    at_least,
-    at_most,
-    broadcast,
-    fma,
-    load,
-    load_i64,
-    store,
-    zeros,
-)
+from engine.kernels.functions import four_weights, four_weights_for_few, inline
+from engine.kernels.slices import added, begun, written
+from engine.kernels.table import NARROW
+from engine.kernels.vector import broadcast, load, load_i64, zeros
 
 
 @inline
@@ -29,48 +22,69 @@ def _dense4(shape, points, step, x, y):
     """The whole product for one column. `step` words 3..9."""
     values, inputs, outputs = load_i64(step + 24), load_i64(step + 32), load_i64(step + 40)
     block_inputs, bias, clamp = load_i64(step + 48), load_i64(step + 56), load_i64(step + 64)
-    low, high = broadcast(shape, clamp), broadcast(shape, clamp + 4)
-    row = 4 * points  # bytes from one input or output to the next
-    done = 0
+    bounds = (broadcast(shape, clamp), broadcast(shape, clamp + 4))
+    row, done = 4 * points, 0  # bytes from one input or output to the next
     while done < inputs:
         count = min(block_inputs, inputs - done)
-        out, b = y, bias
-        for _ in range(0, outputs, 4):
-            if done == 0:
-                a0, a1 = broadcast(shape, b), broadcast(shape, b + 4)
-                a2, a3 = broadcast(shape, b + 8), broadcast(shape, b + 12)
-            else:
-                a0, a1 = load(shape, out), load(shape, out + row)
-                a2, a3 = load(shape, out + 2 * row), load(shape, out + 3 * row)
-            source = x
+        for first in range(0, outputs, 4):
+            out, source = y + first * row, x
+            sums = begun(shape, out, row, bias + 4 * first, done == 0)
             for _ in range(count):
-                (w0, w1, w2, w3), v = four_weights(shape, values), load(shape, source)
-                a0 = fma(w0, v, a0)
-                a1 = fma(w1, v, a1)
-                a2 = fma(w2, v, a2)
-                a3 = fma(w3, v, a3)
+                sums = added(sums, four_weights(shape, values), load(shape, source))
                 values += 16
                 source += row
-            if done + count == inputs:
-                a0, a1 = at_most(at_least(a0, low), high), at_most(at_least(a1, low), high)
-                a2, a3 = at_most(at_least(a2, low), high), at_most(at_least(a3, low), high)
-            store(out, a0)
-            store(out + row, a1)
-            store(out + 2 * row, a2)
-            store(out + 3 * row, a3)
-            out += 4 * row
-            b += 16
+            written(out, row, sums, bounds, done + count == inputs)
+        x += count * row
+        done += count
+
+
+@inline
+def _dense4_narrow(shape, points, step, x, y):
+    """The same by two slices at once, for registers so narrow that the sums of one would wait for
+    each other. `step` words 3..9."""
+    values, inputs, outputs = load_i64(step + 24), load_i64(step + 32), load_i64(step + 40)
+    block_inputs, bias, clamp = load_i64(step + 48), load_i64(step + 56), load_i64(step + 64)
+    bounds = (broadcast(shape, clamp), broadcast(shape, clamp + 4))
+    row, done = 4 * points, 0
+    while done < inputs:
+        count = min(block_inputs, inputs - done)
+        start, last = done == 0, done + count == inputs
+        for first in range(0, outputs - 4, 8):
+            out, source, other = y + first * row, x, values + 16 * count
+            a = begun(shape, out, row, bias + 4 * first, start)
+            b = begun(shape, out + 4 * row, row, bias + 4 * first + 16, start)
+            for _ in range(count):
+                v = load(shape, source)
+                a = added(a, four_weights_for_few(shape, values), v)
+                b = added(b, four_weights_for_few(shape, other), v)
+                values += 16
+                other += 16
+                source += row
+            written(out, row, a, bounds, last)
+            written(out + 4 * row, row, b, bounds, last)
+            values = other
+        if outputs % 8 != 0:
+            out, source = y + (outputs - 4) * row, x
+            a = begun(shape, out, row, bias + 4 * (outputs - 4), start)
+            for _ in range(count):
+                a = added(a, four_weights_for_few(shape, values), load(shape, source))
+                values += 16
+                source += row
+            written(out, row, a, bounds, last)
         x += count * row
         done += count
 
 
 def dense4(points):
-    """The kernel for register tiles of `points`; a column half empty runs at half the width."""
+    """The kernel for register tiles of `points`; a column that fills no more than eight lanes, or
+    half of them, runs at that width."""
     half = points // 2
 
     def kernel(step, arena, row, live, borders):
         x, y = arena + load_i64(step + 8), arena + load_i64(step + 16)
-        if live <= half:
+        if live <= NARROW:
+            _dense4_narrow(zeros(NARROW), points, step, x, y)
+        elif live <= half:
             _dense4(zeros(half), points, step, x, y)
         else:
             _dense4(zeros(points), points, step, x, y)

@@ -13,9 +13,10 @@ channel, row and pixel to the next, 24 first row and 25 first pixel in the array
 from __future__ import annotations
 
 from engine.kernels.borders import copy8x8
+from engine.kernels.elements import load_as_float
 from engine.kernels.functions import inline
 from engine.kernels.grids import X, Y, channel_nbytes, row_of, word
-from engine.kernels.vector import load_as_float, load_float, load_i64, store_float
+from engine.kernels.vector import load_float, load_i64, store_float
 
 
 @inline

@@ -34,20 +34,20 @@ tests/engine/test_machine_code.py reads all three.
 
 Columns of at most eight rows run in registers of eight lanes, two slices at once. That takes 4.1
 to 4.5 cycles a step at 80 and 90 % zeros on Zen 4, half as wide registers alone 6: so eight rows
-reach two thirds of the rate of 32. What binds is that a non-zero is a load, a shuffle and two
-instructions of address whatever the width, and each slice 20 cycles; three and four registers of
-eight lanes side by side were tried and are no better than one or two of sixteen.
+reach two thirds of the rate of 32. What binds are the loads, one an input whatever the width: with
+a weight or two of the four loaded as well it takes 4.3 and 4.7; each slice costs 20 cycles more.
+Three registers of eight lanes for 17 to 24 rows take a tenth less than two of sixteen, which was
+not found worth the code.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
 
-from engine.kernels.functions import four_weights, inline
+from engine.kernels.functions import four_weights, four_weights_for_few, inline
+from engine.kernels.slices import added, begun, bounded, written
 from engine.kernels.table import NARROW, OFFSET_REACH
 from engine.kernels.vector import (
-    at_least,
-    at_most,
     broadcast,
     fma,
     half_word,
@@ -117,7 +117,7 @@ def _put(head, y, sums):
 def _closed(shape, shift, head, extras, x, y, sums, bounds, last):
     """Writes the sums of a slice, with their extras and, after the last block, within bounds;
     gives the address of the next slice's extras."""
-    count, (low, high) = load_i32(head + 20), bounds
+    count = load_i32(head + 20)
     if count > 0:
         _put(head, y, sums)
         extras = _extras(shape, shift, extras, count, x, y)
@@ -128,13 +128,7 @@ def _closed(shape, shift, head, extras, x, y, sums, bounds, last):
             load(shape, y + load_i32(head + 12)),
         )
     if last:
-        a0, a1, a2, a3 = sums
-        sums = (
-            at_most(at_least(a0, low), high),
-            at_most(at_least(a1, low), high),
-            at_most(at_least(a2, low), high),
-            at_most(at_least(a3, low), high),
-        )
+        sums = bounded(sums, bounds)
     _put(head, y, sums)
     return extras
 
@@ -179,19 +173,19 @@ def _sell4_narrow(shape, shift, points, step, x, y):
             a = _opened(shape, points, head, block, bias, y)
             b = _opened(shape, points, head + 32, block, bias, y)
             both = load_i32(head + 16)
-            more, value = offsets + 8 * both, values + 16 * both
+            next_offsets, next_values = offsets + 8 * both, values + 16 * both
             for _ in range(both):
                 a = _step(shape, shift, offsets, values, held, a)
-                b = _step(shape, shift, more, value, held, b)
+                b = _step(shape, shift, next_offsets, next_values, held, b)
                 offsets += 8
                 values += 16
-                more += 8
-                value += 16
+                next_offsets += 8
+                next_values += 16
             for _ in range(load_i32(head + 48) - both):
-                b = _step(shape, shift, more, value, held, b)
-                more += 8
-                value += 16
-            offsets, values = more, value
+                b = _step(shape, shift, next_offsets, next_values, held, b)
+                next_offsets += 8
+                next_values += 16
+            offsets, values = next_offsets, next_values
             extras = _closed(shape, shift, head, extras, held, y, a, bounds, last)
             extras = _closed(shape, shift, head + 32, extras, held, y, b, bounds, last)
             head += 64
@@ -220,47 +214,71 @@ def _blk4(shape, points, step, x, y):
     head, offsets, values = load_i64(step + 24), load_i64(step + 32), load_i64(step + 40)
     blocks, slices, block_nbytes = load_i64(step + 48), load_i64(step + 56), load_i64(step + 64)
     bias, clamp = load_i64(step + 72), load_i64(step + 80)
-    low, high = broadcast(shape, clamp), broadcast(shape, clamp + 4)
-    row = 4 * points
+    bounds, row = (broadcast(shape, clamp), broadcast(shape, clamp + 4)), 4 * points
     for block in range(blocks):
         for _ in range(slices):
-            out, steps = y + load_i32(head), load_i32(head + 4)
-            if block == 0:
-                b = bias + load_i32(head) // points
-                a0, a1 = broadcast(shape, b), broadcast(shape, b + 4)
-                a2, a3 = broadcast(shape, b + 8), broadcast(shape, b + 12)
-            else:
-                a0, a1 = load(shape, out), load(shape, out + row)
-                a2, a3 = load(shape, out + 2 * row), load(shape, out + 3 * row)
-            head += 8
-            for _ in range(steps):
-                (w0, w1, w2, w3), v = (
-                    four_weights(shape, values),
-                    load(shape, x + load_u16(offsets)),
-                )
-                a0 = fma(w0, v, a0)
-                a1 = fma(w1, v, a1)
-                a2 = fma(w2, v, a2)
-                a3 = fma(w3, v, a3)
+            out, b = y + load_i32(head), bias + load_i32(head) // points
+            sums = begun(shape, out, row, b, block == 0)
+            for _ in range(load_i32(head + 4)):
+                sums = _block(shape, four_weights(shape, values), offsets, x, sums)
                 offsets += 2
                 values += 16
-            if block == blocks - 1:
-                a0, a1 = at_most(at_least(a0, low), high), at_most(at_least(a1, low), high)
-                a2, a3 = at_most(at_least(a2, low), high), at_most(at_least(a3, low), high)
-            store(out, a0)
-            store(out + row, a1)
-            store(out + 2 * row, a2)
-            store(out + 3 * row, a3)
+            written(out, row, sums, bounds, block == blocks - 1)
+            head += 8
+        x += block_nbytes
+
+
+@inline
+def _block(shape, weights, offsets, x, sums):
+    """One 4x1 block."""
+    return added(sums, weights, load(shape, x + load_u16(offsets)))
+
+
+@inline
+def _blk4_narrow(shape, points, step, x, y):
+    """The same by two slices at once, as `_sell4_narrow`; here the first of the two is never the
+    shorter one. `step` words 3..10."""
+    head, offsets, values = load_i64(step + 24), load_i64(step + 32), load_i64(step + 40)
+    blocks, slices, block_nbytes = load_i64(step + 48), load_i64(step + 56), load_i64(step + 64)
+    bias, clamp = load_i64(step + 72), load_i64(step + 80)
+    bounds, row = (broadcast(shape, clamp), broadcast(shape, clamp + 4)), 4 * points
+    for block in range(blocks):
+        last = block == blocks - 1
+        for pair in range(0, slices, 2):
+            out, steps, both = y + load_i32(head), load_i32(head + 4), 0
+            sums = begun(shape, out, row, bias + load_i32(head) // points, block == 0)
+            next_offsets, next_values = offsets + 2 * steps, values + 16 * steps
+            if pair + 1 < slices:
+                other, both = y + load_i32(head + 8), load_i32(head + 12)
+                b = begun(shape, other, row, bias + load_i32(head + 8) // points, block == 0)
+                for _ in range(both):
+                    sums = _block(shape, four_weights_for_few(shape, values), offsets, x, sums)
+                    b = _block(shape, four_weights_for_few(shape, next_values), next_offsets, x, b)
+                    offsets += 2
+                    values += 16
+                    next_offsets += 2
+                    next_values += 16
+                written(other, row, b, bounds, last)
+            for _ in range(steps - both):
+                sums = _block(shape, four_weights_for_few(shape, values), offsets, x, sums)
+                offsets += 2
+                values += 16
+            written(out, row, sums, bounds, last)
+            offsets, values = next_offsets, next_values
+            head += 16
+        head -= 8 * (slices % 2)
         x += block_nbytes
 
 
 def blk4(points):
-    """The kernel for register tiles of `points`; a column half empty runs at half the width."""
+    """The kernel for register tiles of `points`, at one of three widths, as `sell4`."""
     half = points // 2
 
     def kernel(step, arena, row, live, borders):
         x, y = arena + load_i64(step + 8), arena + load_i64(step + 16)
-        if live <= half:
+        if live <= NARROW:
+            _blk4_narrow(zeros(NARROW), points, step, x, y)
+        elif live <= half:
             _blk4(zeros(half), points, step, x, y)
         else:
             _blk4(zeros(points), points, step, x, y)

@@ -24,7 +24,6 @@ from numba.extending import intrinsic, models, overload, register_model
 
 from engine.kernels.emitting import (
     F32,
-    F64,
     I32,
     I64,
     at,
@@ -207,35 +206,6 @@ def half_word(typing, word, index):
         return b.and_(moved, ir.Constant(I64, 0xFFFF))
 
     return types.int64(types.int64, index), emit
-
-
-_ELEMENTS = {
-    "float32": (F32, "f"),
-    "float64": (F64, "f"),
-    "uint8": (ir.IntType(8), "u"),
-    "int8": (ir.IntType(8), "i"),
-    "uint16": (ir.IntType(16), "u"),
-    "int16": (ir.IntType(16), "i"),
-    "uint32": (I32, "u"),
-    "int32": (I32, "i"),
-    "uint64": (I64, "u"),
-    "int64": (I64, "i"),
-    "bool": (ir.IntType(8), "u"),
-}
-
-
-@intrinsic(prefer_literal=True)
-def load_as_float(typing, element, address):
-    """The element (a numpy type's name) at `address`, rounded to the nearest float32."""
-    kind, sort = _ELEMENTS[element.literal_value]
-
-    def emit(context, b, signature, args):
-        x = b.load(at(b, args[1], kind), align=1)
-        if sort == "f":
-            return x if kind == F32 else b.fptrunc(x, F32)
-        return b.uitofp(x, F32) if sort == "u" else b.sitofp(x, F32)
-
-    return types.float32(element, types.int64), emit
 
 
 # ---- arithmetic -----------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from engine.errors import ModelError
 from engine.graph import Graph, Node, Value
 from engine.reader.files import expect_text, read_model
 from engine.reader.functions import inline
+from engine.reader.microsoft import spell_out
 from engine.reader.nodes import domain_of, in_running_order, node_of, unique_names
 from engine.reader.rebatch import free_targets, is_single, refuses
 from engine.reader.shapes import Skeleton, dtype_of, infer, with_declared
@@ -40,8 +41,10 @@ def graph_of(model: onnx.ModelProto, folder: Path | None = None, where: str = "m
     opsets = _opsets(model, where)
     source = model.graph
     constants = _constants(source, folder, where)
-    names = unique_names(source.node)
-    protos = dict(zip(names, source.node, strict=True))
+    spelled = spell_out(source, constants, opsets)
+    constants |= spelled.constants
+    names = unique_names(spelled.nodes)
+    protos = dict(zip(names, spelled.nodes, strict=True))
     nodes = [node_of(p, n, folder) for n, p in protos.items()]
     nodes = _take_constants(nodes, constants, where)
     inputs = [v for v in source.input if v.name not in constants]

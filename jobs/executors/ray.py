@@ -38,6 +38,7 @@ from jobs.executors.ray_machines import (
     settle_all,
 )
 from numa import launch
+from numa.errors import NumaError
 from pipeline.events import MachineRefused, ScorerDied, ScorerDraining, ScorerLeft
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class RayExecutor:
 
     def __init__(self, spec: JobSpec) -> None:
         self._address = spec.address
-        self._stages = spec.stages
+        self._spec = spec
         self._connected = False
         self._census = Census()
         self._homes = Homes(None, None)
@@ -111,7 +112,9 @@ class RayExecutor:
 
     def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
         self._connect()
-        self._homes = settle_all(self._census, engines, threads, self._stages)
+        spec = self._spec
+        homes = Homes(engines, threads, spec.stages, domain=spec.domain, smt=spec.smt)
+        self._homes = settle_all(self._census, homes)
         if warm:
             for number in self._homes.of:
                 self._spawn(number)
@@ -261,6 +264,6 @@ class RayExecutor:
         raylet = self._probes.pop(probe)
         try:
             self._came += self._homes.settle([probed(probe)], every=False)
-        except InfrastructureError as error:
+        except (InfrastructureError, NumaError) as error:
             return [MachineRefused(f"raylet {raylet:.12}", str(error))]
         return []

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import misfortunes
+import picture_jobs
 import psutil
+import pyarrow as pa
 import pytest
 import small_job
 from misfortunes import hooked
@@ -95,6 +97,21 @@ def at(failpoint: str, once: Path) -> dict[str, str]:
     return {"COLONNADE_FAILPOINT": failpoint, "COLONNADE_FAILPOINT_ONCE": str(once)}
 
 
+def test_encoded_pictures_give_the_local_bytes(tmp_path: Path, raylets: Raylets) -> None:
+    """Not a fault, but this module has a cluster."""
+    raylets.have(1)
+    files = [picture_jobs.encoded(picture_jobs.picture(seed, 11, 17), "JPEG") for seed in range(9)]
+    folder = picture_jobs.write(tmp_path / "in", pa.array(files))
+    local, ray = tmp_path / "local", tmp_path / "ray"
+    for output, more in ((local, ()), (ray, on(raylets))):
+        run = colonnade(*picture_jobs.words(folder, output, "--image", picture_jobs.IMAGE, *more))
+        assert run.code == 0, run.stderr
+    parts = sorted(part.name for part in local.glob("part-*"))
+    assert len(parts) > 1 and parts == sorted(part.name for part in ray.glob("part-*"))
+    for name in parts:
+        assert (local / name).read_bytes() == (ray / name).read_bytes()
+
+
 @pytest.mark.parametrize("failpoint", ["before_run:3=kill", "after_fsync:3=crash"])
 def test_scorer_killed_in_mid_shard(
     source: Source, tmp_path: Path, raylets: Raylets, failpoint: str
@@ -138,10 +155,10 @@ def test_frozen_scorer_is_replaced_and_comes_back(
     raylets.have(1)
     output = tmp_path / "out"
     frozen = at("after_fsync:2=stop", tmp_path / "frozen")
-    arguments = words(source, output, *on(raylets, "--stall-seconds", "8"))
+    arguments = words(source, output, *on(raylets, "--stall-seconds", "12"))
     with Watched(tmp_path, *arguments, env=frozen) as job:
-        (death,) = job.wait_for("ScorerDied")
-        assert "said nothing for 8 s" in death["reason"]
+        death = job.wait_for("ScorerDied")[0]
+        assert "said nothing for 12 s" in death["reason"]
         with contextlib.suppress(ProcessLookupError):
             job.open_gate(death["scorer"])
         run = job.finish()
@@ -156,8 +173,8 @@ def test_messages_are_lost_and_late(source: Source, tmp_path: Path, raylets: Ray
     output = tmp_path / "out"
     faults = {
         "RAY_testing_rpc_failure": (
-            '{"CoreWorkerService.grpc_client.PushTask": {"num_failures": 6, '
-            '"req_failure_prob": 25, "resp_failure_prob": 25}}'
+            '{"CoreWorkerService.grpc_client.PushTask": {"num_failures": 8, '
+            '"req_failure_prob": 40, "resp_failure_prob": 10}}'
         ),
         "RAY_testing_asio_delay_us": "*=100:5000",
     }

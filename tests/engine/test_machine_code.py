@@ -20,8 +20,6 @@ REGISTER = {"avx2": "ymm", "avx512": "zmm", "zen4": "zmm"}
 POINTS = {"avx2": 16, "avx512": 32, "zen4": 32}
 SPARSE = "spmm_f32_sell4x"
 PRODUCTS = (SPARSE, "spmm_f32_blk4x", "gemm_f32_4x")
-NARROW_LOOPS = {SPARSE: 3, "spmm_f32_blk4x": 0, "gemm_f32_4x": 0}
-"""Loops for columns of few rows, which come first."""
 ATTENTION = "attention_f32_x"
 ATTENTIONS = (ATTENTION, "attention_near_f32_x")
 UNUSED = {
@@ -72,22 +70,29 @@ def faults(loop: Loop, tier: str, register: str | None = None) -> list[str]:
     return found
 
 
+def by_width(name: str, tier: str) -> tuple[list[Loop], list[Loop], Loop]:
+    """A product's loops for few rows, for half a tile (AVX2's halves are the few), for a tile."""
+    *found, full = accumulating(text_of(name, tier))
+    halves = len(found) if tier == "avx2" else -1
+    return found[:halves], found[halves:], full
+
+
 @pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_products_keep_sums_in_registers(name: str, tier: str) -> None:
-    *halves, full = accumulating(text_of(name, tier))[NARROW_LOOPS[name] :]
-    no_half = tier == "avx2" and NARROW_LOOPS[name]  # half of its 16 lanes are the narrow ones
-    assert [x.accumulators for x in halves] == ([] if no_half else [4])
+    _, halves, full = by_width(name, tier)
+    assert [x.accumulators for x in halves] == ([] if tier == "avx2" else [4])
     assert full.accumulators == len(full.multiply_adds) == 8  # four outputs of two registers
     assert [fault for x in (*halves, full) for fault in faults(x, tier)] == []
 
 
 @pytest.mark.parametrize("tier", TIERS)
-def test_few_rows_take_two_slices_at_once(tier: str) -> None:
-    """And what one of them has more than the other, and the last slice of an odd number."""
-    found = accumulating(text_of(SPARSE, tier))[: NARROW_LOOPS[SPARSE]]
-    assert [x.accumulators for x in found] == [8, 4, 4]
-    assert [fault for x in found for fault in faults(x, tier, register="ymm")] == []
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_few_rows_take_two_slices_at_once(name: str, tier: str) -> None:
+    """And alone what one of them has more than the other, or the last of an odd number."""
+    few, _, _ = by_width(name, tier)
+    assert {x.accumulators for x in few} == {8, 4}
+    assert [fault for x in few for fault in faults(x, tier, register="ymm")] == []
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -150,9 +155,9 @@ def test_32_points_spill_on_avx2(kernel: str) -> None:
 
 def test_16_points_leave_half_of_the_accumulators_on_avx512() -> None:
     """Why AVX-512 has 32, and that accumulators and kinds of registers are counted."""
-    half, full = accumulating(code("avx512")["gemm_f32_4x16"])
+    *few, full = accumulating(code("avx512")["gemm_f32_4x16"])
     assert full.accumulators == 4
-    assert "registers: ['ymm']" in faults(half, "avx512")
+    assert all("registers: ['ymm']" in faults(x, "avx512") for x in few)
 
 
 @pytest.mark.parametrize(

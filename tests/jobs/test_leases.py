@@ -101,9 +101,8 @@ def test_failed_shard_returns_to_the_only_scorer() -> None:
     assert take(leases, 0, others=False) == 0
 
 
-def overdue_table() -> LeaseTable:
+def overdue_table(clock: Clock) -> LeaseTable:
     """Scorer 1 did its shard in ten seconds; scorer 0 has shards 0 and 1 for a hundred."""
-    clock = Clock()
     leases = table(1, 1, 1, clock=clock)
     assert (take(leases, 0), take(leases, 0), take(leases, 1)) == (0, 1, 2)
     clock.now = 10.0
@@ -115,7 +114,7 @@ def overdue_table() -> LeaseTable:
 
 
 def test_twin_of_what_is_overdue_and_the_first_result_counts() -> None:
-    leases = overdue_table()
+    leases = overdue_table(Clock())
     twin = leases.twin_for(1)
     assert twin is not None and (twin.shard.index, twin.attempt) == (0, 1)
     assert leases.twin_for(1) is None, "one at a time"
@@ -128,11 +127,13 @@ def test_twin_of_what_is_overdue_and_the_first_result_counts() -> None:
 
 
 def test_twin_does_not_count_for_what_happens_to_the_other() -> None:
-    leases = overdue_table()
+    clock = Clock()
+    leases = overdue_table(clock)
     assert leases.twin_for(1) is not None
     assert leases.died(1, "signal 9", blame=True) == [] and leases.waiting == 0, "0 has it yet"
     assert leases.died(0, "signal 9", blame=True) == [], "0 held two: either may be guilty"
     assert leases.waiting == 2 and leases.next_for(0, others=True) is not None
+    clock.now = 1000.0
     assert leases.twin_for(1) is None, "a suspect has no twin"
 
 

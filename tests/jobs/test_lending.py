@@ -243,6 +243,21 @@ def test_stragglers_run_elsewhere_and_the_slow_scorer_is_recalled() -> None:
     assert not [e for e in run.told if isinstance(e, ScorerDied)]
 
 
+def test_dead_scorer_is_started_again_for_a_straggler() -> None:
+    """When it died nothing was left to lend, and the other one froze with the last two shards."""
+    died: list[str] = []
+
+    def choose(options: Sequence[str]) -> str:
+        if not died and run.executor.lives[1].ready and "finish 1" not in options:
+            died.append("die 1")
+            return "die 1"
+        return dawdling(0)(options)
+
+    run = Run(ScriptedExecutor(choose, scorers=2, adversities=99), shards=3)
+    assert run.run() == Ending(DONE, "")
+    assert run.executor.restarts == 1 and run.executor.now < LIMITS.stall_seconds
+
+
 def scripted(
     *acts: str, scorers: int = 2, shards: int = 9, limits: Limits = LIMITS
 ) -> tuple[Run, Ending]:
@@ -277,6 +292,39 @@ def test_machine_that_leaves_is_not_its_shards_fault() -> None:
     assert [e.scorer for e in run.told if isinstance(e, ScorerJoined)] == [2, 3]
     assert {p.shard for p in run.ledger.commits} == set(range(9))
     assert not run.executor.restarts, "there is nowhere to start it"
+
+
+@pytest.mark.parametrize("ends", [("leave",), ("drain", "die")])
+def test_machines_that_leave_one_after_another_do_not_set_a_shard_aside(ends: tuple[str]) -> None:
+    acts: list[str] = []
+    for number in range(4):
+        acts += [f"ready {number}", *(f"{end} {number}" for end in ends), "join"]
+    run, ending = scripted(*acts, scorers=1, shards=1)
+    assert ending == Ending(DONE, ""), "alone on each of four scorers, and finished on the fifth"
+    assert [lease.attempt for _, lease in run.executor.lent] == [0, 1, 2, 3, 4]
+
+
+def test_what_a_draining_scorer_may_not_finish_is_lent_elsewhere_at_once() -> None:
+    def choose(options: Sequence[str]) -> str:
+        if "drain 0" in options and "finish 0" in options:
+            return "drain 0"
+        return dawdling(0)(options)
+
+    run = Run(ScriptedExecutor(choose, scorers=2, adversities=1, elastic=True), shards=4)
+    assert run.run() == Ending(DONE, "")
+    assert run.committed == list(range(4)) and run.executor.now < 5, "without a wait"
+    assert [s for s, _ in run.executor.lent].count(1) == 4
+
+
+def test_a_scorer_dies_once() -> None:
+    executor = ScriptedExecutor(kindly, scorers=2, adversities=0)
+    run = Run(executor, shards=4)
+    executor.kill(0)
+    run.lending._handle(ScorerDied(0, "killed"))
+    run.lending._handle(ScorerDied(0, "killed, as another call says"))
+    run.lending._handle(ScorerReady(0, "", {}))
+    assert run.told == [ScorerDied(0, "killed")]
+    assert run.run() == Ending(DONE, "") and executor.restarts == 1
 
 
 def test_job_without_machines_waits_for_one_as_long_as_for_a_silent_scorer() -> None:
@@ -405,7 +453,7 @@ def test_failures_that_differ_or_come_after_a_success_do_not_stop_the_job() -> N
 
         executor.reply = reply  # type: ignore[method-assign]
         run = Run(executor, shards=6)
-        run.table._fresh.sort(key=lambda item: item[1])  # shard 0 first
+        run.table._fresh.sort(key=lambda shard: -shard.index)  # shard 0 first
         ending = run.run()
         assert ending.exit_code == INCOMPLETE and len(run.table.set_aside) >= 5, ending
 

@@ -17,7 +17,7 @@ from small_job import ROWS, SHARDS, Source, colonnade, words
 
 from jobs.report import history
 from jobs.report.history import BINS, SLOWEST, TROUBLES, Bins, History
-from pipeline.events import PartCommitted, RowsScored, ScorerDied, ShardFailed
+from pipeline.events import PartCommitted, PartDiscarded, RowsScored, ScorerDied, ShardFailed
 from pipeline.parts import Seconds
 from pipeline.shards import Lease
 
@@ -74,6 +74,10 @@ def test_rows_are_counted_once_a_lease() -> None:
     kept.add(ShardFailed(0, Lease(shard(8), 0), "engine", "x"))
     kept.add(RowsScored(0, 8, 1, 30))
     assert sum(kept.bins.rows[0]) == 190, "work of a lost lease was work, too"
+    kept.add(RowsScored(1, 8, 2, 50))
+    kept.add(PartDiscarded(1, 8, 2))
+    kept.add(RowsScored(1, 8, 3, 20))
+    assert sum(kept.bins.rows[1]) == 70, "and that of a twin that came second"
 
 
 class Cells(HTMLParser):

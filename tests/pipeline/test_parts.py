@@ -11,8 +11,9 @@ import pytest
 
 from pipeline import parts
 from pipeline.errors import BindingError, OutputError, StorageError
-from pipeline.parts import Part, PartWriter, Reject, check_writable, read_marks
+from pipeline.parts import Part, PartWriter, Reject, Seconds, check_writable, read_marks
 from pipeline.shards import Lease, Shard
+from pipeline.stores import store_at
 
 SHARD = Shard(7, "/in/ü.parquet", "parquet", (1, 2), 100, 4000, 50, 9999, 1)
 SCHEMA = pa.schema(
@@ -43,7 +44,7 @@ def write(output: Path, format: str = "parquet", attempt: int = 0, rejects: int 
     writer.write(batch(50, 60))
     writer.write(batch(110, 40 - rejects))
     writer.reject(Reject(149 - i, "x", "is null") for i in range(rejects))
-    return writer.close(seconds=(1.0, 2.0, 0.0))
+    return writer.close(seconds=Seconds(1.0, 2.0))
 
 
 def read(path: Path) -> pa.Table:
@@ -62,7 +63,7 @@ def test_a_part_is_whole_counted_hashed_and_says_whose_it_is(tmp_path: Path, for
     assert (part.rows_in, part.rows_out, part.rejects) == (100, 97, 3)
     assert part.nbytes == temp.stat().st_size
     assert part.checksum == f"sha256:{hashlib.sha256(temp.read_bytes()).hexdigest()}"
-    marks, rows = read_marks(temp, format)
+    marks, rows = read_marks(store_at(tmp_path), part.temp, format)
     assert rows == 97
     assert marks == {
         "colonnade.fingerprint": "f1",

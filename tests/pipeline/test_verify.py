@@ -69,7 +69,7 @@ DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "manifest": (lambda i, o: (o / "_manifest.json").unlink(), "_manifest.json is missing"),
     "torn": (lambda i, o: (o / "_manifest.json").write_text("{"), "_manifest.json is damaged"),
     "entry": (without_entry, "expected a part from row 0, got one from 3"),
-    "sums": (lambda i, o: edit_manifest(o, rows_out=21), "its entries have (6, 24, 22, 2)"),
+    "sums": (lambda i, o: edit_manifest(o, rows_out=21), "its entries have (6, 24, 22, 2, 0)"),
     "run": (lambda i, o: edit_manifest(o, fingerprint="f"), "_manifest.json is of run f, not"),
     "input": (touch, "1.parquet: changed since it was scored"),
     "gone": (lambda i, o: (i / "0.parquet").unlink(), "0.parquet: cannot be read"),

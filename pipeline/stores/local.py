@@ -1,0 +1,161 @@
+"""A folder of this machine or of a network file system: write, sync, rename, sync the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.durable import (
+    HashedFile,
+    disk_error,
+    refuse_unwritable,
+    replace_text,
+    sync_folder,
+)
+from pipeline.errors import OutputError
+from pipeline.lock import FileLock, holder
+from pipeline.stores import TEMP, is_hidden, whole_lines
+
+
+class LocalStore:
+    """A Store where a file appears by a rename."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.where = str(root)
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def write(self, name: str, text: str | Iterable[str]) -> None:
+        replace_text(self.root / name, [text] if isinstance(text, str) else text)
+
+    def delete(self, *names: str) -> None:
+        for name in names:
+            (self.root / name).unlink(missing_ok=True)
+            for folder in list((self.root / name).parents)[: name.count("/")]:
+                if "=" not in folder.name:
+                    break
+                with contextlib.suppress(OSError):  # partition folders go with their last part
+                    folder.rmdir()
+
+    def nbytes(self, name: str) -> int:
+        try:
+            return (self.root / name).stat().st_size
+        except FileNotFoundError:
+            return -1
+
+    def names(self, folder: str = "") -> list[str]:
+        try:
+            return sorted(path.name for path in (self.root / folder).iterdir())
+        except FileNotFoundError:
+            return []
+
+    def files(self) -> list[str]:
+        found: list[str] = []
+        for folder, folders, names in os.walk(self.root):
+            folders[:] = [f for f in folders if not is_hidden(f)]
+            inside = Path(folder).relative_to(self.root)
+            found += [(inside / name).as_posix() for name in names if not is_hidden(name)]
+        return sorted(found)
+
+    def open(self, name: str) -> Any:
+        return pa.OSFile(str(self.root / name), "rb")
+
+    def open_log(self, name: str) -> FileLog:
+        return FileLog(self.root / name)
+
+    def read_log(self, name: str) -> bytes:
+        path = self.root / name
+        return whole_lines(path.read_bytes()) if path.exists() else b""
+
+    def delete_log(self, name: str) -> None:
+        self.delete(name)
+
+    def lock(self, name: str) -> FileLock:
+        return FileLock(self.root, name)
+
+    def holder(self, name: str) -> str:
+        return holder(self.root, name)
+
+    def refuse_unfit(self) -> None:
+        if self.root.is_symlink() and not self.root.exists():
+            raise OutputError(
+                f"{self.root}: expected a folder, got a link to {self.root.readlink()}, which does "
+                "not exist; make that folder, or choose another output"
+            )
+        if self.root.exists() and not self.root.is_dir():
+            raise OutputError(f"{self.root}: expected a folder, got a file; choose another output")
+
+    def refuse_unwritable(self) -> None:
+        refuse_unwritable(self.root)
+
+    def make(self, *folders: str) -> None:
+        for folder in folders:
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        sync_folder(self.root.absolute().parent)
+        for folder in folders:
+            sync_folder((self.root / folder).parent)
+
+    def settle(self, folder: str = "") -> None:
+        sync_folder(self.root / folder)
+
+    def staged(self, final: str, attempt: str) -> str:
+        stem, _, suffix = final.rpartition("/")[2].partition(".")
+        return f"{TEMP}/{stem}.{attempt}.{suffix}"
+
+    def sink(self, name: str) -> HashedFile:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return HashedFile(path)
+
+    def publish(self, staged: str, final: str) -> None:
+        target = self.root / final
+        if not target.parent.exists():
+            self.make(str(Path(final).parent))
+        (self.root / staged).replace(target)
+        sync_folder(target.parent)
+
+    def unpublish(self, final: str) -> None:
+        self.delete(final)
+
+    def may_pass(self, error: Exception) -> bool:
+        return False
+
+    def trouble(self, error: OSError) -> OutputError:
+        return disk_error(self.root, error)
+
+
+class FileLog:
+    """A Log in one file, each append synced."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or creates it, cutting a torn last line off. Raises OSError."""
+        data = path.read_bytes() if path.exists() else b""
+        self.data = whole_lines(data)
+        self._nbytes = len(self.data)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        if self._nbytes != len(data):
+            os.ftruncate(self._file, self._nbytes)
+            os.fsync(self._file)
+
+    def append(self, lines: bytes) -> None:
+        """Raises OSError; then the log is as it was before, as far as the disk allows."""
+        try:
+            rest = memoryview(lines)
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+            os.fsync(self._file)
+        except OSError:
+            # Half a line would swallow the next one.
+            os.ftruncate(self._file, self._nbytes)
+            raise
+        self._nbytes += len(lines)
+
+    def close(self) -> None:
+        os.close(self._file)
