@@ -27,7 +27,7 @@ from engine.sparsity import Sparsity
 
 Array = np.ndarray[Any, Any]
 
-OUTPUTS = 512
+OUTPUTS = 256
 """Rows of a matrix that are timed at most: they tell what all of them take, and are packed fast."""
 
 

@@ -109,7 +109,7 @@ def _pack(weights: Array, place: Taps) -> Packed:
     return _streams(blocks, heads, offsets, values)
 
 
-def _blocks(weights: Array, place: Taps) -> Iterator[tuple[tuple[int, int], Array, Array]]:
+def _blocks(weights: Array, place: Taps) -> Iterator[tuple[tuple[int, int, int], Array, Array]]:
     """Of W[M, C, kh, kw]: where each block begins, bytes to its taps, and its weights[M, taps]."""
     channels, rows, columns = weights.shape[1:]
     width = place.block_channels(columns)
@@ -121,12 +121,15 @@ def _blocks(weights: Array, place: Taps) -> Iterator[tuple[tuple[int, int], Arra
             np.arange(here.shape[1]) * place.channel_nbytes, np.arange(columns) * right
         )
         for ky in range(rows):
-            begin = ky * down, first * place.channel_nbytes
+            begin = ky * down, first * place.channel_nbytes, here.shape[1]
             yield begin, tap.ravel(), here[:, :, ky].reshape(len(here), -1)
 
 
 def _streams(
-    blocks: list[tuple[int, int]], heads: list[Array], offsets: list[Array], values: list[Array]
+    blocks: list[tuple[int, int, int]],
+    heads: list[Array],
+    offsets: list[Array],
+    values: list[Array],
 ) -> Packed:
     return Packed(
         (

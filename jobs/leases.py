@@ -17,7 +17,7 @@ Pure bookkeeping: no process, no file. The rules it keeps:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import inf
 from time import monotonic
@@ -55,7 +55,7 @@ class _Case:
     """Committed or set aside: what still comes is late."""
     deaths: int = 0
     failures: int = 0
-    avoid: set[int] = field(default_factory=set)
+    avoid: frozenset[int] = frozenset()
     """Scorers that it failed on."""
     reason: str = ""
     """The latest failure, in the words of whoever reported it."""
@@ -126,16 +126,12 @@ class LeaseTable:
         What a scorer that is `leaving` holds may never be done, and is due at once. A shard that
         ever failed has no twin: what killed one scorer shall not kill two at once.
         """
-        if self._lent.get(scorer):
-            return None
-        late = [
-            (inf if holder in leaving else self._overdue(loan), -loan.lease.shard.index)
-            for holder, loans in self._lent.items()
-            for loan in loans
-            if self._may_have_twin(self._case(loan))
-        ]
-        worst, index = max(late, default=(0.0, 0))
-        return self._lend(scorer, self._cases[-index]) if worst > 0 else None
+        case = None if self._lent.get(scorer) else self._most_overdue(leaving)
+        return None if case is None else self._lend(scorer, case)
+
+    def wants_more(self, leaving: Collection[int] = ()) -> bool:
+        """Whether one more scorer would have something to do."""
+        return self.waiting > 0 or self._most_overdue(leaving) is not None
 
     def live(self, scorer: int, index: int, attempt: int) -> bool:
         """Whether a result on that lease would count."""
@@ -163,7 +159,7 @@ class LeaseTable:
         """A settled lease failed on a scorer that lives; False when its shard is set aside."""
         case = self._cases[index]
         case.failures += 1
-        case.avoid.add(scorer)
+        case.avoid |= {scorer}
         return self._again(case, reason, fatal=case.failures >= FATAL_FAILURES)
 
     def died(self, scorer: int, reason: str, *, blame: bool) -> list[int]:
@@ -224,6 +220,16 @@ class LeaseTable:
             self._troubled.append(case.shard.index)
         else:
             heappush(self._fresh, (-case.shard.nbytes, case.shard.index))
+
+    def _most_overdue(self, leaving: Collection[int]) -> _Case | None:
+        late = [
+            (inf if holder in leaving else self._overdue(loan), -loan.lease.shard.index)
+            for holder, loans in self._lent.items()
+            for loan in loans
+            if self._may_have_twin(self._case(loan))
+        ]
+        worst, index = max(late, default=(0.0, 0))
+        return self._cases[-index] if worst > 0 else None
 
     def _may_have_twin(self, case: _Case) -> bool:
         return not (case.closed or case.troubled) and case.holders < MOST_HOLDERS

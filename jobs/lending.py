@@ -14,13 +14,13 @@ from itertools import groupby
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from jobs.endings import Ending, Limits, Streak, count, over_budget, shards_set_aside
+from jobs.endings import Ending, Limits, count, shards_set_aside
 from jobs.errors import DONE, INFRASTRUCTURE, INTERRUPTED, USER
+from jobs.results import Committer, Results
 from jobs.roster import Roster
 from pipeline.errors import PipelineError
 from pipeline.events import (
     MachineRefused,
-    PartCommitted,
     PartDiscarded,
     PartWritten,
     RowsScored,
@@ -54,13 +54,6 @@ class Admit(Protocol):
     def __call__(self, seats: tuple[Seat, ...]) -> tuple[ScorerSpec, ...]: ...
 
 
-class Committer(Protocol):
-    """What the loop needs of pipeline.manifest.RunFolder."""
-
-    def commit(self, part: Part) -> object | None: ...
-    def discard(self, part: Part) -> None: ...
-
-
 class Lending:
     """One run of the loop over the scorers that the executor has, and those that join it."""
 
@@ -79,25 +72,23 @@ class Lending:
     ) -> None:
         self._executor = executor
         self._table = table
-        self._folder = folder
         self._limits = limits
         self._tell = tell
         self._admit = admit
-        self._rejects = rejects
+        self._results = Results(table, folder, limits, tell, rejects=rejects)
         self._roster = Roster(scorers, clock)
-        self._streak = Streak()
-        self._ending: Ending | None = None
+        self._unstaffed: Ending | None = None
+        """Set when nobody is left to work."""
         self.signal = 0
         """Set by a signal handler: the loop then ends before the next event."""
 
     def run(self) -> Ending:
         """Until everything is committed or set aside, or something stops the job."""
-        self._check_budget()
-        while self._ending is None and not self._table.finished:
+        while self._stopped is None and not self._table.finished:
             self._welcome()
             self._lend()
             for event in self._executor.events(_POLL_SECONDS):
-                if self._ending is not None:
+                if self._stopped is not None:
                     break
                 self._handle(event)
             if self.signal:
@@ -105,7 +96,12 @@ class Lending:
             self._end_silent()
             self._see_off()
             self._revive()
-        return self._ending or self._finished()
+        return self._stopped or self._finished()
+
+    @property
+    def _stopped(self) -> Ending | None:
+        """What ends the job before its last shard."""
+        return self._results.ending or self._unstaffed
 
     def _welcome(self) -> None:
         """Start scorers on machines that came, where they fit."""
@@ -133,7 +129,10 @@ class Lending:
                 if self._pass_on(number, self._table.next_for(number, others=len(takers) > 1))
             ]
         for number in takers:
-            self._pass_on(number, self._table.twin_for(number, leaving))
+            if self._table.held(number):
+                continue
+            if not self._pass_on(number, self._table.twin_for(number, leaving)):
+                break  # nothing is overdue: not for the others, either
 
     def _pass_on(self, number: int, lease: Lease | None) -> bool:
         if lease is None:
@@ -159,7 +158,7 @@ class Lending:
             case PartWritten(_, part):
                 self._take(scorer, part)
             case ShardFailed():
-                self._fail(event)
+                self._results.fail(event)
             case ScorerDraining():
                 self._roster.drain(scorer)
                 self._tell(event)
@@ -169,61 +168,19 @@ class Lending:
                 self._part_from(event)
 
     def _take(self, scorer: int, part: Part) -> None:
-        """Commit a part whose lease is still good, throw a late one away."""
-        good = self._table.settle(scorer, part.shard, part.attempt)
-        if not good:
-            self._folder.discard(part)
-        if not good or self._folder.commit(part) is None:
-            self._tell(PartDiscarded(scorer, part.shard, part.attempt))
-            return
-        self._table.done(part.shard)
-        self._roster.succeeded(scorer)
-        self._streak.succeeded()
-        self._rejects += part.rejects
-        self._tell(
-            PartCommitted(
-                scorer,
-                part.shard,
-                part.rows_in,
-                part.rows_out,
-                part.rejects,
-                part.nbytes,
-                part.seconds,
-            )
-        )
-        self._check_budget()
-
-    def _fail(self, event: ShardFailed) -> None:
-        index = event.lease.shard.index
-        if not self._table.settle(event.scorer, index, event.lease.attempt):
-            return
-        self._tell(event)
-        bad_input = event.kind in ("rows", "input")
-        if bad_input and self._limits.stop_on_bad_input:
-            advice = "do --on-error skip or null to go on without such rows"
-            bad_row = event.kind == "rows"
-            self._ending = Ending(USER, event.message + (f"; {advice}" if bad_row else ""))
-        elif bad_input:
-            self._table.withdraw(index, event.message)
-            self._tell(ShardSetAside(index, event.message))
-        elif (ending := self._streak.failed(event)) is not None:
-            self._ending = ending
-        elif not self._table.failed(event.scorer, index, event.message):
-            if event.kind == "output":  # the disk, not the shard
-                self._ending = Ending(INFRASTRUCTURE, event.message)
-            else:
-                self._tell(ShardSetAside(index, event.message))
+        if self._results.take(scorer, part):
+            self._roster.succeeded(scorer)
 
     def _bury(self, death: ScorerDied) -> None:
         """Take back what a dead scorer held, and decide whether it may live again."""
-        blame = self._roster.is_ready(death.scorer)
+        blame = self._roster.may_blame_shards(death.scorer)
         starts = self._roster.bury(
             death.scorer, most_deaths=0 if death.refused else self._limits.max_restarts
         )
         self._tell(death)
         self._take_back(death.scorer, death.reason, blame=blame)
         if self._roster.given_up:
-            self._ending = _given_up(death, starts)
+            self._unstaffed = _given_up(death, starts)
 
     def _part_from(self, event: ScorerLeft) -> None:
         """Take back what a scorer held that went with its machine: nobody is to blame."""
@@ -251,12 +208,14 @@ class Lending:
                 self._executor.kill(number)
                 self._part_from(ScorerLeft(number, "drained"))
         if self._roster.deserted(self._limits.stall_seconds):
-            self._ending = self._ending or _deserted(self._limits.stall_seconds)
+            self._unstaffed = self._unstaffed or _deserted(self._limits.stall_seconds)
 
     def _revive(self) -> None:
-        for number in self._roster.returning if self._table.waiting else ():
-            self._executor.restart(number)
-            self._roster.join(number)
+        dead = self._roster.returning
+        if dead and self._table.wants_more(self._roster.draining):
+            for number in dead:
+                self._executor.restart(number)
+                self._roster.join(number)
 
     def _recall(self) -> None:
         """End scorers whose lease a twin has closed: the folder is about to be swept."""
@@ -265,9 +224,6 @@ class Lending:
         for number, leases in void.items():
             for lease in leases:
                 self._tell(PartDiscarded(number, lease.shard.index, lease.attempt))
-
-    def _check_budget(self) -> None:
-        self._ending = over_budget(self._rejects, self._limits) or self._ending
 
     def _finished(self) -> Ending:
         self._recall()

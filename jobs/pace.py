@@ -20,15 +20,20 @@ class Pace:
 
     def __init__(self) -> None:
         self._took: deque[tuple[float, int]] = deque(maxlen=REMEMBERED)
+        self._usual: tuple[float, float] | None = None
+        """Median of the seconds and of the bytes, until another lease ends."""
 
     def took(self, seconds: float, nbytes: int) -> None:
         """A lease gave a part; the seconds count what it waited behind another lease, too."""
         self._took.append((seconds, nbytes))
+        self._usual = None
 
     def overdue(self, seconds: float, nbytes: int) -> float:
         """Seconds by which a lease that is out for `seconds` is late; negative before that."""
         if not self._took:
             return -1.0
-        usual = median(seconds for seconds, _ in self._took)
-        size = nbytes / max(1.0, median(nbytes for _, nbytes in self._took))
+        if self._usual is None:
+            self._usual = (median(s for s, _ in self._took), median(n for _, n in self._took))
+        usual, typical = self._usual
+        size = nbytes / max(1.0, typical)
         return seconds - max(LEAST_SECONDS, PATIENCE * usual * max(1.0, size))

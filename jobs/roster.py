@@ -64,9 +64,11 @@ class Roster:
     def ready(self, scorer: int) -> None:
         self._posts[scorer].ready = True
 
-    def is_ready(self, scorer: int) -> bool:
-        """Whether it had begun to work, so that a death may be its shards' fault."""
-        return self._posts[scorer].ready
+    def may_blame_shards(self, scorer: int) -> bool:
+        """Whether a death may be its shards' fault: it had begun to work, and its machine was not
+        about to go.
+        """
+        return self._posts[scorer].ready and not self._posts[scorer].draining
 
     def succeeded(self, scorer: int) -> None:
         """It finished a shard: earlier deaths are forgotten."""

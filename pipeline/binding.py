@@ -31,6 +31,7 @@ from pipeline.hints import (
     shaped,
 )
 from pipeline.layout import Layout, conversion, is_encoded, is_text, layout
+from pipeline.partitions import is_partition
 from pipeline.picture_rules import PictureRules
 
 __all__ = ["Binding", "FieldBinding", "GraphValue", "OutputField", "TokenRules", "bind"]
@@ -170,8 +171,8 @@ def _note(
 
 
 def _kept(schema: pa.Schema, bound: set[str], keep: Sequence[str] | None) -> tuple[str, ...]:
-    if keep is None:
-        return tuple(n for n in schema.names if n not in bound)
+    if keep is None:  # a partition's value stands in the name of the part's folder
+        return tuple(f.name for f in schema if f.name not in bound and not is_partition(f))
     for name in keep:
         if name not in schema.names:
             raise BindingError(

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from pipeline.errors import InputError, OutputError
 from pipeline.footers import DataFile, read_footer
-from pipeline.search import each_once, expand, reads
+from pipeline.partitions import folder_of, partitions
+from pipeline.search import base_of, each_once, expand, reads
 from pipeline.stores import is_url, joined
 from pipeline.where import Where
 
@@ -49,18 +50,26 @@ class Dataset:
         """Files, folders (recursive) and globs, each real file once, sorted by path.
 
         Where they do not say otherwise, names that start with _ or . are passed over. What a file
-        is, Parquet or Arrow, its first bytes say. Partition folders (`day=1/`) add no field.
-        Row groups of which `where` can score no row are marked. Raises InputError.
+        is, Parquet or Arrow, its first bytes say. Partition folders (`day=1/`) below a folder
+        or glob add fields. Row groups of which `where` can score no row are marked. Raises
+        InputError.
         """
         expanded = [expand(text) for text in inputs]
-        paths = sorted({path for found, _ in expanded for path in found})
+        folders = {path: "" for found, _ in expanded for path in found}
+        for found, root in expanded:
+            base = base_of(root) if root else ""
+            folders |= {path: folder_of(path, base) for path in found if base}
+        paths = sorted(folders)
         roots = tuple(root for _, root in expanded if root)
         if not paths:
             shown = ", ".join(inputs) or "no input"
             raise InputError(f"{shown}: expected Parquet or Arrow files, got none; check the path")
         with ThreadPoolExecutor(min(FOOTER_THREADS, len(paths))) as pool:
             kept, doubles = each_once(paths, list(pool.map(_stat, paths)))
-            footers = list(pool.map(lambda path: read_footer(path, where), sorted(kept)))
+            added = partitions({path: folders[path] for path in kept})
+            footers = list(
+                pool.map(lambda p: read_footer(p, where, folders[p], added[p]), sorted(kept))
+            )
         first, schema = footers[0]
         for file, other in footers[1:]:
             _check_same_schema(first.path, schema, file.path, other)
@@ -71,8 +80,10 @@ class Dataset:
 
         The next run would read this run's parts as its input.
         """
+        folders = {f.folder for f in self.files}
+        names = [f"{folder}/{name}".lstrip("/") for name in PARTS for folder in folders]
         for root in self.roots:
-            if any(reads(root, joined(str(output), name)) for name in PARTS):
+            if any(reads(root, joined(str(output), name)) for name in names):
                 raise OutputError(
                     f"{output}: expected a folder outside the input {root}; choose another output"
                 )

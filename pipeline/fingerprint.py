@@ -89,7 +89,10 @@ _HASHED: dict[str, tuple[tuple[str, ...], str]] = {
         (),
         "the folder was made with another tokenizer, another state of its file, or without one",
     ),
-    "shards": (("files", "where"), "another version of colonnade cut the input into other shards"),
+    "shards": (
+        ("files", "where"),
+        "the folder was made from other partition folders, or by another version of colonnade",
+    ),
 }
 """Fields that say nothing to people: what they follow from, and what a difference means."""
 
@@ -129,7 +132,7 @@ def fingerprint(
         after=_named(hooks[1]),
         where=str(dataset.where or ""),
         lengths=str(binding.lengths or ""),
-        shards=_hash([(s.path, s.row_groups, s.first_row, s.rows) for s in shards]),
+        shards=_hash([(s.path, s.row_groups, s.first_row, s.rows, s.folder) for s in shards]),
     )
 
 

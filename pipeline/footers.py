@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.dictionaries import dictionary_nbytes, leaf_types, width
 from pipeline.errors import InputError
+from pipeline.partitions import Partition
 from pipeline.sources import facts, mapped, naming, opened
 from pipeline.stores import is_url
 from pipeline.where import Range, Where
@@ -65,28 +66,70 @@ class DataFile:
     """Size on disk."""
     mtime_ns: int
     row_groups: tuple[RowGroup, ...]
+    folder: str = ""
+    """Partition folders above it, which are those of its parts, too: year=2024/month=1."""
+    partitions: tuple[Partition, ...] = ()
+    """Fields that these folders give, and the file does not."""
 
     @property
     def rows(self) -> int:
         return sum(g.rows for g in self.row_groups)
 
 
-def read_footer(path: str, where: Where | None = None) -> tuple[DataFile, pa.Schema]:
-    """What the file holds. Raises InputError for what is neither Parquet nor Arrow, or damaged,
-    and FilterError where its fields do not fit `where`."""
+def read_footer(
+    path: str,
+    where: Where | None = None,
+    folder: str = "",
+    partitions: Sequence[Partition] = (),
+) -> tuple[DataFile, pa.Schema]:
+    """What the file holds, and what the folders above it add to it. Raises InputError for what is
+    neither Parquet nor Arrow, or damaged, and FilterError where fields do not fit `where`."""
     with naming(path, path, "cannot be read, truncated or damaged"):
         _refuse_dead_link(path)
         found = facts(path)
         with opened(path) as source:
             kind = _kind(path, source.read(4))
             if kind == "parquet":
-                groups, schema = _parquet_groups(source, where)
+                groups, schema, ranges = _parquet_groups(source, where.fields if where else ())
         if kind == "arrow":
             groups, schema = _arrow_groups(path)
+            ranges = [{} for _ in groups]  # it has no statistics
     _check_names(path, schema)
-    if where is not None and kind == "arrow":  # it has no statistics; where they are, it is checked
-        where.fitted(schema)
-    return DataFile(path, kind, found.nbytes, found.mtime_ns, groups), schema
+    added = tuple(p for p in partitions if p.name not in schema.names)
+    for partition in added:
+        schema = schema.append(partition.field)
+    groups = tuple(_partitioned(group, added) for group in groups)
+    if where is not None:
+        groups = _chosen(groups, where.fitted(schema), ranges, added)
+    return DataFile(path, kind, found.nbytes, found.mtime_ns, groups, folder, added), schema
+
+
+def _partitioned(group: RowGroup, added: Sequence[Partition]) -> RowGroup:
+    """With the fields that folders add, which the reader makes."""
+    if not added:
+        return group
+    return replace(
+        group,
+        field_nbytes=(*group.field_nbytes, *(p.row_nbytes * group.rows for p in added)),
+        dictionary_nbytes=(*group.dictionary_nbytes, *(0 for _ in added)),
+        field_elements=(*group.field_elements, *(group.rows for _ in added)),
+    )
+
+
+def _chosen(
+    groups: Sequence[RowGroup],
+    where: Where,
+    ranges: Sequence[dict[str, Range]],
+    added: Sequence[Partition],
+) -> tuple[RowGroup, ...]:
+    """With a mark on those of which no row can be scored."""
+    told = (
+        r | {p.name: p.range(g.rows) for p in added} for g, r in zip(groups, ranges, strict=True)
+    )
+    return tuple(
+        replace(group, skipped=not where.may_hold(known))
+        for group, known in zip(groups, told, strict=True)
+    )
 
 
 def _refuse_dead_link(path: str) -> None:
@@ -119,24 +162,22 @@ def _check_names(path: str, schema: pa.Schema) -> None:
         raise InputError(f"{path}: expected each field once, got {', '.join(twice)} twice")
 
 
-def _parquet_groups(source: Any, where: Where | None) -> tuple[tuple[RowGroup, ...], pa.Schema]:
+def _parquet_groups(
+    source: Any, names: Sequence[str]
+) -> tuple[tuple[RowGroup, ...], pa.Schema, list[dict[str, Range]]]:
+    """Row groups, schema, and what statistics tell of the named fields in each row group."""
     with pq.ParquetFile(source) as file:
         metadata, schema = file.metadata, file.schema_arrow
-    fitted = where.fitted(schema) if where else None
-    groups = []
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        read = _parquet_group(group, schema, source)
-        if fitted and not fitted.may_hold(_ranges(group, schema, fitted.fields)):
-            read = replace(read, skipped=True)
-        groups.append(read)
-    return tuple(groups), schema
+    found = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    groups = tuple(_parquet_group(group, schema, source) for group in found)
+    return groups, schema, [_ranges(group, schema, names) for group in found]
 
 
 def _ranges(group: Any, schema: pa.Schema, names: Sequence[str]) -> dict[str, Range]:
     """What the statistics of flat fields tell."""
-    found, leaf = {}, 0
-    for field in schema:
+    found: dict[str, Range] = {}
+    leaf = 0
+    for field in schema if names else ():
         if field.name in names and field.type.num_fields == 0:
             found[field.name] = _range(group.column(leaf).statistics, int(group.num_rows))
         leaf += len(leaf_types(field.type))

@@ -34,7 +34,7 @@ from types import TracebackType
 from pipeline.errors import OutputError
 from pipeline.failpoints import reach
 from pipeline.journal import Journal
-from pipeline.parts import REJECTS, Part, discard, part_name, rejects_name
+from pipeline.parts import REJECTS, Part, discard, part_of, rejects_name
 from pipeline.records import (
     JOURNAL,
     LOCK,
@@ -135,7 +135,7 @@ class RunFolder:
 
     def discard(self, part: Part) -> None:
         """Removes the temporary files of a part that is not wanted."""
-        discard(self.store, part.shard, self.run.format, part.temp, part.rejects_temp)
+        discard(self.store, self._shards[part.shard], self.run.format, part.temp, part.rejects_temp)
 
     def finish(self) -> Manifest:
         """Counts everything, writes _manifest.json, then _SUCCESS. OutputError if incomplete."""
@@ -202,7 +202,7 @@ class RunFolder:
         known = self._journal.entries
         found = survey(self.store, self._shards, known, self.run)
         whole = {f.shard.index: f.entry for f in found if f.entry is not None}
-        broken = [part_name(f.shard.index, self.run.format) for f in found if f.entry is None]
+        broken = [part_of(f.shard, self.run.format) for f in found if f.entry is None]
         self.damaged = damaged_parts(found, known, self.run.format)
         self.adopted = sum(f.adopted for f in found)
         self.complete = self.store.nbytes(SUCCESS) >= 0 and len(whole) == len(self._shards)
@@ -218,7 +218,7 @@ class RunFolder:
     def _entry(self, part: Part, shard: Shard) -> ManifestEntry:
         """The journal's line for a part, after checking that the part is what it says."""
         nbytes = self.store.nbytes(part.temp)
-        if part.path != part_name(shard.index, self.run.format) or nbytes != part.nbytes:
+        if part.path != part_of(shard, self.run.format) or nbytes != part.nbytes:
             raise OutputError(
                 f"{joined(self.store.where, part.temp)}: expected {part.nbytes} bytes for "
                 f"{shard}, got {nbytes if nbytes >= 0 else 'no file'}; is the output folder "

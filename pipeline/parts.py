@@ -65,7 +65,7 @@ class Part:
     shard: int
     attempt: int
     path: str
-    """Final name, given by the shard alone: part-000123.parquet."""
+    """Final name, given by the shard alone: part-000123.parquet, in its partition folders."""
     temp: str
     """_colonnade/tmp/part-000123.ATTEMPT.RANDOM.parquet"""
     rows_in: int
@@ -93,8 +93,13 @@ class Reject:
     reason: str
 
 
-def part_name(shard: int, format: str) -> str:
-    return f"part-{shard:06d}.{format}"
+def part_name(shard: int, format: str, folder: str = "") -> str:
+    """Relative to the output folder; `folder` are the partition folders that it lies in."""
+    return f"{folder}/part-{shard:06d}.{format}".lstrip("/")
+
+
+def part_of(shard: Shard, format: str) -> str:
+    return part_name(shard.index, format, shard.folder)
 
 
 def rejects_name(shard: int) -> str:
@@ -125,9 +130,9 @@ def read_marks(store: Store, name: str, format: str) -> tuple[dict[str, str], in
     return {k: v for k, v in marks.items() if k.startswith("colonnade.")}, rows
 
 
-def discard(store: Store, shard: int, format: str, *staged: str) -> None:
+def discard(store: Store, shard: Shard, format: str, *staged: str) -> None:
     """Removes what an attempt staged; what lies under a final name already is not its own."""
-    finals = (part_name(shard, format), rejects_name(shard))
+    finals = (part_of(shard, format), rejects_name(shard.index))
     for name in staged:
         if name and name not in finals:
             with contextlib.suppress(OSError):
@@ -155,7 +160,7 @@ class PartWriter:
         self.format = format
         self._marks = footer_marks(fingerprint, lease.shard)
         attempt = f"{lease.attempt}.{uuid.uuid4().hex[:12]}"
-        self._temp = self.store.staged(part_name(lease.shard.index, format), attempt)
+        self._temp = self.store.staged(part_of(lease.shard, format), attempt)
         rejects = rejects_name(lease.shard.index)
         self._rejects_temp = self.store.staged(rejects, f"{attempt}.rejects")
         plain = _plain_schema(schema) if format == "arrow" else schema
@@ -210,7 +215,7 @@ class PartWriter:
         return Part(
             shard=shard.index,
             attempt=self.lease.attempt,
-            path=part_name(shard.index, self.format),
+            path=part_of(shard, self.format),
             temp=self._temp,
             rows_in=shard.rows,
             rows_out=self._rows_out,
@@ -232,7 +237,7 @@ class PartWriter:
                 self._writer.close()
         with contextlib.suppress(OSError):
             self._sink.close()
-        discard(self.store, self.lease.shard.index, self.format, self._temp, self._rejects_temp)
+        discard(self.store, self.lease.shard, self.format, self._temp, self._rejects_temp)
 
     def _flush(self) -> None:
         if self._pending:

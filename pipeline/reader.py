@@ -56,6 +56,9 @@ class ShardReader:
         self.columns = list(columns)
         self._where = where
         self._fields = list(dict.fromkeys([*columns, *(where.fields if where else ())]))
+        self._given = [p for p in shard.partitions if p.name in self._fields]
+        given = {p.name for p in self._given}
+        self._of_file = [name for name in self._fields if name not in given]
         self._numbers: Sequence[int] = range(shard.first_row, shard.first_row + shard.rows)
         self.batch_rows = even_rows(shard.rows, batch_rows)
         self._stack = contextlib.ExitStack()
@@ -65,6 +68,8 @@ class ShardReader:
                 batches, schema = (
                     self._open_parquet() if shard.format == "parquet" else self._open_arrow()
                 )
+                for partition in self._given:
+                    schema = schema.append(partition.field)
                 self.schema: pa.Schema = pa.schema([schema.field(name) for name in self.columns])
                 self._where = where.fitted(schema) if where else None
         except BaseException:
@@ -84,6 +89,7 @@ class ShardReader:
                 batch = next(self._batches, None)
             if batch is None:
                 break
+            batch = self._with_partitions(batch)
             numbers = self._numbers[rows : rows + batch.num_rows]
             rows += batch.num_rows
             yield self._chosen(numbers, batch)
@@ -91,6 +97,13 @@ class ShardReader:
             self._check_unchanged()
         if rows != len(self._numbers):
             raise InputError(f"{self.shard}: expected {len(self._numbers)} rows, got {rows}")
+
+    def _with_partitions(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if not self._given:
+            return batch
+        for partition in self._given:
+            batch = batch.append_column(partition.field, partition.column(batch.num_rows))
+        return batch.select(self._fields)
 
     def _chosen(
         self, numbers: Sequence[int], batch: pa.RecordBatch
@@ -127,7 +140,7 @@ class ShardReader:
             pq.ParquetFile(
                 source,
                 metadata=metadata,
-                read_dictionary=dictionary_paths(metadata, schema, self._fields, groups),
+                read_dictionary=dictionary_paths(metadata, schema, self._of_file, groups),
                 pre_buffer=False,
                 buffer_size=buffer_nbytes(self.shard.path),
             )
@@ -135,11 +148,11 @@ class ShardReader:
         batches = file.iter_batches(
             self.batch_rows,
             row_groups=groups,
-            columns=self._fields,
+            columns=self._of_file,
             use_threads=False,
         )
         # A flat field "x.y" is read with "x" too: the names are paths. Hence the select.
-        chosen = (batch.select(self._fields) for batch in batches)
+        chosen = (batch.select(self._of_file) for batch in batches)
         return iter(chosen if groups else ()), schema
 
     def _numbers_of(self, metadata: pq.FileMetaData) -> list[int]:
@@ -157,7 +170,7 @@ class ShardReader:
         source = self._stack.enter_context(mapped(self.shard.path))
         with pa.ipc.open_file(source) as whole:
             schema = whole.schema
-        indices = [schema.get_field_index(name) for name in self._fields]
+        indices = [schema.get_field_index(name) for name in self._of_file]
         options = pa.ipc.IpcReadOptions(included_fields=indices, use_threads=False)
         reader = self._stack.enter_context(pa.ipc.open_file(source, options=options))
         return self._arrow_batches(reader), schema
@@ -166,7 +179,7 @@ class ShardReader:
         waiting: list[pa.RecordBatch] = []
         rows = 0
         for group in self.shard.row_groups:
-            batch = reader.get_batch(group).select(self._fields)
+            batch = reader.get_batch(group).select(self._of_file)
             # Offsets of a damaged or hostile file may point outside its buffers.
             batch.validate(full=True)
             while batch.num_rows:

@@ -15,7 +15,7 @@ from pipeline.lock import taken
 from pipeline.parts import (
     REJECTS,
     footer_marks,
-    part_name,
+    part_of,
     read_marks,
     rejects_name,
 )
@@ -135,12 +135,13 @@ def damaged_parts(
 ) -> tuple[str, ...]:
     """Parts that are not whole, and parts that the journal knows and the folder has lost."""
     whole = {f.shard.index for f in found if f.entry is not None}
-    broken = {part_name(f.shard.index, format) for f in found if f.entry is None}
+    broken = {part_of(f.shard, format) for f in found if f.entry is None}
     return tuple(sorted(broken | {e.path for i, e in known.items() if i not in whole}))
 
 
 def _ours(name: str) -> bool:
-    return name in (SUCCESS, MANIFEST) or PART_NAME.fullmatch(name) is not None
+    """Whether a run may have put it into the output folder: "year=2024" is a partition's."""
+    return name in (SUCCESS, MANIFEST) or PART_NAME.fullmatch(name) is not None or "=" in name
 
 
 def survey(
@@ -154,17 +155,17 @@ def survey(
     Raises OutputError for a whole part of another run under one of our names.
     """
     format = run.format
-    indices = sorted(
-        int(match[1])
-        for name in output.names()
-        if (match := PART_NAME.fullmatch(name)) and match[2] == format
-    )
-    for index in indices:
-        if index >= len(shards):
+    there = {
+        name: int(match[1])
+        for name in output.files()
+        if (match := PART_NAME.fullmatch(name.rpartition("/")[2])) and match[2] == format
+    }
+    for name, index in there.items():
+        if index >= len(shards) or name != part_of(shards[index], format):
             raise OutputError(
-                f"{joined(output.where, part_name(index, format))}: expected parts 0 to "
-                f"{len(shards) - 1}, got one more; delete it, choose another output, or --restart "
-                "to throw this run away"
+                f"{joined(output.where, name)}: expected parts 0 to {len(shards) - 1} in their "
+                "folders, got one more; delete it, choose another output, or --restart to throw "
+                "this run away"
             )
 
     def look(index: int) -> Found:
@@ -173,14 +174,14 @@ def survey(
         return Found(shard, now, adopted=now is not None and now is not entry)
 
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        return list(pool.map(look, indices))
+        return list(pool.map(look, sorted(there.values())))
 
 
 def _look(
     output: Store, shard: Shard, entry: ManifestEntry | None, run: RunRecord
 ) -> ManifestEntry | None:
     """The entry of a final part: the journal's if its footer and size agree, else a new one."""
-    name = part_name(shard.index, run.format)
+    name = part_of(shard, run.format)
     try:
         marks, rows = read_marks(output, name, run.format)
         nbytes = output.nbytes(name)
@@ -220,7 +221,7 @@ def _adopted(
 
     The rejects were renamed before the part, so they are there if there are any.
     """
-    name, rejects = part_name(shard.index, run.format), rejects_name(shard.index)
+    name, rejects = part_of(shard, run.format), rejects_name(shard.index)
     rejects_nbytes = output.nbytes(rejects)
     has_rejects = rejects_nbytes >= 0
     count = 0
@@ -270,7 +271,7 @@ def wipe(output: Store) -> None:
         return
     output.delete(SUCCESS, MANIFEST, REPORT)
     output.settle()
-    output.delete(*(name for name in output.names() if PART_NAME.fullmatch(name)))
+    output.delete(*(n for n in output.files() if PART_NAME.fullmatch(n.rpartition("/")[2])))
     sweep(output, {})
     output.delete_log(JOURNAL)
     output.settle()

@@ -64,6 +64,13 @@ def expand(text: str) -> tuple[set[str], str]:
     return found, path
 
 
+def base_of(root: str) -> str:
+    """The folder below which a search of `root`, as `expand` gives it, finds its files."""
+    if is_url(root):
+        return _split_url(root)[0] if glob.has_magic(root) else root
+    return root if Path(root).is_dir() else _split(root)[0]
+
+
 def expand_url(url: str) -> tuple[set[str], str]:
     """The same in an object store, whose folders are what keys have in common."""
     url = url.rstrip("/")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.dataset import Dataset
 from pipeline.footers import DataFile, RowGroup
+from pipeline.partitions import Partition
 
 TARGET_NBYTES = 64 << 20
 """Decoded bytes a shard aims at: a second or so of an engine, small enough to lose to a crash."""
@@ -37,6 +38,10 @@ class Shard:
     """Time of change when it was planned; checked again when the shard is opened."""
     skipped: tuple[int, ...] = ()
     """Row groups of which no row is scored: they are not read."""
+    folder: str = ""
+    """Partition folders that its part lies in."""
+    partitions: tuple[Partition, ...] = ()
+    """Fields that the file does not have and its folders give."""
 
     def __str__(self) -> str:
         last = self.first_row + self.rows
@@ -77,6 +82,8 @@ def plan_shards(dataset: Dataset) -> tuple[Shard, ...]:
                     first_row=first_row,
                     file_nbytes=file.nbytes,
                     file_mtime_ns=file.mtime_ns,
+                    folder=file.folder,
+                    partitions=file.partitions,
                     skipped=tuple(g for g in groups if file.row_groups[g].skipped),
                 )
             )
@@ -98,7 +105,7 @@ def _runs(file: DataFile, target: int) -> Iterator[tuple[int, ...]]:
     nbytes = 0
     for index, group in enumerate(file.row_groups):
         size = _read_nbytes(group)
-        if run and size and nbytes + size - target > target - nbytes:
+        if run and not group.skipped and nbytes + size - target > target - nbytes:
             yield tuple(run)
             run, nbytes = [], 0
         run.append(index)

@@ -174,8 +174,8 @@ def _whole_run(output: Store, run: RunRecord, manifest: Manifest) -> Iterator[_P
         what = f"{MANIFEST} says {said} {names}; its entries have {sums}"
         yield _Problem(what, f"delete {SUCCESS}")
     known = {e.path for e in entries}
-    for name in output.names():
-        if PART_NAME.fullmatch(name) and name not in known:
+    for name in output.files():
+        if PART_NAME.fullmatch(name.rpartition("/")[2]) and name not in known:
             yield _Problem(f"{name} is not in the manifest", f"delete {name}")
 
 

@@ -269,8 +269,8 @@ def _scalar(value: Any, column: Any) -> pa.Scalar:
     if type(value) in _ALIKE and not _ALIKE[type(value)](column.type):
         return plain
     try:
-        return pa.scalar(value, column.type)
-    except (pa.ArrowException, TypeError, ValueError):
+        return plain.cast(column.type)  # pa.scalar(2.5, pa.int32()) would be 2
+    except (pa.ArrowException, NotImplementedError):
         return plain
 
 

@@ -99,7 +99,7 @@ class Visit:
         else:
             window = Taps(lanes, channel, (1, 1), kernel.pixels, layer.stride)
             packed = pack_conv(kernel.structure, weights, window)
-            rest = [*packed.streams, *packed.numbers, bias, clamp]
+            rest = [*packed.streams, *packed.numbers, bias, clamp, 0]
         grids: list[Array | int] = [x, 0, slots, layer.channels * channel, channel]
         grids += [y, 0, rows, outputs * y_width * size, y_width * size]
         self.held: list[Array | int] = [

@@ -19,15 +19,18 @@ SIZE = Size(layers=2, hidden=48, heads=4, feed_forward=96, vocabulary=100, posit
 KV_HEADS = 2
 
 
-def decoder(kv_heads: int = KV_HEADS, operators: bool = False) -> onnx.ModelProto:
+def decoder(
+    kv_heads: int = KV_HEADS, operators: bool = False, head_norms: bool = False
+) -> onnx.ModelProto:
     """input_ids, attention_mask int64[batch, sequence] -> last_hidden_state. With `operators`, in
-    those of opset 23: RMSNormalization and Attention."""
+    those of opset 23: RMSNormalization and Attention; with `head_norms`, as Qwen3 has them."""
     net = Net(Writer(23 if operators else 17), SIZE, {}, "erf")
     mask = causal(net.write, "attention_mask", FLOAT_MIN)
     x = net.write.op("Gather", _weight(net, "embed", SIZE.vocabulary, SIZE.hidden), "input_ids")
     for number in range(SIZE.layers):
         layer = net.within(f"layers.{number}")
-        x = net.write.op("Add", x, _attention(layer, layer_norm(layer, x, "in"), mask, kv_heads))
+        mixed = _attention(layer, layer_norm(layer, x, "in"), mask, kv_heads, head_norms)
+        x = net.write.op("Add", x, mixed)
         x = net.write.op("Add", x, _feed_forward(layer, layer_norm(layer, x, "post")))
     net.write.op("Identity", layer_norm(net, x, "norm"), output="last_hidden_state")
     return _model(net)
@@ -44,9 +47,9 @@ def _linear(net: Net, x: str, name: str, inputs: int, outputs: int) -> str:
     return net.write.op("MatMul", x, _weight(net, name, inputs, outputs))
 
 
-def layer_norm(net: Net, x: str, name: str) -> str:
+def layer_norm(net: Net, x: str, name: str, width: int = SIZE.hidden) -> str:
     """weight * (x * rsqrt(mean(x ** 2) + epsilon))"""
-    write, scale = net.write, np.linspace(0.5, 1.5, SIZE.hidden, dtype=np.float32)
+    write, scale = net.write, np.linspace(0.5, 1.5, width, dtype=np.float32)
     weight = write.weight(f"{net.prefix}{name}.weight", scale)
     if write.opset >= 23:
         return write.op("RMSNormalization", x, weight, epsilon=1e-6)
@@ -56,11 +59,14 @@ def layer_norm(net: Net, x: str, name: str) -> str:
     return write.op("Mul", weight, write.op("Mul", x, write.op("Div", write.floats(1), root)))
 
 
-def _heads(net: Net, x: str, name: str, heads: int) -> str:
+def _heads(net: Net, x: str, name: str, heads: int, norm: bool = False) -> str:
     write, each = net.write, SIZE.head
     part = _linear(net, x, name, SIZE.hidden, heads * each)
     shape = write.shape(write.dimension(part, 0), write.dimension(part, 1), heads, each)
-    return write.op("Transpose", write.op("Reshape", part, shape), perm=[0, 2, 1, 3])
+    split = write.op("Reshape", part, shape)
+    if norm:
+        split = layer_norm(net, split, f"{name}_norm", each)
+    return write.op("Transpose", split, perm=[0, 2, 1, 3])
 
 
 def _repeated(net: Net, x: str, heads: int) -> str:
@@ -72,10 +78,13 @@ def _repeated(net: Net, x: str, heads: int) -> str:
     return write.op("Reshape", spread, write.shape(rows, SIZE.heads, tokens, each))
 
 
-def _attention(net: Net, x: str, mask: str, kv_heads: int) -> str:
+def _attention(net: Net, x: str, mask: str, kv_heads: int, norms: bool) -> str:
     write = net.write
-    q = _heads(net, x, "q_proj", SIZE.heads)
-    k, v = (_heads(net, x, name, kv_heads) for name in ("k_proj", "v_proj"))
+    q, k = (
+        _heads(net, x, name, heads, norms)
+        for name, heads in (("q_proj", SIZE.heads), ("k_proj", kv_heads))
+    )
+    v = _heads(net, x, "v_proj", kv_heads)
     cosine, sine = both(net, x, SIZE.head)
     q, k = half(net, q, cosine, sine), half(net, k, cosine, sine)
     if write.opset >= 23:

@@ -46,3 +46,25 @@ def call(
     table = np.array([b.ctypes.data for b in borders] or [0], np.int64)
     live = KERNELS[name].points if live is None else live
     compiled(name).ctypes(step.ctypes.data, 0, row, live, table.ctypes.data)
+
+
+def tiled(x: Array, points: int) -> Array:
+    """x[tokens, K] in tiles of so many lanes: [tile, K, points], other lanes full of NaN."""
+    tiles = -(-len(x) // points)
+    made = aligned((tiles * x.shape[1] + 3, points))
+    made[...] = np.nan
+    for token, row in enumerate(x):
+        tile, lane = divmod(token, points)
+        made[tile * x.shape[1] : (tile + 1) * x.shape[1], lane] = row
+    return made
+
+
+def untiled(made: Array, tokens: int, features: int) -> Array:
+    """x[tokens, K] again."""
+    blocks = made[: len(made) // features * features].reshape(-1, features, made.shape[1])
+    return blocks.transpose(0, 2, 1).reshape(-1, features)[:tokens]
+
+
+def offsets_of(lengths: list[int]) -> Array:
+    """int64[sequences + 1]: tokens before each."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -42,6 +42,13 @@ class Net:
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name
 
+    def several(self, op: str, many: int, *inputs: str, **attributes: Any) -> list[str]:
+        """A node of so many results."""
+        name = f"v{len(self.nodes)}"
+        names = [f"{name}_{i}" for i in range(many)]
+        self.nodes.append(helper.make_node(op, list(inputs), names, name=name, **attributes))
+        return names
+
     def conv(self, x: str, outputs: int, inputs: int, size: int, **attributes: Any) -> str:
         rank = len(self.shape) - 1
         w = self.weights(outputs, inputs, *([size] * rank))

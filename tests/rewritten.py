@@ -31,6 +31,8 @@ STYLES_AND_MASKS = [
 """Ways to write a BERT: style, opset, and what a mask adds."""
 
 RNG = np.random.default_rng(0)
+X = {"x": ["batch", 6]}
+"""Inputs of small graphs: a row has six features."""
 
 
 def floats(*shape: int) -> Array:
@@ -74,6 +76,27 @@ def unchanged(proto: onnx.ModelProto) -> tuple[Graph, tuple[Event, ...]]:
     for name, array in alone.items():
         np.testing.assert_array_equal(found[name][1:2], array)
     return after, log
+
+
+def agreeing(proto: onnx.ModelProto, **feeds: Array) -> tuple[Graph, tuple[Event, ...]]:
+    """Rewrite, and check the meaning against the graph before and onnxruntime."""
+    before = graph_of(proto)
+    after, log = rewrite(before)
+    for value in before.inputs:
+        rest = [d if isinstance(d, int) else 3 for d in (value.shape or ())[1:]]
+        feeds.setdefault(value.name, floats(5, *rest))
+    expected = onnxruntime_run(proto, feeds)
+    for graph in (before, after):
+        found = reference.run(graph, feeds)
+        for name, array in expected.items():
+            small = 2e-6 * float(np.abs(array).max(initial=1.0))  # sums cancel
+            np.testing.assert_allclose(found[name], array, rtol=2e-5, atol=small)
+    assert [v.name for v in after.outputs] == [v.name for v in before.outputs]
+    return after, log
+
+
+def fired(log: tuple[Event, ...]) -> set[str]:
+    return {e.rewrite for e in log if e.fired}
 
 
 def ops(graph: Graph) -> list[str]:

@@ -14,7 +14,7 @@ from engine.images.layout import NO_GRID, Layout
 from engine.images.planning import Plan, cheapest, plans_of
 from engine.images.schedule import Task
 from engine.images.segment import Array, Images
-from engine.images.steps import export_step, fills_of, import_step, steps_of
+from engine.images.steps import Bordered, export_step, fills_of, import_step, steps_of
 from engine.ops.image_work import (
     Convolution,
     ImageWork,
@@ -23,6 +23,7 @@ from engine.ops.image_work import (
     Pointwise,
     Read,
     Spread,
+    Turned,
     plane_of,
 )
 from engine.segments import Border
@@ -59,7 +60,8 @@ def images(
         jobs = [_over(job, structures, lanes) for job in jobs]
     plan, considered = _plan(jobs, structures, lanes, columns)
     tasks = [job.task for job in jobs]
-    made = [_steps(job, plan.layouts, structures, lanes, imports) for job in jobs]
+    borders = {b.value: b for b in (*imports, *exports)}
+    made = [_steps(job, plan.layouts, structures, lanes, borders) for job in jobs]
     fills = [fills_of(plan.layouts[t.write], lanes) if t.write else () for t in tasks]
     tape = _Tape(tasks, made, fills, plan)
     return Images(
@@ -106,7 +108,7 @@ def _jobs(
     """Imports, the nodes, and exports as tasks; and the borders that they cross."""
     needed = {r.value for _, work in group for r in work.reads}
     group = [(node, work) for node, work in group if work.write in needed | wanted]
-    inside = {work.write for _, work in group}
+    inside = {work.write for _, work in group if not isinstance(work, Turned)}
     outside = dict.fromkeys(
         name
         for _, work in group
@@ -120,12 +122,21 @@ def _jobs(
     jobs += [
         _Job(Task(work.write, work.plane, _band(work), work.reads), node, work)
         for node, work in group
+        if not isinstance(work, Turned)
     ]
+    turned = {work.write: (node, work) for node, work in group if isinstance(work, Turned)}
     for b in exports:
-        plane = _plane(graph, b)
-        read = Read(b.value, plane, padded=False)
-        jobs.append(_Job(Task("", plane, band(plane), (read,)), "", b))
+        node, work = turned.get(b.value, ("", b))
+        jobs.append(_Job(_sink(work, graph), node, work))
     return jobs, imports, exports
+
+
+def _sink(work: Border | Turned, graph: Graph) -> Task:
+    """What only reads: an export."""
+    if isinstance(work, Turned):
+        return Task("", work.plane, band(work.plane), work.reads)
+    plane = _plane(graph, work)
+    return Task("", plane, band(plane), (Read(work.value, plane, padded=False),))
 
 
 def _over(job: _Job, structures: Mapping[str, str], lanes: int) -> _Job:
@@ -168,15 +179,18 @@ def _steps(
     layouts: Mapping[str, Layout],
     structures: Mapping[str, str],
     lanes: int,
-    imports: Sequence[Border],
+    borders: Mapping[str, Border],
 ) -> list[Made]:
     work = job.work
     if isinstance(work, Border):
-        make = import_step if work in imports else export_step
-        return [make(work, job.task.plane, lanes)]
+        make = import_step if work.value == job.task.write else export_step
+        return [make(work, Bordered(job.task.plane, work.value), lanes)]
     if isinstance(work, Laid):
-        border = next(b for b in imports if b.value == work.source)
-        return [import_step(border, work.plane, lanes, job.node, work.write, work.strides)]
+        laid = Bordered(work.plane, work.write, work.strides, job.node)
+        return [import_step(borders[work.source], laid, lanes)]
+    if isinstance(work, Turned):
+        turned = Bordered(work.plane, work.reads[0].value, work.strides, job.node)
+        return [export_step(borders[work.write], turned, lanes)]
     return steps_of(Site(job.node, lanes, layouts, structures.get(job.node, "")), work)
 
 

@@ -96,10 +96,15 @@ class _ConvFrame:
         )
         packed = pack_conv(site.structure, weights, taps)
         streams: tuple[Array | int, ...] = (*packed.streams, *packed.numbers)
-        words = (len(rows), *streams, self._bias(rows), self.bounds, 0)
+        words = (len(rows), *streams, self._bias(rows), self.bounds, self._asks(len(rows), taps))
         inputs = work.weights.shape[1]
         channel = rows.start // (len(work.weights) // work.group) * inputs
         return self._made(kernel, words, rows, channel)
+
+    def _asks(self, outputs: int, taps: Taps) -> int:
+        """Channels of a block for each output, so that it has asked for all when it ends."""
+        _, channels, _, columns = (int(n) for n in self.work.weights.shape)
+        return -(-min(channels, taps.block_channels(columns)) // outputs)
 
     def depthwise(self) -> Made:
         work, x = self.work, self.work.reads[0]
@@ -125,7 +130,8 @@ class _ConvFrame:
             r = Corner(work.reads[1].value, channel=rows.start)
         stride_nbytes = x.pixels.stride * self.site.pixel_nbytes
         front = (x.rows.stride, groups, len(groups))
-        operands = (*front, *words, stride_nbytes, int(r is not None))
+        seen = (work.weights.shape[3] - 1) * x.pixels.dilation * self.site.pixel_nbytes
+        operands = (*front, *words, stride_nbytes, int(r is not None), seen)
         pixels = work.plane.height * work.plane.width
         weights = work.weights[rows.start : rows.stop]
         zeros = weights.size - int(np.count_nonzero(weights))

@@ -6,7 +6,7 @@ EMITTERS has a function for each kind of work.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -160,38 +160,34 @@ EMITTERS: dict[type[ImageWork], Emitter] = {
 # ---- borders and padding ----------------------------------------------------------------------
 
 
-def import_step(
-    border: Border,
-    plane: Plane,
-    lanes: int,
-    node: str = "",
-    value: str = "",
-    strides: tuple[int, ...] = (),
-) -> Made:
-    """Rows of `value` from an array, which is its own [N, C, H, W] or has other strides."""
-    value = value or border.value
+@dataclass(frozen=True, slots=True)
+class Bordered:
+    """A value that comes from an array, or goes to one."""
+
+    plane: Plane
+    value: str
+    strides: tuple[int, ...] = ()
+    """Elements of the array from an image, channel, row and pixel to the next; none are those of
+    [N, C, H, W]."""
+    node: str = ""
+
+    def words(self, border: Border) -> tuple[int, ...]:
+        """17 to 25 of a step."""
+        plane, area = self.plane, self.plane.height * self.plane.width
+        strides = self.strides or (plane.channels * area, area, plane.width, 1)
+        return (plane.channels, plane.width, border.index, *strides, 0, 0)
+
+
+def import_step(border: Border, to: Bordered, lanes: int) -> Made:
     kernel = f"image_import_{border.dtype.name}_x{lanes}"
-    words = _strides(border, plane, strides or _rows_first(plane))
-    step = ImageStep(node, kernel, words, (), (value,), row_words=((24, 1),))
-    return Made(step, (None, Corner(value), None))
+    step = ImageStep(to.node, kernel, to.words(border), (), (to.value,), row_words=((24, 1),))
+    return Made(step, (None, Corner(to.value), None))
 
 
-def export_step(border: Border, plane: Plane, lanes: int) -> Made:
+def export_step(border: Border, of: Bordered, lanes: int) -> Made:
     kernel = f"image_export_f32_x{lanes}"
-    words = _strides(border, plane, _rows_first(plane))
-    step = ImageStep("", kernel, words, (border.value,), (), row_words=((24, 1),))
-    return Made(step, (Corner(border.value), None, None))
-
-
-def _rows_first(plane: Plane) -> tuple[int, ...]:
-    """Strides of an array [N, C, H, W]."""
-    area = plane.height * plane.width
-    return (plane.channels * area, area, plane.width, 1)
-
-
-def _strides(border: Border, plane: Plane, strides: tuple[int, ...]) -> tuple[int, ...]:
-    """Words 17 to 25 of a border."""
-    return (plane.channels, plane.width, border.index, *strides, 0, 0)
+    step = ImageStep(of.node, kernel, of.words(border), (of.value,), (), row_words=((24, 1),))
+    return Made(step, (Corner(of.value), None, None))
 
 
 def fills_of(layout: Layout, lanes: int) -> tuple[Fill, ...]:

@@ -104,19 +104,21 @@ def store_group(typing, address, stride, group):
 
 
 @intrinsic(prefer_literal=True)
-def prefetch_group(typing, shape, address, to_write):
-    """Asks for the cache lines of a group that lies close together, to be read or written soon."""
+def prefetch_group(typing, shape, address, to_write, level):
+    """Asks for the cache lines of a group that lies close together, to be read or written soon,
+    into the cache of that level: 1 or 2."""
 
     def emit(context, b, signature, args):
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _I32, _I32, _I32])
         function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-        flags = [ir.Constant(_I32, n) for n in (int(to_write.literal_value), 3, 1)]
+        locality = 4 - level.literal_value
+        flags = [ir.Constant(_I32, n) for n in (int(to_write.literal_value), locality, 1)]
         for line in range(0, 4 * shape.count * shape.lanes, LINE):
             place = b.add(args[1], ir.Constant(I64, line))
             b.call(function, [at(b, place, ir.IntType(8)), *flags])
         return context.get_dummy_value()
 
-    return types.void(shape, types.int64, to_write), emit
+    return types.void(shape, types.int64, to_write, level), emit
 
 
 @intrinsic

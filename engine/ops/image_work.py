@@ -233,5 +233,21 @@ class Laid:
     reads: tuple[Read, ...] = ()
 
 
-ImageWork = Convolution | Pool | Total | Pointwise | Gathered | Spread | Picked | Blended | Laid
-IMAGE_WORKS = (Convolution, Pool, Total, Pointwise, Gathered, Spread, Picked, Blended, Laid)
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """A value that leaves its segment with its axes in another order, and is kept in none."""
+
+    reads: tuple[Read, ...]
+    write: str
+    plane: Plane
+    """Of what is read."""
+    strides: tuple[int, int, int, int]
+    """Elements of the array from an image, a channel, a row and a pixel to the next."""
+
+
+ImageWork = (
+    Convolution | Pool | Total | Pointwise | Gathered | Spread | Picked | Blended | Laid | Turned
+)
+IMAGE_WORKS = (
+    *(Convolution, Pool, Total, Pointwise, Gathered, Spread, Picked, Blended, Laid, Turned),
+)

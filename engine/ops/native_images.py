@@ -7,7 +7,7 @@ that a fully connected network reads. What no other kernels take is tried as an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from engine.ops.image_work import (
     Read,
     Spread,
     Total,
+    Turned,
     Window,
     plane_of,
 )
@@ -63,12 +64,20 @@ def image_values(graph: Graph, seeds: Collection[str] = ()) -> dict[str, Plane]:
     while changed:
         before = len(found)
         for node in graph.nodes:
-            names = {n for n in (*node.reads, *node.writes) if n in known}
+            names = {n for n in _touched(node, graph) if n in known}
             mine = node.label in IMAGE_OPS and (node.name in seeds or names & found)
             if node.label in SEEDS or mine:
                 found |= names
         changed = len(found) > before
     return {n: known[n] for n in known if n in found}
+
+
+def _touched(node: Node, graph: Graph) -> tuple[str, ...]:
+    """What is an image where the node is one of ours: of a Transpose, what it reads, unless that is
+    an input, which is read in the other order."""
+    if node.label == "Transpose" and graph.producer(node.inputs[0]) is not None:
+        return node.reads if _source(node.inputs[0], graph) is None else node.writes
+    return (*node.reads, *node.writes)
 
 
 def lower_image(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal | None:
@@ -227,28 +236,65 @@ def _spread(
     return Spread((read,), node.outputs[0], y, block, orders)
 
 
-def laid(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
-    """Transposes and casts of an input of the graph: how its array is read."""
-    plane = planes.get(node.outputs[0])
-    shape = graph.values[node.outputs[0]].shape or ()
-    axes, name = list(range(len(shape))), node.outputs[0]
+def _source(name: str, graph: Graph) -> tuple[str, list[list[int]]] | None:
+    """The input that a value is, and the orders of axes in which it is transposed, the last first;
+    None where more than transposes and casts lies between them."""
+    orders = []
     while (maker := graph.producer(name)) is not None:
         if maker.label == "Transpose":
-            perm = maker.attributes.get("perm") or list(range(len(axes)))[::-1]
-            axes = [perm[a] for a in axes]
+            orders.append(_order(maker, graph))
         elif maker.label != "Cast":
-            return Refusal(f"{name} is computed, and only inputs are read in another order")
+            return None
         name = maker.inputs[0]
-    source = graph.values.get(name)
+    return name, orders
+
+
+def _order(transpose: Node, graph: Graph) -> list[int]:
+    rank = len(graph.values[transpose.outputs[0]].shape or ())
+    return list(transpose.attributes.get("perm") or range(rank)[::-1])
+
+
+def transposed(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
+    """Transposes and casts: of an input how its array is read, of a value that is computed how the
+    array is written, where nothing in a segment of images reads that."""
+    found, (name,) = _source(node.outputs[0], graph), node.writes
+    if found is not None:
+        return _laid(node, found, graph, planes)
+    readers = [n.label for n in graph.consumers(name) if n.label in IMAGE_OPS]
+    if node.label != "Transpose" or node.inputs[0] not in planes:
+        return Refusal(f"{node.inputs[0]} is computed, and no image whose axes could be turned")
+    if readers or _order(node, graph)[0] != 0:
+        return Refusal(f"{name} is read as an image by {readers}, or its rows are moved")
+    read = Read(node.inputs[0], planes[node.inputs[0]], padded=False)
+    dims = [int(d) for d in (graph.values[name].shape or ())[1:]]
+    strides = [0] * (len(dims) + 1)
+    for place, axis in enumerate(_order(node, graph)):
+        strides[axis] = int(np.prod(dims[place:]))
+    return Turned((read,), name, read.plane, _of_plane(strides))
+
+
+def _laid(
+    node: Node, found: tuple[str, list[list[int]]], graph: Graph, planes: Planes
+) -> ImageWork | Refusal:
+    name, orders = found
+    plane, source = planes.get(node.outputs[0]), graph.values.get(name)
+    axes = list(range(len(graph.values[node.outputs[0]].shape or ())))
+    for order in orders:
+        axes = [order[a] for a in axes]
     if plane is None or source is None or source.features is None or axes[0] != 0:
         return Refusal(f"{name} is no batch of images of known size")
     if source.dtype.name not in IMPORTS:
         return Refusal(f"{source.dtype.name} cannot be imported")
     dims = [1, *(int(d) for d in (source.shape or ())[1:])]
-    strides = [int(np.prod(dims[a + 1 :])) for a in range(len(dims))]
-    image, channel, *space = (strides[a] for a in axes)
+    strides = [int(np.prod(dims[a + 1 :])) for a in axes]
+    return Laid(name, node.outputs[0], plane, _of_plane(strides))
+
+
+def _of_plane(strides: Sequence[int]) -> tuple[int, int, int, int]:
+    """Of an image, a channel, a row and a pixel, of a value [N, C, H, W] or [N, C, L]."""
+    image, channel, *space = strides
     row, pixel = space if len(space) == 2 else (0, space[0])
-    return Laid(name, node.outputs[0], plane, (image, channel, row, pixel))
+    return image, channel, row, pixel
 
 
 Rule = Callable[[Node, Graph, Planes], ImageWork | Refusal]
@@ -267,5 +313,5 @@ IMAGE_OPS: dict[str, Rule] = {
     "Gather": gathering,
     "Pad": pad,
     "Slice": slicing,
-    **dict.fromkeys(("Cast", "Transpose"), laid),
+    **dict.fromkeys(("Cast", "Transpose"), transposed),
 }

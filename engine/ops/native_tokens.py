@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.graph import ROWS, TOKENS, Graph, Node, Value
+from engine.graph import NATIVE, ROWS, TOKENS, Graph, Node, Value
 from engine.kernels.table import IDS, POOL_NAMES
 from engine.ops.work import Alias, Map, Refusal, Work, float_panel, flowing, misfit
 from engine.segments import OFFSETS, POSITIONS, Count, Panel, Place, Stride
@@ -22,6 +22,8 @@ def layer_norm(node: Node, graph: Graph) -> Work | Refusal:
     assert x.shape is not None
     rank, axis = len(x.shape), int(node.attributes.get("axis", -1))
     width = x.shape[-1]
+    if node.domain == NATIVE:
+        width = graph.initializers[node.inputs[1]].size
     if axis not in (-1, rank - 1) or not isinstance(width, int) or rank < 2:
         return Refusal(f"over more than the last axis of {x}")
     constants: list[Array] = []

@@ -1,6 +1,7 @@
 """What the operators that stand for a transformer's parts mean, in numpy.
 
-LayerNorm   (x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis;
+LayerNorm   (x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis, or over each
+            len(scale) of it;
             without `centred` RMSNorm, whose mean is taken as zero
 Attention   softmax(scale * Q K^T + bias[key] + table[head, query - key]) V, for each head: q, k, v
             [N, S, heads * d]; k and v have `kv_heads` where queries share them. A query sees keys
@@ -33,10 +34,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def layer_norm(node: Node, x: Array, scale: Array, bias: Array) -> Array:
+    shape, scale, bias = x.shape, scale.reshape(-1), bias.reshape(-1)
+    x = x.reshape(*shape[:-1], -1, len(scale))
     mean = x.mean(-1, keepdims=True) if node.attributes["centred"] else np.float32(0)
     variance = np.square(x - mean).mean(-1, keepdims=True)
     epsilon = np.float32(node.attributes["epsilon"])
-    return np.asarray((x - mean) / np.sqrt(variance + epsilon) * scale + bias)
+    return np.asarray((x - mean) / np.sqrt(variance + epsilon) * scale + bias).reshape(shape)
 
 
 def attention(

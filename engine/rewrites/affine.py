@@ -37,8 +37,10 @@ class Affine:
     """The dimension of source that the vectors follow; None where they are single numbers."""
 
 
-def affine_of(node: Node, view: View) -> Affine | str | None:
-    """The node as an Affine; a reason where it is one that cannot be folded; None otherwise."""
+def affine_of(node: Node, view: View, *, zeros: bool = False) -> Affine | str | None:
+    """The node as an Affine; a reason where it is one that cannot be folded; None otherwise.
+
+    Scales of 0 only for whoever will multiply by them (`zeros`)."""
     if node.domain or not node.outputs[0]:
         return None
     if node.op == "BatchNormalization":
@@ -51,7 +53,7 @@ def affine_of(node: Node, view: View) -> Affine | str | None:
         return found
     if not (np.isfinite(found.scale).all() and np.isfinite(found.shift).all()):
         return "its constants are not finite"
-    if not found.scale.all():
+    if not zeros and not found.scale.all():
         return "its scale has a 0, which would lose NaN and infinity"
     return found
 

@@ -79,7 +79,8 @@ class _Making:
         for index in change.images:
             inputs[index] = self.channels_first(inputs[index])
         for index, array in change.constants.items():
-            inputs[index] = self.view.fresh(f"{inputs[index]}.first")
+            inputs += [""] * (index + 1 - len(inputs))
+            inputs[index] = self.view.fresh(f"{inputs[index] or node.name}.first")
             self.constants[inputs[index]] = array
         attributes = {**node.attributes, **change.attributes}
         self.nodes.append(

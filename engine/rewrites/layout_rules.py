@@ -123,10 +123,17 @@ def _resize(node: Node, view: View) -> Change | str:
 
 
 def _slice(node: Node, view: View) -> Change | str:
-    axes = numbers(node, "axes", 3, view.graph)
-    if not isinstance(axes, list):
-        return "its axes are not given"
-    return _counted(node, view, "axes", 3, _first_axes(axes))
+    axes, starts = (
+        numbers(node, name, place, view.graph) for place, name in ((3, "axes"), (1, "starts"))
+    )
+    if isinstance(axes, list):
+        return _counted(node, view, "axes", 3, _first_axes(axes))
+    if axes is not None or not isinstance(starts, list):
+        return "its starts or axes are computed"
+    first = _first_axes(list(range(len(starts))))
+    if "starts" in node.attributes:
+        return Change(attributes={"axes": first.tolist()})
+    return Change(constants={3: first})
 
 
 def _reduce(node: Node, view: View) -> Change | str:

@@ -79,6 +79,7 @@ def _fitting_rows(program: Program) -> int:
 
 def _of_dataset(spec: BenchSpec, program: Program, sequences: bool) -> Sample:
     from pipeline.bound import TokenRules  # pyarrow: only where a dataset is given
+    from pipeline.picture_rules import parse
     from pipeline.sample import sample_feeds
 
     wanted = spec.rows or (DEFAULT_ROWS if sequences else _fitting_rows(program))
@@ -86,7 +87,7 @@ def _of_dataset(spec: BenchSpec, program: Program, sequences: bool) -> Sample:
     rules = TokenRules(program.id_limits, program.max_tokens)
     feeds = sample_feeds(
         spec.input, program.inputs, wanted, spec.bindings, rules=rules, tokens=most,
-        least=LEAST_SEQUENCES,
+        least=LEAST_SEQUENCES, pictures=parse(spec.image) if spec.image else None,
     )  # fmt: skip
     found = _counted(feeds, f"first rows of {', '.join(spec.input)}", program)
     if most is not None or found.rows >= wanted:

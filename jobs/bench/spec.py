@@ -32,6 +32,11 @@ class BenchSpec:
         metavar="PATH",
     )
     bind: tuple[str, ...] = _option("As for `run`.", (), metavar="INPUT=FIELD")
+    image: str | None = _option(
+        "As for `run`, with --input. Pictures are decoded and normalised before anyone is timed.",
+        None,
+        metavar="KEY=VALUE,...",
+    )
     rows: int | None = _option(
         "Rows of a batch. Default: 1024, fewer if feeds are above 16 MiB then; of sequences, as "
         "many as have 1024 tokens, at least 8.",
@@ -72,6 +77,10 @@ class BenchSpec:
                 raise SpecError(f"bench: bind: expected INPUT=FIELD, got {item!r}")
         if self.bind and not self.input:
             raise SpecError("bench: bind: expected --input too; give the dataset with the fields")
+        if self.image and not self.input:
+            raise SpecError(
+                "bench: image: expected --input too; give the dataset with the pictures"
+            )
         if self.tokens is not None and self.input:
             raise SpecError("bench: tokens: rows of --input have their own lengths; leave it out")
         if self.html is not None and (self.html.is_dir() or not self.html.parent.is_dir()):

@@ -38,6 +38,7 @@ from jobs.executors.ray_machines import (
     settle_all,
 )
 from numa import launch
+from numa.errors import NumaError
 from pipeline.events import MachineRefused, ScorerDied, ScorerDraining, ScorerLeft
 
 if TYPE_CHECKING:
@@ -263,6 +264,6 @@ class RayExecutor:
         raylet = self._probes.pop(probe)
         try:
             self._came += self._homes.settle([probed(probe)], every=False)
-        except InfrastructureError as error:
+        except (InfrastructureError, NumaError) as error:
             return [MachineRefused(f"raylet {raylet:.12}", str(error))]
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,11 @@ class LocalStore:
     def delete(self, *names: str) -> None:
         for name in names:
             (self.root / name).unlink(missing_ok=True)
+            for folder in list((self.root / name).parents)[: name.count("/")]:
+                if "=" not in folder.name:
+                    break
+                with contextlib.suppress(OSError):  # partition folders go with their last part
+                    folder.rmdir()
 
     def nbytes(self, name: str) -> int:
         try:

@@ -138,10 +138,10 @@ def test_frozen_scorer_is_replaced_and_comes_back(
     raylets.have(1)
     output = tmp_path / "out"
     frozen = at("after_fsync:2=stop", tmp_path / "frozen")
-    arguments = words(source, output, *on(raylets, "--stall-seconds", "8"))
+    arguments = words(source, output, *on(raylets, "--stall-seconds", "12"))
     with Watched(tmp_path, *arguments, env=frozen) as job:
-        (death,) = job.wait_for("ScorerDied")
-        assert "said nothing for 8 s" in death["reason"]
+        death = job.wait_for("ScorerDied")[0]
+        assert "said nothing for 12 s" in death["reason"]
         with contextlib.suppress(ProcessLookupError):
             job.open_gate(death["scorer"])
         run = job.finish()
@@ -156,8 +156,8 @@ def test_messages_are_lost_and_late(source: Source, tmp_path: Path, raylets: Ray
     output = tmp_path / "out"
     faults = {
         "RAY_testing_rpc_failure": (
-            '{"CoreWorkerService.grpc_client.PushTask": {"num_failures": 6, '
-            '"req_failure_prob": 25, "resp_failure_prob": 25}}'
+            '{"CoreWorkerService.grpc_client.PushTask": {"num_failures": 8, '
+            '"req_failure_prob": 40, "resp_failure_prob": 10}}'
         ),
         "RAY_testing_asio_delay_us": "*=100:5000",
     }

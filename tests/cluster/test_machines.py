@@ -9,11 +9,9 @@ import pytest
 
 from jobs.errors import InfrastructureError
 from jobs.executors import ray_census
-from jobs.executors.ray_actor import MOST_EVENTS, Outbox
 from jobs.executors.ray_census import Census, Changes
 from jobs.executors.ray_machines import Homes, Machine, first_lines
 from numa.topology import Topology
-from pipeline.events import PartDiscarded, RowsScored
 
 
 def machine(raylet: str, host: str, cpus: int = 64) -> Machine:
@@ -81,25 +79,6 @@ def test_census_tells_each_change_once(monkeypatch: pytest.MonkeyPatch) -> None:
     table.put("a", alive=False, cpus=0, why="preempted\nat noon")
     assert census.look() == Changes(gone={"a": "its machine is gone: preempted"})
     assert census.look() == Changes()
-
-
-def test_events_stay_until_they_are_acknowledged() -> None:
-    outbox = Outbox()
-    one, two = (PartDiscarded(0, shard, 0) for shard in (1, 2))
-    outbox.put(one)
-    assert outbox.after(0, 0.0) == [one]
-    outbox.put(two)
-    assert outbox.after(0, 0.0) == [one, two], "the first answer was lost"
-    assert outbox.after(2, 0.0) == []
-    assert outbox.after(1, 0.0) == [], "an older request that comes late"
-
-
-def test_progress_is_dropped_when_nobody_asks() -> None:
-    outbox = Outbox()
-    for rows in range(MOST_EVENTS + 10):
-        outbox.put(RowsScored(0, 1, 0, rows))
-    outbox.put(PartDiscarded(0, 1, 0))
-    assert len(outbox.after(0, 0.0)) == MOST_EVENTS + 1
 
 
 def test_long_coloured_messages_are_cut() -> None:

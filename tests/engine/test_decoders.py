@@ -25,13 +25,21 @@ from engine.segments import Sequences
 
 named = pytest.mark.parametrize
 LENGTHS = (31, 1, 80, 17, 16, 46)
-DECODERS = [(4, False), (2, False), (1, False), (4, True), (2, True)]
-"""Heads of keys, and whether operators of opset 23 are used."""
+DECODERS = [
+    (4, False, False),
+    (2, False, False),
+    (1, False, False),
+    (4, True, False),
+    (2, True, False),
+    (2, False, True),
+    (2, True, True),
+]
+"""Heads of keys, whether operators of opset 23 are used, and whether heads have norms."""
 
 
 @cache
-def compiled(kv_heads: int, operators: bool, points: int = 16) -> Compilation:
-    return compilation(graph_of(decoders.decoder(kv_heads, operators)), points=points)
+def compiled(kv_heads: int, operators: bool, norms: bool = False, points: int = 16) -> Compilation:
+    return compilation(graph_of(decoders.decoder(kv_heads, operators, norms)), points=points)
 
 
 def feeds(lengths: tuple[int, ...] = LENGTHS) -> dict[str, Any]:
@@ -50,15 +58,17 @@ def hidden(found: Compilation, given: dict[str, Any], cpus: int = 1) -> Any:
         return session.run(given)["last_hidden_state"]
 
 
-@named(("kv_heads", "operators"), DECODERS)
+@named(("kv_heads", "operators", "norms"), DECODERS)
 @named("points", [16, 32])
-def test_a_decoder_is_native_and_agrees(kv_heads: int, operators: bool, points: int) -> None:
-    found = compiled(kv_heads, operators, points)
+def test_a_decoder_is_native_and_agrees(
+    kv_heads: int, operators: bool, norms: bool, points: int
+) -> None:
+    found = compiled(kv_heads, operators, norms, points)
     assert found.program is not None
     assert [type(s) for s in found.program.segments] == [Sequences]
     given, real = feeds(), feeds()["attention_mask"] == 1
     got = hidden(found, given)[real]
-    proto = decoders.decoder(kv_heads, operators)
+    proto = decoders.decoder(kv_heads, operators, norms)
     want = onnxruntime_run(proto, given)["last_hidden_state"][real]
     np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-4)
     # what the nodes mean, before and after the rewrites
@@ -67,9 +77,9 @@ def test_a_decoder_is_native_and_agrees(kv_heads: int, operators: bool, points: 
         np.testing.assert_allclose(got, meant, atol=1e-4, rtol=1e-4)
 
 
-@named(("kv_heads", "operators"), [(2, False), (4, True)])
-def test_ragged_is_padded_is_single(kv_heads: int, operators: bool) -> None:
-    found, rows = compiled(kv_heads, operators), list(range(len(LENGTHS)))
+@named(("kv_heads", "operators", "norms"), [(2, False, True), (4, True, False)])
+def test_ragged_is_padded_is_single(kv_heads: int, operators: bool, norms: bool) -> None:
+    found, rows = compiled(kv_heads, operators, norms), list(range(len(LENGTHS)))
     together, padded = hidden(found, ragged(rows)), hidden(found, feeds())
     order = rows[::-1]
     shuffled = hidden(found, ragged(order), 2)

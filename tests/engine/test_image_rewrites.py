@@ -183,6 +183,23 @@ def test_a_norm_that_stands_alone_is_a_conv_of_each_channel() -> None:
     assert second.inputs[3] == "x"
 
 
+def test_a_norm_with_a_scale_of_zero_keeps_what_is_not_finite() -> None:
+    """Channels that pruning took out."""
+    one = {k: np.abs(floats(4)) + np.float32(0.1) for k in "gbmv"}
+    one["g"][1] = 0
+    nodes = [node("Conv", "x w", "c"), node("BatchNormalization", "c g b m v", "y")]
+    after, _ = unchanged(model(nodes, X, "y", {**one, "w": floats(4, 4, 1, 1)}))
+    assert ops(after) == ["colonnade.Conv"] * 2
+
+
+def test_a_norm_of_a_table_is_arithmetic() -> None:
+    one = {k: np.abs(floats(4)) + np.float32(0.1) for k in "gbmv"}
+    alone = node("BatchNormalization", "x g b m v", "n")
+    proto = model([alone, node("Relu", "n", "y")], {"x": ["N", 4]}, "y", one)
+    after, _ = unchanged(proto)
+    assert ops(after) == ["Mul", "Add", "Relu"]
+
+
 @pytest.mark.parametrize(
     "spelling",
     [

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_nets import Net, check
-from onnx import helper
 
 few = settings(max_examples=30, deadline=None)  # kernels are compiled on first use
 C, H, W = 3, 7, 9
@@ -149,9 +148,8 @@ def test_a_slice_of_channels_and_pixels_and_one_without_axes() -> None:
 def test_splits_and_joins(axis: int) -> None:
     net = Net(6, 6, 6)
     x = net.conv("x", 6, 6, 3, pads=[1, 1, 1, 1])
-    split = helper.make_node("Split", [x, ints(net, 1, 3, 2)], ["a", "b", "c"], axis=axis)
-    net.nodes.append(split)
-    y = net.add("Concat", "b", net.add("Relu", "c"), "a", "b", axis=axis)
+    a, b, c = net.several("Split", 3, x, ints(net, 1, 3, 2), axis=axis)
+    y = net.add("Concat", b, net.add("Relu", c), a, b, axis=axis)
     check(net, net.add("Gather", y, ints(net, 3, -1, 3, 0), axis=axis))
 
 

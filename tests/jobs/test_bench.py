@@ -231,6 +231,7 @@ def test_text_becomes_markup_by_tag_alone() -> None:
         (["m", "--threads", "0"], "threads: expected at least 1, got 0"),
         (["m", "--bind", "x"], "expected INPUT=FIELD, got 'x'"),
         (["m", "--bind", "x=y"], "expected --input too"),
+        (["m", "--image", "std=1"], "expected --input too"),
         (["m", "--html", "no/such/folder/x.html"], "expected a file in a folder that exists"),
     ],
 )

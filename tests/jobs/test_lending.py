@@ -243,6 +243,21 @@ def test_stragglers_run_elsewhere_and_the_slow_scorer_is_recalled() -> None:
     assert not [e for e in run.told if isinstance(e, ScorerDied)]
 
 
+def test_dead_scorer_is_started_again_for_a_straggler() -> None:
+    """When it died nothing was left to lend, and the other one froze with the last two shards."""
+    died: list[str] = []
+
+    def choose(options: Sequence[str]) -> str:
+        if not died and run.executor.lives[1].ready and "finish 1" not in options:
+            died.append("die 1")
+            return "die 1"
+        return dawdling(0)(options)
+
+    run = Run(ScriptedExecutor(choose, scorers=2, adversities=99), shards=3)
+    assert run.run() == Ending(DONE, "")
+    assert run.executor.restarts == 1 and run.executor.now < LIMITS.stall_seconds
+
+
 def scripted(
     *acts: str, scorers: int = 2, shards: int = 9, limits: Limits = LIMITS
 ) -> tuple[Run, Ending]:
@@ -279,8 +294,11 @@ def test_machine_that_leaves_is_not_its_shards_fault() -> None:
     assert not run.executor.restarts, "there is nowhere to start it"
 
 
-def test_machines_that_leave_one_after_another_do_not_set_a_shard_aside() -> None:
-    acts = [act for n in range(4) for act in (f"ready {n}", f"leave {n}", "join")]
+@pytest.mark.parametrize("ends", [("leave",), ("drain", "die")])
+def test_machines_that_leave_one_after_another_do_not_set_a_shard_aside(ends: tuple[str]) -> None:
+    acts: list[str] = []
+    for number in range(4):
+        acts += [f"ready {number}", *(f"{end} {number}" for end in ends), "join"]
     run, ending = scripted(*acts, scorers=1, shards=1)
     assert ending == Ending(DONE, ""), "alone on each of four scorers, and finished on the fifth"
     assert [lease.attempt for _, lease in run.executor.lent] == [0, 1, 2, 3, 4]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import picture_jobs as jobs
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -100,6 +101,26 @@ def test_structs_of_bytes_are_pictures(tmp_path: Path) -> None:
     folder = jobs.write(tmp_path / "in", pa.array(rows, kind))
     found = outputs(score(folder, tmp_path / "out", "--image", jobs.IMAGE))
     np.testing.assert_allclose(found, jobs.expected(jobs.normalised(PIXELS)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [jobs.model(), jobs.model(last=True, dtype=TensorProto.UINT8)])
+def test_a_bench_takes_the_pictures_of_a_dataset(tmp_path: Path, model: onnx.ModelProto) -> None:
+    """Its contenders agree, onnxruntime among them, which knows of no --image."""
+    files = [jobs.encoded(jobs.picture(seed, 11, 17), "JPEG") for seed in range(3)]
+    folder = jobs.write(tmp_path / "in", pa.array([*files, b"none"], pa.binary()), model)
+    words = ["bench", str(folder / "model.onnx"), "--input", str(folder / "data"), "--json"]
+    quick = ["--rounds", "1", "--seconds", "0.001", "--threads", "1", "--rows", "3"]
+    image = (
+        "resize=stretch"
+        if model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+        else jobs.IMAGE
+    )
+    result = CliRunner().invoke(main, [*words, *quick, "--image", image])
+    assert result.exit_code == 0, result.stderr
+    plain = json.loads(result.stdout)
+    assert plain["rows"] == 3 and plain["versions"]["onnxruntime"]
+    bare = CliRunner().invoke(main, [*words, *quick])
+    assert bare.exit_code == 1 and "if it holds JPEG or PNG" in bare.stderr
 
 
 @pytest.fixture(scope="module")
