@@ -74,6 +74,7 @@ def _script(command: str) -> str:
 
 
 def _devices(told: Path, writable: Sequence[Path]) -> list[str]:
+    # Of Intel's, for the emulated AMD tells of no SMT siblings.
     words = ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,vendor=GenuineIntel"]
     words += ["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot"]
     words += [

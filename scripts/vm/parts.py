@@ -82,7 +82,9 @@ def folder() -> Path:
 def find() -> Parts:
     """All parts, or MissingParts."""
     if platform.machine() != "x86_64":
-        raise MissingParts(f"expected a machine of x86_64, got {platform.machine()}; no help here")
+        raise MissingParts(
+            f"expected a machine of x86_64, got {platform.machine()}; run it on one of those"
+        )
     here = folder()
     own, installed = here / "system/usr/bin" / EMULATOR, shutil.which(EMULATOR)
     parts = Parts(here, own if own.exists() or not installed else Path(installed))

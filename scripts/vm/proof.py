@@ -81,12 +81,13 @@ def _by_node(pages: dict[str, int]) -> str:
 
 
 def job(folder: Path, output: str, *more: str) -> list[str]:
-    """The command line of the job whose model and data `write` made."""
+    """The command line of the job whose model and data `write` made. Kernels are not timed against
+    each other: emulated, another one might win, and kernels differ in the order they add."""
     return [
         str(ROOT / ".venv/bin/python"), "-m", "jobs.cli", "run",
         "--model", str(folder / "model.onnx"), "--input", str(folder / "data.parquet"),
         "--output", str(folder / output), "--after", f"{witness.__name__}:look",
-        "--progress", "none", "--json", *more,
+        "--off", "confirm", "--report", "none", "--progress", "none", "--json", *more,
     ]  # fmt: skip
 
 
