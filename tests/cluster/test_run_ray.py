@@ -20,12 +20,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return small_job.write(tmp_path_factory.mktemp("source"))
 
 
-def marked(name: str, value: str) -> list[psutil.Process]:
-    """Processes that were started with that variable in their environment."""
+def daemons(name: str, value: str) -> list[psutil.Process]:
+    """Ray's own that run with that variable in their environment."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get(name) == value and process.status() != psutil.STATUS_ZOMBIE:
+            ours = process.environ().get(name) == value
+            if ours and process.name() in ("raylet", "gcs_server"):
                 found.append(process)
     return found
 
@@ -35,7 +36,7 @@ def test_cluster_started_by_the_command(source: Source, tmp_path: Path) -> None:
     local, ray = tmp_path / "local", tmp_path / "ray"
     assert colonnade(*words(source, local)).code == 0
     run = colonnade(*words(source, ray, "--executor", "ray"), env={"COLONNADE_TEST_RUN": str(ray)})
-    left = marked("COLONNADE_TEST_RUN", str(ray))
+    left = daemons("COLONNADE_TEST_RUN", str(ray))
     assert not left, "Ray was stopped"
     assert run.code == 0, run.stderr
     small_job.check_exactly_once(source, ray)
