@@ -10,7 +10,7 @@ ROW = 130
 
 SHARD = 2
 
-MOST_NBYTES = 4 << 30
+MOST_NBYTES = 6 << 30
 """A hog gives up there: whatever should have stopped it did not."""
 
 OPTIONS = ("--before", "misfortune:strike")

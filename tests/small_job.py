@@ -29,7 +29,8 @@ GROUPS = (40, 60, 50, 50)
 FILES = 3
 ROWS = FILES * sum(GROUPS)
 SHARDS = FILES * len(GROUPS)
-TIMEOUT = 90
+TIMEOUT = 180
+"""Seconds that a run may take on a busy machine; ten when idle."""
 PROMPT = 10
 """Seconds that an end may take on a busy machine: two when idle, and far from any stall limit."""
 
