@@ -3,8 +3,9 @@
 What it promises: a driver that started a while after another finds it and stops; so does one
 that was frozen until another took over. What it cannot promise: of two drivers that start within
 the same second, or of one that the store cuts off from its lease, both may go on for up to
-STALE_SECONDS. Nothing is lost by it: parts of one run have one name and the same bytes whoever
-makes them, and another run is refused by its fingerprint.
+STALE_SECONDS. No part is lost by it: parts of one run have one name and the same bytes whoever
+makes them, and another run is refused by its fingerprint. But one driver's sweep may remove rejects
+that the other's scorer has just sent, before their part; `verify` then misses them.
 """
 
 from __future__ import annotations

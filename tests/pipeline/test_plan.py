@@ -86,6 +86,20 @@ def test_smaller_batches_cost_less() -> None:
     assert total(64, "arrow") >= total(64) + 2500 * 4096, "record batches are held whole"
 
 
+def test_a_part_that_is_gathered_in_memory_is_priced() -> None:
+    bound = bind(SCHEMA, (X,), (Y,))
+
+    def writing(output: str) -> int:
+        made = price(
+            dataset(), Program(), bound, engines=1, threads=1, batch_rows=64, output=output
+        )
+        return made.writing
+
+    part = 2500 * (8 + sum(o.row_nbytes for o in bound.outputs))
+    assert writing("s3://bucket/out") == writing("/out") + 2 * part + (16 << 20)
+    assert writing("file:///out") == writing("/out")
+
+
 def test_the_driver_is_priced_where_it_is() -> None:
     bound = bind(SCHEMA, (X,), (Y,))
     far = price(dataset(), Program(), bound, engines=1, threads=1, batch_rows=64, driver=False)

@@ -111,7 +111,7 @@ def write(path: Path, groups: list[list[Row]]) -> None:
             writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(CONDITIONS, st.lists(st.lists(ROWS, min_size=1, max_size=4), min_size=1, max_size=4))
 def test_rows_are_those_of_the_oracle_and_no_row_group_is_skipped_in_vain(
     tmp_path_factory: pytest.TempPathFactory,
