@@ -5,9 +5,11 @@ It owns one pinned thread for each processor, and the program's segments made re
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -103,6 +105,21 @@ class Session:
             return tuple(segment.timed(known, batch) for segment in self._segments)
 
         return self._alone("timed", work)
+
+    def segment_seconds(self, feeds: Mapping[str, Feed]) -> tuple[float, ...]:
+        """One batch as `run` takes it, and the seconds that each segment took."""
+        self._check_open("segment_seconds")
+        batch, known = batch_of(feeds, self.program.inputs)
+
+        def work() -> tuple[float, ...]:
+            self._check_open("segment_seconds")
+            clock = [perf_counter()]
+            for segment in self._segments:
+                segment(known, batch)
+                clock.append(perf_counter())
+            return tuple(end - begin for begin, end in itertools.pairwise(clock))
+
+        return self._alone("segment_seconds", work)
 
     def memory(self) -> dict[str, list[Array]]:
         """What the session holds, by use: "weights", a copy for each NUMA node of its processors,

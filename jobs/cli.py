@@ -17,7 +17,7 @@ from jobs.bench.spec import BenchSpec, options
 from jobs.errors import USER, SpecError
 from jobs.resolving import check_pairs
 from jobs.run import run
-from jobs.spec import Asked
+from jobs.spec import OPTIONS, Asked
 from jobs.submit import status, stop, submit
 
 if TYPE_CHECKING:
@@ -121,20 +121,23 @@ def bench(**given: Any) -> None:
 @main.command()
 @click.option("--engines", type=click.IntRange(1), metavar="N", help="As for `run`.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="As for `run`.")
+@click.option("--domain", type=click.Choice(OPTIONS["domain"].metadata["choices"]),
+              default="node", help="As for `run`.")  # fmt: skip
+@click.option("--smt", is_flag=True, help="As for `run`.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def topology(engines: int | None, threads: int | None, as_json: bool) -> None:
-    """Show this machine's NUMA nodes, caches and limits, and where engines would go."""
-    leave_with(lambda: _topology(engines, threads, as_json))
+def topology(as_json: bool, **wanted: Any) -> None:
+    """Show this machine's NUMA nodes, sockets, caches and limits, and where engines would go."""
+    leave_with(lambda: _topology(wanted, as_json))
 
 
-def _topology(engines: int | None, threads: int | None, as_json: bool) -> int:
+def _topology(wanted: dict[str, Any], as_json: bool) -> int:
     from dataclasses import asdict
 
     from numa.placement import places
     from numa.topology import Topology
 
     found = Topology.discover()
-    chosen = places(found, engines=engines, threads=threads)
+    chosen = places(found, **wanted)
     if as_json:
         print(json.dumps(found.to_json() | {"places": [asdict(place) for place in chosen]}))
         return 0

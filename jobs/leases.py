@@ -16,9 +16,9 @@ Pure bookkeeping: no process, no file. The rules it keeps:
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -75,6 +75,11 @@ class _Loan:
     since: float
 
 
+def _turn(shard: Shard) -> tuple[int, int]:
+    """The shard with the largest goes out first."""
+    return shard.nbytes, -shard.index
+
+
 class LeaseTable:
     """Shards waiting, lent, done and set aside."""
 
@@ -82,19 +87,16 @@ class LeaseTable:
         self._clock = clock
         self._pace = Pace()
         self._cases: dict[int, _Case] = {}
-        self._fresh: list[tuple[int, int]] = []
-        """Heap of (-nbytes, index): what was never lent, or came back through no fault of its."""
+        """Of shards that are lent, or were and are not closed."""
+        self._fresh = sorted(shards, key=_turn)
+        """What was never lent, or came back through no fault of its; the last goes out first."""
         self._troubled: list[int] = []
         """Indices of shards that failed before, oldest first; they go out after the fresh ones."""
         self._lent: dict[int, list[_Loan]] = {}
-        self._open = 0
-        """Cases that are not closed."""
+        self._open = len(self._fresh)
+        """Shards that are not closed."""
         self.set_aside: dict[int, str] = {}
         """Index of a shard that is given up -> why."""
-        for shard in shards:
-            case = self._cases[shard.index] = _Case(shard)
-            self._open += 1
-            self._put_back(case)
 
     @property
     def waiting(self) -> int:
@@ -145,7 +147,7 @@ class LeaseTable:
             return False
         self._lent[scorer].remove(loan)
         case = self._case(loan)
-        case.holders -= 1
+        self._let_go(case)
         case.seconds = self._clock() - loan.since
         return not case.closed
 
@@ -170,7 +172,7 @@ class LeaseTable:
         given_up: list[int] = []
         for loan in taken:
             case = self._case(loan)
-            case.holders -= 1
+            self._let_go(case)
             if not case.closed:
                 case.deaths += blame
                 guilty = blame and len(taken) == 1
@@ -214,12 +216,22 @@ class LeaseTable:
     def _close(self, case: _Case) -> None:
         self._open -= not case.closed
         case.closed = True
+        self._forget(case)
+
+    def _let_go(self, case: _Case) -> None:
+        case.holders -= 1
+        self._forget(case)
+
+    def _forget(self, case: _Case) -> None:
+        """A million closed cases would be half a gigabyte."""
+        if case.closed and not case.holders:
+            self._cases.pop(case.shard.index, None)
 
     def _put_back(self, case: _Case) -> None:
         if case.troubled:
             self._troubled.append(case.shard.index)
         else:
-            heappush(self._fresh, (-case.shard.nbytes, case.shard.index))
+            insort(self._fresh, case.shard, key=_turn)
 
     def _most_overdue(self, leaving: Collection[int]) -> _Case | None:
         late = [
@@ -235,7 +247,10 @@ class LeaseTable:
         return not (case.closed or case.troubled) and case.holders < MOST_HOLDERS
 
     def _take_fresh(self) -> _Case | None:
-        return self._cases[heappop(self._fresh)[1]] if self._fresh else None
+        if not self._fresh:
+            return None
+        shard = self._fresh.pop()
+        return self._cases.setdefault(shard.index, _Case(shard))
 
     def _take_troubled(self, scorer: int, others: bool, alone: bool) -> _Case | None:
         for index in self._troubled:

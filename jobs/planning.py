@@ -12,7 +12,7 @@ import engine
 from engine.pixels import Pixels, with_pixels
 from engine.settings import switches_of
 from engine.stages import compile_stage, cut
-from numa.notation import size
+from numa.notation import cpulist, size
 from pipeline.binding import Binding, TokenRules, bind
 from pipeline.dataset import Dataset
 from pipeline.errors import MemoryPlanError
@@ -148,15 +148,15 @@ def check_memory(prepared: Prepared, seats: tuple[Seat, ...], *, joining: bool =
     that is bound to a full node is not taken from another, the kernel kills instead.
     """
     for number, (machine, group) in enumerate(groupby(seats, key=lambda seat: seat.machine)):
-        here = sorted(group, key=lambda seat: seat.place.node)
+        here = sorted(group, key=lambda seat: seat.place.nodes)
         driver = number == 0 and not joining
         _bound(prepared, here, driver=driver).check(here[0].memory_limit_nbytes, machine)
         if prepared.stages:
             _check_stages(prepared, here, machine)
             continue
-        for node, group_of_node in groupby(here, key=lambda seat: seat.place.node):
-            there = list(group_of_node)
-            where = f"NUMA node {node} of {machine}"
+        for nodes, group_of_nodes in groupby(here, key=lambda seat: seat.place.nodes):
+            there = list(group_of_nodes)
+            where = f"NUMA node {cpulist(nodes)} of {machine}"
             _bound(prepared, there, driver=False).check(there[0].node_memory_nbytes, where)
 
 
@@ -194,6 +194,7 @@ def _bound(prepared: Prepared, seats: Sequence[Seat], *, driver: bool) -> Memory
         batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer,
         fields=read_fields(plan.dataset, plan.before), output=plan.output,
         driver=driver, stages=prepared.stages,
+        copies=max(len(seat.place.nodes) for seat in seats),
     )  # fmt: skip
 
 
@@ -232,5 +233,6 @@ def _seated(spec: ScorerSpec, seat: Seat, stages: Sequence[engine.Program]) -> S
         for stage, program in zip(seat.stages, stages, strict=True)
     )
     return replace(
-        spec, scorer=seat.scorer, cpus=seat.place.cpus, node=seat.place.node, stages=places
-    )
+        spec, scorer=seat.scorer, cpus=seat.place.cpus, node=seat.place.node,
+        others=seat.place.others, stages=places,
+    )  # fmt: skip

@@ -92,13 +92,13 @@ def predict(dataset: Any, model: str | PathLike[str], **options: Any) -> Any:
     import ray.data
 
     from jobs.executors.ray_census import Census
-    from jobs.executors.ray_machines import settle_all
+    from jobs.executors.ray_machines import Homes, settle_all
     from pipeline.tables import canonical_schema
 
     spec = _spec(model, options)
     schema = dataset.schema().base_schema
     fit(spec, canonical_schema(schema))
-    homes = settle_all(Census(), spec.engines, spec.threads).of.values()
+    homes = settle_all(Census(), Homes(spec.engines, spec.threads)).of.values()
     cpus = min(len(home.place.cpus) for home in homes)
     return dataset.map_batches(
         Predictor,

@@ -191,6 +191,11 @@ def _check_together(spec: JobSpec) -> None:
         raise SpecError(f"bind: input {name!r} is bound twice; give --bind {name}=... once")
     if spec.address is not None and spec.executor != "ray":
         raise SpecError("address: only the Ray executor joins a cluster; add --executor ray")
+    if spec.stages > 1 and spec.domain == "socket":
+        raise SpecError(
+            "stages: expected a NUMA node for each, got --domain socket, which has several; "
+            "do without one of them, or take --domain l3"
+        )
     if spec.max_errors is not None and spec.on_error == "fail":
         raise SpecError(
             "max_errors: --on-error fail stops at the first bad row; "

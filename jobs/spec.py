@@ -56,8 +56,18 @@ class JobSpec:
     address: str | None = _option(
         "Ray cluster to join ('auto' finds it); without it, Ray is started on this machine.", None
     )
-    engines: int | None = _option("Scorers a machine. Default: one a NUMA node.", None, least=1)
+    engines: int | None = _option("Scorers a machine. Default: one a --domain.", None, least=1)
     threads: int | None = _option("Threads a scorer. Default: one a physical core.", None, least=1)
+    domain: str = _option(
+        "What one scorer is for, unless --engines says how many: a NUMA node, a socket with all "
+        "its nodes (each gets a copy of the weights), or the cores of a node that share an L3.",
+        "node",
+        choices=("node", "socket", "l3"),
+    )
+    smt: bool = _option(
+        "Threads on every CPU, not one a physical core: siblings share what kernels keep busy.",
+        False,
+    )
     stages: int = _option(
         "Cut the model into so many stages, each with weights of its own on a NUMA node of its "
         "own: for models too large for one. A scorer then takes so many places.",

@@ -1,10 +1,10 @@
-"""Puts a command on its place before it starts: `python -m numa.launch CPUS NODE -- COMMAND...`
+"""Puts a command on its place before it starts: `python -m numa.launch CPUS NODES -- COMMAND...`
 
-Pins the process to CPUS ("0-3,8"), binds its memory to NODE, and becomes the command by exec, so
-process id, open files and signals stay the same. Affinity and policy outlive the exec, therefore
-every page and every thread of the command, its interpreter and its libraries included, is where
-it belongs. As `py_executable` of a Ray runtime environment it takes the worker's arguments at
-its end: `python -m numa.launch 0-3 0 -- /path/to/python` default_worker.py ...
+Pins the process to CPUS ("0-3,8"), binds its memory to NODES ("0"), and becomes the command by
+exec, so process id, open files and signals stay the same. Affinity and policy outlive the exec,
+therefore every page and every thread of the command, its interpreter and its libraries included,
+is where it belongs. As `py_executable` of a Ray runtime environment it takes the worker's
+arguments at its end: `python -m numa.launch 0-3 0 -- /path/to/python` default_worker.py ...
 
 The command finds in its environment what became of it:
     COLONNADE_NUMA_CPUS, COLONNADE_NUMA_NODE    its place
@@ -30,7 +30,7 @@ TYPE_CHECKING = False  # type checkers take it for true; importing typing would 
 if TYPE_CHECKING:
     from numa.placement import Place
 
-USAGE = "usage: python -m numa.launch CPUS NODE -- COMMAND [ARGUMENT...]"
+USAGE = "usage: python -m numa.launch CPUS NODES -- COMMAND [ARGUMENT...]"
 CPUS, NODE, BIND = "COLONNADE_NUMA_CPUS", "COLONNADE_NUMA_NODE", "COLONNADE_NUMA_BIND"
 
 POOLS = {
@@ -50,29 +50,33 @@ order along another cut, but an engine's bytes must not depend on how many CPUs 
 def command(place: Place) -> list[str]:
     """The words to put before a command line so that it runs on a place."""
     launch = [sys.executable, "-m", "numa.launch"]
-    return [*launch, cpulist(place.cpus), str(place.node), "--"]
+    return [*launch, cpulist(place.cpus), cpulist(place.nodes), "--"]
 
 
-def settle(cpus: frozenset[int], node: int, environ: MutableMapping[str, str]) -> None:
+def settle(cpus: frozenset[int], nodes: frozenset[int], environ: MutableMapping[str, str]) -> None:
     """Pin and bind this process, and write into `environ` what the command should know."""
     pin_all_threads(cpus)
-    environ[BIND] = bind(node)
-    environ[CPUS], environ[NODE] = cpulist(cpus), str(node)
+    environ[BIND] = bind(*nodes)
+    environ[CPUS], environ[NODE] = cpulist(cpus), cpulist(nodes)
     environ.update({name: str(threads or len(cpus)) for name, threads in POOLS.items()})
 
 
 def main(arguments: Sequence[str]) -> int:
     """Becomes the command; returns only when that fails, with the exit status."""
     match arguments:
-        case [cpus, node, "--", program, *rest] if node.isdecimal():
+        case [cpus, nodes, "--", program, *rest]:
             pass
         case _:
             return _complain(f"got {' '.join(arguments) or 'nothing'}; {USAGE}", 2)
     try:
-        wanted = parse_cpulist(cpus)
-        if not wanted:
-            return _complain(f"expected at least one CPU, got {cpus!r}; {USAGE}", 2)
-        settle(wanted, int(node), os.environ)
+        wanted, homes = parse_cpulist(cpus), parse_cpulist(nodes)
+    except NumaError as error:
+        return _complain(f"{error}; {USAGE}", 2)
+    if not wanted or not homes:
+        got = f"{cpus!r} and {nodes!r}"
+        return _complain(f"expected at least one CPU and one node, got {got}; {USAGE}", 2)
+    try:
+        settle(wanted, homes, os.environ)
         os.execvp(program, [program, *rest])
     except NumaError as error:
         return _complain(str(error), 1)

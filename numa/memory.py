@@ -43,20 +43,24 @@ REASONS = {
 }
 
 
-def bind(node: int) -> str:
-    """Take all new memory of this thread, and of threads it starts later, from one node.
+def bind(*nodes: int) -> str:
+    """Take all new memory of this thread, and of threads it starts later, from these nodes.
+
+    Of several, each page comes from the one that is nearest to the CPU that first touches it.
 
     "" when the policy holds, else why not; the kernel then serves each page from the node of
     the CPU that first touches it, which pinned threads make the right one. Bound memory never
     spills: when the node is full the kernel ends the process, so price what it will hold.
     """
-    if not 0 <= node < MAX_NODES:
-        return f"set_mempolicy to node {node}: expected a node from 0 to {MAX_NODES - 1}"
+    where = f"set_mempolicy to node{'s' * (len(nodes) > 1)} {cpulist(nodes)}"
     mask = NodeMask()
-    mask[node // WORD_BITS] = 1 << node % WORD_BITS
+    for node in nodes:
+        if not 0 <= node < MAX_NODES:
+            return f"{where}: expected a node from 0 to {MAX_NODES - 1}"
+        mask[node // WORD_BITS] |= 1 << node % WORD_BITS
     # The kernel reads one bit less than it is told, hence + 1.
     code = _call(SET, BIND, ctypes.addressof(mask), MAX_NODES + 1)
-    return "" if code == 0 else f"set_mempolicy to node {node}: {_reason(code)}"
+    return "" if code == 0 else f"{where}: {_reason(code)}"
 
 
 def policy() -> str:

@@ -2,9 +2,12 @@
 
 One engine a NUMA node that has CPUs, one thread a physical core: SMT siblings share the vector
 units that sparse kernels keep busy, so a second thread on a core gains nothing. More engines
-than nodes split the cores of a node; an engine never reaches over two nodes. Fewer threads than
-cores are spread evenly over them, for on many processors each group of cores has its own L3 and
-its own way to memory.
+than nodes split the cores of a node. Fewer threads than cores are spread evenly over them, for on
+many processors each group of cores has its own L3 and its own way to memory.
+
+Other domains than nodes: an engine a socket reaches over the socket's nodes, for models of which
+one copy a node in each of several processes would be too much; an engine an L3 cache keeps what it
+streams in that cache. No engine ever reaches over two domains.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from numa.errors import NumaError
 from numa.notation import cpulist
 from numa.topology import Core, NumaNode, Topology
 
+Cores = Sequence[Core]
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -27,55 +32,75 @@ class Place:
     node: int
     """NUMA node its memory goes to: that of its CPUs, or the nearest with memory."""
     cpus: tuple[int, ...]
-    """One CPU a physical core, ascending."""
+    """One CPU a physical core, ascending; with SMT, all of them."""
+    others: tuple[int, ...] = ()
+    """More nodes, of a place that reaches over several: each thread's memory goes to its own."""
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        return tuple(sorted({self.node, *self.others}))
 
     def __str__(self) -> str:
-        return f"engine {self.engine} on node {self.node}, cpus {cpulist(self.cpus)}"
+        word = "nodes" if self.others else "node"
+        return f"engine {self.engine} on {word} {cpulist(self.nodes)}, cpus {cpulist(self.cpus)}"
 
 
 def places(
-    topology: Topology, engines: int | None = None, threads: int | None = None
+    topology: Topology,
+    engines: int | None = None,
+    threads: int | None = None,
+    *,
+    domain: str = "node",
+    smt: bool = False,
 ) -> tuple[Place, ...]:
     """Places for `engines` engines of at most `threads` threads each, by node, then by CPU.
 
     An engine on a smaller node may get fewer; NumaError when none could get `threads`.
-    Without `engines`: one a node with CPUs, fewer where a control group grants less than one
-    CPU's time for each. `engines` below the number of nodes takes those with the most cores.
+    Without `engines`: one a domain with CPUs, fewer where a control group grants less than one
+    CPU's time for each. `engines` below the number of domains takes those with the most cores.
+    `smt` counts every CPU as a core.
     """
     for name, value in (("engines", engines), ("threads", threads)):
         if value is not None and value < 1:
             raise NumaError(f"places: expected {name} of at least 1, got {value}")
-    budget = _thread_budget(topology)
-    per_node = _engines_per_node(topology, engines, budget)
-    shares = [(node, share) for node, count in per_node for share in _split(node.cores, count)]
-    caps = [min(len(cores), threads or len(cores)) for _, cores in shares]
+    homes = [_cpus_apart(cores) if smt else cores for cores in topology.domains(domain)]
+    budget = _thread_budget(topology, sum(map(len, homes)))
+    shares = _shares(homes, _wanted(topology, engines, len(homes), budget))
+    caps = [min(len(cores), threads or len(cores)) for cores in shares]
     grants = _spread(budget, caps)
     if threads is not None and threads > max(grants):
         most = f"{max(grants)} thread{'' if max(grants) == 1 else 's'}"
         raise NumaError(
-            f"places: expected at most {most} an engine, one for each physical core that it may "
-            f"use, got {threads}; ask for fewer threads"
+            f"places: expected at most {most} an engine, one for each "
+            f"{'CPU' if smt else 'physical core'} that it may use, got {threads}; ask for fewer "
+            "threads"
         )
     return tuple(
-        Place(engine, _memory_node(topology, node), _pick(cores, grant))
-        for engine, ((node, cores), grant) in enumerate(zip(shares, grants, strict=True))
+        _place(topology, engine, _pick(cores, grant))
+        for engine, (cores, grant) in enumerate(zip(shares, grants, strict=True))
     )
 
 
-def _thread_budget(topology: Topology) -> int:
+def _place(topology: Topology, engine: int, cpus: tuple[int, ...]) -> Place:
+    homes = [node for node in topology.nodes if set(node.cpus) & set(cpus)]
+    node, *others = sorted({_memory_node(topology, home) for home in homes})
+    return Place(engine, node, cpus, tuple(others))
+
+
+def _cpus_apart(cores: Cores) -> Cores:
+    return [Core((cpu,)) for cpu in sorted(cpu for core in cores for cpu in core.cpus)]
+
+
+def _thread_budget(topology: Topology, cores: int) -> int:
     """Threads in all: a core each, no more than the processor time granted lets run."""
-    cores = len(topology.cores)
     # 2.5 CPUs run two threads: a third would be stopped for half of every period, and the
     # two others with it, since the group's time is gone for all of them at once.
     return cores if topology.cpu_quota is None else min(cores, max(1, int(topology.cpu_quota)))
 
 
-def _engines_per_node(
-    topology: Topology, engines: int | None, budget: int
-) -> list[tuple[NumaNode, int]]:
-    """How many engines each node takes, so that cores an engine are as equal as can be."""
-    homes = [node for node in topology.nodes if node.cores]
-    wanted = min(len(homes), budget) if engines is None else engines
+def _wanted(topology: Topology, engines: int | None, homes: int, budget: int) -> int:
+    """Engines in all; NumaError when they are more than the threads there may be."""
+    wanted = min(homes, budget) if engines is None else engines
     if wanted > budget:
         quota = topology.cpu_quota
         limit = "physical cores" if quota is None else f"cores or granted CPUs ({quota:g})"
@@ -83,15 +108,20 @@ def _engines_per_node(
             f"places: expected at most {budget} engines, one for each of the {limit} that this "
             f"process may use, got {wanted}; ask for fewer engines"
         )
-    largest = sorted(homes, key=lambda n: (-len(n.cores), n.id))[:wanted]
-    counts = {node.id: 1 for node in largest}
+    return wanted
+
+
+def _shares(homes: Sequence[Cores], wanted: int) -> list[Cores]:
+    """The cores of each engine, so that cores an engine are as equal as can be."""
+    largest = sorted(range(len(homes)), key=lambda n: (-len(homes[n]), n))[:wanted]
+    counts = dict.fromkeys(largest, 1)
     for _ in range(wanted - len(largest)):
-        roomy = max(largest, key=lambda n: (len(n.cores) / (counts[n.id] + 1), -n.id))
-        counts[roomy.id] += 1
-    return [(node, counts[node.id]) for node in homes if node.id in counts]
+        roomy = max(largest, key=lambda n: (len(homes[n]) / (counts[n] + 1), -n))
+        counts[roomy] += 1
+    return [share for n in sorted(counts) for share in _split(homes[n], counts[n])]
 
 
-def _split(cores: Sequence[Core], parts: int) -> list[Sequence[Core]]:
+def _split(cores: Cores, parts: int) -> list[Cores]:
     """Neighbouring cores in `parts` runs whose lengths differ by one at most."""
     edges = [len(cores) * i // parts for i in range(parts + 1)]
     return [cores[a:b] for a, b in pairwise(edges)]
@@ -109,7 +139,7 @@ def _spread(budget: int, caps: Sequence[int]) -> list[int]:
     return grants
 
 
-def _pick(cores: Sequence[Core], count: int) -> tuple[int, ...]:
+def _pick(cores: Cores, count: int) -> tuple[int, ...]:
     """The first CPU of `count` cores, spread evenly."""
     return tuple(sorted(cores[len(cores) * i // count].cpus[0] for i in range(count)))
 

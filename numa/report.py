@@ -32,11 +32,13 @@ class PlacementReport:
     pages: Mapping[int, int] = field(hash=False)
     """Own memory by node, bytes; mapped files, whose pages others placed, are left out."""
     share_local: float | None
-    """Of the own memory, what lies on the node; None where the kernel does not say."""
+    """Of the own memory, what lies on the place's nodes; None where the kernel does not say."""
     policy: str
     """The kernel's word, as "bind 0"."""
     note: str
     """"" if memory is bound to the node, otherwise why not."""
+    others: tuple[int, ...] = ()
+    """More nodes, of a place that reaches over several."""
 
     @property
     def as_planned(self) -> bool:
@@ -46,7 +48,8 @@ class PlacementReport:
 
     def to_json(self) -> dict[str, Any]:
         """The same in plain dicts and lists; nodes are strings, as JSON's keys must be."""
-        said = asdict(self) | {"cpus": list(self.cpus), "as_planned": self.as_planned}
+        said = asdict(self) | {"cpus": list(self.cpus), "others": list(self.others)}
+        said["as_planned"] = self.as_planned
         return said | {"pages": {str(node): nbytes for node, nbytes in self.pages.items()}}
 
     def __str__(self) -> str:
@@ -54,9 +57,10 @@ class PlacementReport:
         share = "memory's whereabouts unknown"
         if self.share_local is not None:
             share = f"{self.share_local:.0%} of {size(sum(self.pages.values()))} local"
+        nodes, word = cpulist({self.node, *self.others}), "nodes" if self.others else "node"
         bound = f"memory not bound: {self.note}" if self.note else "memory bound to it"
         return (
-            f"engine on node {self.node}, cpus {cpulist(self.cpus)}: "
+            f"engine on {word} {nodes}, cpus {cpulist(self.cpus)}: "
             f"{in_place} of {self.threads} threads in place, {share}, {bound}"
         )
 
@@ -68,6 +72,7 @@ def report(place: Place) -> PlacementReport:
     own = pages(files=False)
     total = sum(own.values())
     said = policy()
+    local = sum(own.get(node, 0) for node in place.nodes)
     return PlacementReport(
         pid=os.getpid(),
         node=place.node,
@@ -75,9 +80,10 @@ def report(place: Place) -> PlacementReport:
         threads=len(masks),
         threads_off_place=sum(1 for mask in masks if not mask <= home),
         pages=own,
-        share_local=own.get(place.node, 0) / total if total else None,
+        share_local=local / total if total else None,
         policy=said,
-        note="" if said == f"bind {place.node}" else _why_not(said),
+        note="" if said == f"bind {cpulist(place.nodes)}" else _why_not(said),
+        others=place.others,
     )
 
 

@@ -12,7 +12,7 @@ small text files. Reading it changes nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ LOCAL_DISTANCE = 10
 
 CACHE_KINDS = ("Data", "Instruction", "Unified")
 """The kernel's words."""
+
+DOMAINS = ("node", "socket", "l3")
+"""Groups of cores that an engine may be for."""
 
 DEFAULT_CACHE_NBYTES = {1: 32 << 10, 2: 512 << 10, 3: 1 << 20}
 """A core's share by level where /sys says nothing: on the low side for server processors, since
@@ -86,6 +89,8 @@ class Topology:
     """The smaller of what the allowed nodes have and what the control groups grant."""
     forbidden_nodes: frozenset[int] = frozenset()
     """Nodes whose memory the cpuset forbids."""
+    sockets: tuple[frozenset[int], ...] = ()
+    """The allowed CPUs of each socket; none where the machine does not say."""
 
     @classmethod
     def discover(cls, root: Path = SYSTEM, allowed: frozenset[int] | None = None) -> Topology:
@@ -117,16 +122,35 @@ class Topology:
             cpu_quota=limits.cpus,
             memory_limit_nbytes=min(memory_nbytes, limits.memory_nbytes or memory_nbytes),
             forbidden_nodes=forbidden_nodes,
+            sockets=_sockets(root, usable),
         )
 
     @property
     def cores(self) -> tuple[Core, ...]:
         return tuple(core for node in self.nodes for core in node.cores)
 
-    def memory_nbytes(self, node: int) -> int:
-        """Memory of one NUMA node, bytes, within the control group's limit."""
-        own = next(n.memory_nbytes for n in self.nodes if n.id == node)
+    def memory_nbytes(self, *nodes: int) -> int:
+        """Memory of some NUMA nodes, bytes, within the control group's limit."""
+        own = sum(n.memory_nbytes for n in self.nodes if n.id in nodes)
         return min(own, self.memory_limit_nbytes)
+
+    def domains(self, kind: str) -> tuple[tuple[Core, ...], ...]:
+        """The cores of each "node", each "socket", or each "l3": those of a node that share a
+        cache of level 3. Cores of which the machine does not tell go by node."""
+        if kind not in DOMAINS:
+            raise NumaError(f"domain: expected one of {', '.join(DOMAINS)}, got {kind!r}")
+        groups: dict[tuple[int, ...], list[Core]] = {}
+        for node in self.nodes:
+            for core in node.cores:
+                socket = _first(core, self.sockets)
+                l3 = _first(core, [c.cpus for c in self.caches if c.level == 3])
+                key = {
+                    "node": (node.id,),
+                    "socket": (socket, node.id if socket < 0 else -1),
+                    "l3": (node.id, l3),
+                }[kind]
+                groups.setdefault(key, []).append(core)
+        return tuple(tuple(cores) for cores in groups.values())
 
     def cache_nbytes(self, level: int) -> int:
         """Data cache of a level that one core can count on, bytes: its share of the smallest.
@@ -168,6 +192,7 @@ class Topology:
             "forbidden_cpus": cpulist(self.forbidden_cpus),
             "offline_cpus": cpulist(self.offline_cpus),
             "forbidden_nodes": cpulist(self.forbidden_nodes),
+            "domains": {kind: self._lists(kind) for kind in DOMAINS},
             "cpu_quota": self.cpu_quota,
             "memory_limit_nbytes": self.memory_limit_nbytes,
         }
@@ -180,6 +205,10 @@ class Topology:
             "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows
         ]
         return "\n".join([self._headline(), *table, *self._footnotes()])
+
+    def _lists(self, kind: str) -> list[str]:
+        """CPU lists of the domains of a kind."""
+        return [cpulist(cpu for core in cores for cpu in core.cpus) for cores in self.domains(kind)]
 
     def _headline(self) -> str:
         counts = (
@@ -198,6 +227,9 @@ class Topology:
     def _footnotes(self) -> list[str]:
         caches = ", ".join(f"L{k} {size(self.cache_nbytes(k))}" for k in DEFAULT_CACHE_NBYTES)
         lines = [f"data cache a core: {caches}"]
+        for kind, word in (("socket", "sockets"), ("l3", "L3 caches")):
+            if self._lists(kind) != self._lists("node"):
+                lines.append(f"CPUs by {word}: {' | '.join(self._lists(kind))}")
         if self.offline_cpus:
             lines.append(f"offline CPUs: {cpulist(self.offline_cpus)}")
         if self.forbidden_cpus:
@@ -224,6 +256,21 @@ def _permitted(root: Path, allowed: frozenset[int] | None) -> frozenset[int] | N
         sets.append(frozenset(os.sched_getaffinity(0)))
     said = [s for s in sets if s is not None]
     return frozenset.intersection(*said) if said else None
+
+
+def _first(core: Core, groups: Sequence[frozenset[int]]) -> int:
+    """Number of the group of CPUs that the core is in; -1 for none."""
+    return next((n for n, cpus in enumerate(groups) if core.cpus[0] in cpus), -1)
+
+
+def _sockets(root: Path, usable: frozenset[int]) -> tuple[frozenset[int], ...]:
+    groups: dict[int, set[int]] = {}
+    for cpu in sorted(usable):
+        folder = root / CPU_FOLDER / f"cpu{cpu}" / "topology"
+        socket = sysfs.number(folder / "physical_package_id")
+        if socket is not None:
+            groups.setdefault(socket, set()).add(cpu)
+    return tuple(frozenset(cpus) for _, cpus in sorted(groups.items()))
 
 
 def _cores(root: Path, usable: frozenset[int]) -> tuple[Core, ...]:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import OutputError, StorageError
@@ -52,12 +53,12 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """The file holds all of `text`, or what it held before, whatever happens."""
+def replace_text(path: Path, text: Iterable[str]) -> None:
+    """The file holds all pieces of `text`, or what it held before, whatever happens."""
     temp = path.with_name(f"{path.name}.tmp")
     try:
         with temp.open("w") as file:
-            file.write(text)
+            file.writelines(text)
             file.flush()
             os.fsync(file.fileno())
         temp.replace(path)

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.bound import Binding
 from pipeline.dataset import Dataset
@@ -132,7 +131,7 @@ def fingerprint(
         after=_named(hooks[1]),
         where=str(dataset.where or ""),
         lengths=str(binding.lengths or ""),
-        shards=_hash([(s.path, s.row_groups, s.first_row, s.rows, s.folder) for s in shards]),
+        shards=_hash_of_plan(shards),
     )
 
 
@@ -140,8 +139,12 @@ def _named(hook: Hook | None) -> str:
     return f"{hook.name} (sha256 {hook.sha256:.16})" if hook else ""
 
 
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(to_plain(value)).encode()).hexdigest()[:16]
+def _hash_of_plan(shards: Sequence[Shard]) -> str:
+    """Shard by shard: the plan as one text would be as large as the plan."""
+    found = hashlib.sha256()
+    for s in shards:
+        found.update(json.dumps((s.path, s.row_groups, s.first_row, s.rows, s.folder)).encode())
+    return found.hexdigest()[:16]
 
 
 def _file_differences(

@@ -36,7 +36,6 @@ class Journal:
     def append(self, entries: Sequence[ManifestEntry]) -> None:
         """Raises OSError."""
         self._log.append(b"".join(json.dumps(to_plain(e)).encode() + b"\n" for e in entries))
-        self.entries.update({e.shard: e for e in entries})
 
     def close(self) -> None:
         self._log.close()

@@ -27,13 +27,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from pipeline.errors import OutputError
 from pipeline.failpoints import reach
 from pipeline.journal import Journal
+from pipeline.ledger import Ledger
 from pipeline.parts import REJECTS, Part, discard, part_of, rejects_name
 from pipeline.records import (
     JOURNAL,
@@ -71,7 +72,7 @@ class RunFolder:
         """Use `RunFolder.open`."""
         self.store = store
         self.run = run
-        self.committed: dict[int, ManifestEntry] = {}
+        self.committed: MutableMapping[int, ManifestEntry] = Ledger(shards, run.format)
         """By shard index; grows with each commit."""
         self.complete = False
         """_SUCCESS stands for this very fingerprint: there is nothing to do."""
@@ -137,8 +138,11 @@ class RunFolder:
         """Removes the temporary files of a part that is not wanted."""
         discard(self.store, self._shards[part.shard], self.run.format, part.temp, part.rejects_temp)
 
-    def finish(self) -> Manifest:
-        """Counts everything, writes _manifest.json, then _SUCCESS. OutputError if incomplete."""
+    def finish(self) -> dict[str, int | str]:
+        """Counts everything, writes _manifest.json, then _SUCCESS, and returns what that says.
+
+        Raises OutputError if it is incomplete.
+        """
         missing = [s.index for s in self._shards if s.index not in self.committed]
         if missing:
             raise OutputError(
@@ -146,16 +150,15 @@ class RunFolder:
                 f"missing (shard {missing[0]} first); run the same command again"
             )
         self._lock.check()
-        manifest = self._manifest()
+        counts = self._counts()
         with _naming(self.store):
             sweep(self.store, self.committed)
             reach("before_manifest")
-            self.store.write(MANIFEST, json.dumps(to_plain(manifest), indent=1))
+            self.store.write(MANIFEST, self._manifest(counts))
             reach("after_manifest")
-            counts = {k: v for k, v in to_plain(manifest).items() if k != "entries"}
             self.store.write(SUCCESS, json.dumps(counts) + "\n")
         self.complete = True
-        return manifest
+        return counts
 
     def report(self, page: str) -> str:
         """Puts a page for people beside the manifest, in place of an earlier run's."""
@@ -212,7 +215,8 @@ class RunFolder:
         self.store.delete(*broken)
         if self.adopted:
             self._append([f.entry for f in found if f.adopted and f.entry is not None])
-        self.committed = dict(whole)
+        self.committed.update(whole)
+        known.clear()  # the ledger has them now
         sweep(self.store, self.committed)
 
     def _entry(self, part: Part, shard: Shard) -> ManifestEntry:
@@ -253,25 +257,30 @@ class RunFolder:
         assert self._journal is not None, "the run folder is closed"
         self._journal.append(entries)
 
-    def _manifest(self) -> Manifest:
-        """Every shard's entry, counted against the plan."""
-        entries = tuple(self.committed[s.index] for s in self._shards)
-        for shard, entry in zip(self._shards, entries, strict=True):
+    def _counts(self) -> dict[str, int | str]:
+        """What all entries add up to, each one counted against its shard."""
+        sums = dict.fromkeys(("rows_in", "rows_out", "rejects", "filtered"), 0)
+        for shard in self._shards:
+            entry = self.committed[shard.index]
             if entry.rows_in != shard.rows or not entry.adds_up:
                 raise OutputError(
                     f"{joined(self.store.where, entry.path)}: expected {shard.rows} rows in "
                     f"output, rejects and left out, got {entry.rows_out}, {entry.rejects} and "
                     f"{entry.filtered}; this is a bug"
                 )
-        return Manifest(
-            fingerprint=self.run.fingerprint.digest,
-            shards=len(entries),
-            rows_in=sum(e.rows_in for e in entries),
-            rows_out=sum(e.rows_out for e in entries),
-            rejects=sum(e.rejects for e in entries),
-            entries=entries,
-            filtered=sum(e.filtered for e in entries),
-        )
+            for name in sums:
+                sums[name] += getattr(entry, name)
+        digest = self.run.fingerprint.digest
+        return {"fingerprint": digest, "shards": len(self._shards), **sums}
+
+    def _manifest(self, counts: dict[str, int | str]) -> Iterator[str]:
+        """The text of pipeline.records.Manifest, a line a part: never all of it in memory."""
+        yield json.dumps(counts)[:-1] + ', "entries": ['
+        comma = ""
+        for shard in self._shards:
+            yield f"{comma}\n {json.dumps(to_plain(self.committed[shard.index]))}"
+            comma = ","
+        yield "\n]}\n"
 
 
 @contextlib.contextmanager

@@ -142,7 +142,7 @@ def make_plan(
     memory = price(
         dataset, program, binding, engines=len(places), threads=threads, batch_rows=rows,
         batch_tokens=tokens, tokenizer=tokenizer, fields=read_fields(dataset, before),
-        output=output, stages=stages,
+        stages=stages, output=output, copies=max(len(place.nodes) for place in places),
     )  # fmt: skip
     return Plan(
         model=model,

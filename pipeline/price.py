@@ -51,8 +51,8 @@ not counted on."""
 UPLOAD_NBYTES = 16 << 20
 """What an upload takes besides."""
 
-SHARD_NBYTES = 2048
-"""A shard on the driver: its plan, its lease, its entry in journal and manifest."""
+SHARD_NBYTES = 1024
+"""A shard on the driver: its footer, its plan, its entry in the ledger (measured: 800)."""
 
 
 class PricedProgram(Protocol):
@@ -154,8 +154,10 @@ def price(
     output: str = "",
     driver: bool = True,
     stages: Sequence[StageProgram] = (),
+    copies: int = 1,
 ) -> MemoryPrice:
-    """Bounds for `engines` engines of `threads` threads on one machine.
+    """Bounds for `engines` engines of `threads` threads on one machine, each of which holds so
+    many copies of the weights that kernels stream: one for each NUMA node of its place.
 
     `fields` are read beside those of the binding. What hooks take is not in it.
     """
@@ -179,6 +181,7 @@ def price(
         made += decoding_nbytes(threads)
     held = 2 * program.weights_nbytes
     session, later = program.session_nbytes(threads, rows, most.run, most.longest), 0
+    session += (copies - 1) * program.weights_nbytes
     if stages:
         session, *others = stage_prices(
             dataset, stages, binding,

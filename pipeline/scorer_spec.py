@@ -33,6 +33,7 @@ class ScorerSpec:
     batch_rows: int
     cpus: tuple[int, ...]
     node: int
+    """The NUMA node of its memory."""
     output: str
     """Absolute path of the output folder, reachable from the scorer's machine."""
     format: str
@@ -41,6 +42,8 @@ class ScorerSpec:
     """Digest of the run's fingerprint; stands in every part."""
     on_error: str
     """"fail", "skip" or "null"."""
+    others: tuple[int, ...] = ()
+    """More NUMA nodes, where the place reaches over several."""
     batch_tokens: int = 0
     """Tokens that run together at most, where rows are sequences."""
     tokenizer: TokenizerFile | None = None

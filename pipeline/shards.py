@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pipeline.dataset import Dataset
 from pipeline.footers import DataFile, RowGroup
 from pipeline.partitions import Partition
+from pipeline.remembered import remembered
 
 TARGET_NBYTES = 64 << 20
 """Decoded bytes a shard aims at: a second or so of an engine, small enough to lose to a crash."""
@@ -56,6 +57,7 @@ class Lease:
     attempt: int
 
 
+@remembered
 def plan_shards(dataset: Dataset) -> tuple[Shard, ...]:
     """All row groups of the dataset, each in exactly one shard, in the order of the files.
 
@@ -67,28 +69,31 @@ def plan_shards(dataset: Dataset) -> tuple[Shard, ...]:
     target = max(1, min(TARGET_NBYTES, total // MIN_SHARDS))
     shards: list[Shard] = []
     for file in dataset.files:
-        first_row = 0
-        for groups in _runs(file, target):
-            chosen = [file.row_groups[g] for g in groups]
-            rows = sum(g.rows for g in chosen)
-            shards.append(
-                Shard(
-                    index=len(shards),
-                    path=file.path,
-                    format=file.format,
-                    row_groups=groups,
-                    rows=rows,
-                    nbytes=sum(map(_read_nbytes, chosen)),
-                    first_row=first_row,
-                    file_nbytes=file.nbytes,
-                    file_mtime_ns=file.mtime_ns,
-                    folder=file.folder,
-                    partitions=file.partitions,
-                    skipped=tuple(g for g in groups if file.row_groups[g].skipped),
-                )
-            )
-            first_row += rows
+        shards += _shards_of(file, target, len(shards))
     return tuple(shards)
+
+
+def _shards_of(file: DataFile, target: int, first: int) -> Iterator[Shard]:
+    """The file's shards, numbered from `first`."""
+    first_row = 0
+    for index, groups in enumerate(_runs(file, target), first):
+        chosen = [file.row_groups[g] for g in groups]
+        rows = sum(g.rows for g in chosen)
+        yield Shard(
+            index=index,
+            path=file.path,
+            format=file.format,
+            row_groups=groups,
+            rows=rows,
+            nbytes=sum(map(_read_nbytes, chosen)),
+            first_row=first_row,
+            file_nbytes=file.nbytes,
+            file_mtime_ns=file.mtime_ns,
+            folder=file.folder,
+            partitions=file.partitions,
+            skipped=tuple(g for g in groups if file.row_groups[g].skipped),
+        )
+        first_row += rows
 
 
 def _read_nbytes(group: RowGroup) -> int:

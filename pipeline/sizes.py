@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.bound import Binding, FieldBinding
 from pipeline.dataset import Dataset
 from pipeline.footers import RowGroup
-from pipeline.shards import Shard, plan_shards
+from pipeline.remembered import remembered
+from pipeline.shards import plan_shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +44,12 @@ def token_counts(dataset: Dataset, binding: Binding) -> TokenCounts | None:
     groups = [(g.rows, _tokens(g, dataset, lists[0])) for f in dataset.files for g in f.row_groups]
     most = max((tokens for _, tokens in groups), default=0)
     mean = max((-(-tokens // rows) for rows, tokens in groups if rows), default=0)
+    files = {f.path: f for f in dataset.files}
     shards = (
-        sum(_tokens(group, dataset, lists[0]) for group in _groups(dataset, shard))
+        sum(_tokens(files[shard.path].row_groups[g], dataset, lists[0]) for g in shard.row_groups)
         for shard in plan_shards(dataset)
     )
     return TokenCounts(mean, min(lengths.most, most), max(shards, default=0), True)
-
-
-def _groups(dataset: Dataset, shard: Shard) -> Iterator[RowGroup]:
-    file = next(f for f in dataset.files if f.path == shard.path)
-    return (file.row_groups[g] for g in shard.row_groups)
 
 
 def _tokens(group: RowGroup, dataset: Dataset, field: FieldBinding) -> int:
@@ -62,6 +58,7 @@ def _tokens(group: RowGroup, dataset: Dataset, field: FieldBinding) -> int:
     return int(numbers[index]) // math.prod(field.shape)
 
 
+@remembered
 def row_nbytes(dataset: Dataset, names: tuple[str, ...]) -> int:
     """Decoded bytes of a row of these fields, in the row group where that is most.
 
@@ -74,6 +71,7 @@ def row_nbytes(dataset: Dataset, names: tuple[str, ...]) -> int:
     return max((-(-nbytes // rows) for nbytes, rows in sizes), default=0)
 
 
+@remembered
 def dictionary_nbytes(dataset: Dataset, names: tuple[str, ...]) -> int:
     """Bytes of these fields' dictionaries in the row group where that is most."""
     indices = _indices(dataset, names)
@@ -81,6 +79,7 @@ def dictionary_nbytes(dataset: Dataset, names: tuple[str, ...]) -> int:
     return max((sum(sizes[i] for i in indices) for sizes in groups if sizes), default=0)
 
 
+@remembered
 def mapped_nbytes(dataset: Dataset, names: tuple[str, ...]) -> int:
     """The largest record batch of an Arrow file: they are mapped or decompressed whole."""
     indices = _indices(dataset, names)

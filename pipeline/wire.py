@@ -15,11 +15,17 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hin
 
 T = TypeVar("T")
 
+_PLAIN = frozenset({int, float, str, bool, type(None)})
+"""Asked first: a journal of a million lines is mostly these."""
+
 
 def to_plain(value: Any) -> Any:
     """Dataclasses become dicts, tuples become lists; what is plain stays as it is."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    kind: Any = type(value)
+    if kind in _PLAIN:
+        return value
+    if names := _names(kind):
+        return {name: to_plain(getattr(value, name)) for name in names}
     if isinstance(value, tuple | list):
         return [to_plain(v) for v in value]
     if isinstance(value, Mapping):
@@ -30,6 +36,13 @@ def to_plain(value: Any) -> Any:
 def from_plain(cls: type[T], value: Any) -> T:
     """The reverse of `to_plain`. Raises ValueError for a missing, unknown or mistyped field."""
     return cast(T, _build(cls, value, cls.__name__))
+
+
+@functools.cache
+def _names(kind: type) -> tuple[str, ...]:
+    """Of a dataclass's fields; none for any other class."""
+    known = dataclasses.is_dataclass(kind)
+    return tuple(f.name for f in dataclasses.fields(kind)) if known else ()
 
 
 @functools.cache

@@ -24,6 +24,8 @@ class Machine:
     """CPU lists of the cores with several threads; every other CPU is a core."""
     l3: tuple[str, ...] = ()
     """CPU lists that share 32 MiB of L3; default, a node each."""
+    sockets: tuple[str, ...] = ()
+    """CPU lists of the sockets; default, all on one that no file names."""
     gib: tuple[int, ...] = ()
     """Memory of each node; default 16 GiB."""
     near: tuple[tuple[int, int], ...] = ()
@@ -59,6 +61,20 @@ MACHINES = (
         nodes=("0-3,8-11", "4-7,12-15"),
         smt=tuple(f"{c},{c + 8}" for c in range(8)),
         offline="3,8-10",
+    ),
+    Machine(
+        "many L3 caches a node",
+        nodes=("0-7,16-23", "8-15,24-31"),
+        smt=tuple(f"{c},{c + 16}" for c in range(16)),
+        l3=("0-3,16-19", "4-7,20-23", "8-11,24-27", "12-15,28-31"),
+        sockets=("0-7,16-23", "8-15,24-31"),
+    ),
+    Machine(
+        "two nodes a socket",
+        nodes=("0-2", "3-5", "6-8", "9-11"),
+        l3=("0-2", "3-5", "6-8", "9-11"),
+        sockets=("0-5", "6-11"),
+        near=((0, 1), (2, 3)),
     ),
     Machine("uneven nodes", nodes=("0-1", "2-7")),
     Machine(
@@ -123,6 +139,7 @@ def _cpus(machine: Machine) -> dict[str, str]:
     cores = {c: parse_cpulist(g) for g in machine.smt for c in parse_cpulist(g)}
     l3 = {c: parse_cpulist(g) for g in machine.l3 or machine.nodes for c in parse_cpulist(g)}
     base = "sys/devices/system/cpu"
+    socket = {c: n for n, cpus in enumerate(machine.sockets) for c in parse_cpulist(cpus)}
     files = {
         f"{base}/online": cpulist(online),
         f"{base}/present": cpulist(present),
@@ -133,6 +150,8 @@ def _cpus(machine: Machine) -> dict[str, str]:
     for cpu in online:  # an offline CPU has neither topology nor caches
         core = cores.get(cpu, frozenset({cpu})) & online
         files[f"{base}/cpu{cpu}/topology/thread_siblings_list"] = cpulist(core)
+        if cpu in socket:
+            files[f"{base}/cpu{cpu}/topology/physical_package_id"] = str(socket[cpu])
         caches = (
             ("1", "Data", "32K", core),
             ("1", "Instruction", "64K", core),

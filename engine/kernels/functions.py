@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from engine.kernels.registers import shuffles_are_free
+from engine.kernels.registers import register_lanes, shuffles_are_free
 from engine.kernels.vector import (
     absolute,
     at_least,
@@ -60,8 +60,7 @@ def _four_shuffled(shape, address):
 
 
 @inline
-def four_loaded(shape, address):
-    """Four floats at an address, each in every lane of a vector like `shape`, by a load each."""
+def _four_broadcast(shape, address):
     return (
         broadcast(shape, address),
         broadcast(shape, address + 4),
@@ -70,9 +69,14 @@ def four_loaded(shape, address):
     )
 
 
-four_weights = _four_shuffled if shuffles_are_free() else four_loaded
-"""The same as the processor does it best. On AVX2 a shuffle is free
-where the loads bind, and with AVX-512 on Zen 4 (1024x1024, 90 % zeros, 32 points: 84 against 73
+four_weights_for_few = _four_broadcast if register_lanes() == 16 else _four_shuffled
+"""Four floats at an address, each in every lane of a vector like `shape`, of eight lanes, where one
+input is loaded for many weights. With AVX-512 a multiply-add reads a weight itself: 2.6 cycles for
+four weights of dense4 on Zen 4, 3.2 by shuffles; AVX2's code there takes 2.5 by shuffles and 5 by
+loads."""
+four_weights = _four_shuffled if shuffles_are_free() else _four_broadcast
+"""The same for any lanes, and where there are many other loads. On AVX2 a shuffle is free where
+the loads bind, and with AVX-512 on Zen 4 (1024x1024, 90 % zeros, 32 points: 84 against 73
 GFLOP/s); on a Xeon it takes a port from the multiply-adds, and loads are cheap (2048x2048, 90 %
 zeros, 16 points: 76 against 62 GFLOP/s)."""
 

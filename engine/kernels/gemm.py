@@ -11,7 +11,7 @@ are cut into blocks so that a block of the panel stays in L1 while all rows pass
 
 from __future__ import annotations
 
-from engine.kernels.functions import four_loaded, four_weights, inline
+from engine.kernels.functions import four_weights, four_weights_for_few, inline
 from engine.kernels.slices import added, begun, written
 from engine.kernels.table import NARROW
 from engine.kernels.vector import broadcast, load, load_i64, zeros
@@ -55,8 +55,8 @@ def _dense4_narrow(shape, points, step, x, y):
             b = begun(shape, out + 4 * row, row, bias + 4 * first + 16, start)
             for _ in range(count):
                 v = load(shape, source)
-                a = added(a, four_loaded(shape, values), v)
-                b = added(b, four_loaded(shape, other), v)
+                a = added(a, four_weights_for_few(shape, values), v)
+                b = added(b, four_weights_for_few(shape, other), v)
                 values += 16
                 other += 16
                 source += row
@@ -67,7 +67,7 @@ def _dense4_narrow(shape, points, step, x, y):
             out, source = y + (outputs - 4) * row, x
             a = begun(shape, out, row, bias + 4 * (outputs - 4), start)
             for _ in range(count):
-                a = added(a, four_loaded(shape, values), load(shape, source))
+                a = added(a, four_weights_for_few(shape, values), load(shape, source))
                 values += 16
                 source += row
             written(out, row, a, bounds, last)

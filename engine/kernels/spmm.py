@@ -34,16 +34,17 @@ tests/engine/test_machine_code.py reads all three.
 
 Columns of at most eight rows run in registers of eight lanes, two slices at once. That takes 4.1
 to 4.5 cycles a step at 80 and 90 % zeros on Zen 4, half as wide registers alone 6: so eight rows
-reach two thirds of the rate of 32. What binds is that a non-zero is a load, a shuffle and two
-instructions of address whatever the width, and each slice 20 cycles; three and four registers of
-eight lanes side by side were tried and are no better than one or two of sixteen.
+reach two thirds of the rate of 32. What binds are the loads, one an input whatever the width: with
+a weight or two of the four loaded as well it takes 4.3 and 4.7; each slice costs 20 cycles more.
+Three registers of eight lanes for 17 to 24 rows take a tenth less than two of sixteen, which was
+not found worth the code.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
 
-from engine.kernels.functions import four_loaded, four_weights, inline
+from engine.kernels.functions import four_weights, four_weights_for_few, inline
 from engine.kernels.slices import added, begun, bounded, written
 from engine.kernels.table import NARROW, OFFSET_REACH
 from engine.kernels.vector import (
@@ -172,19 +173,19 @@ def _sell4_narrow(shape, shift, points, step, x, y):
             a = _opened(shape, points, head, block, bias, y)
             b = _opened(shape, points, head + 32, block, bias, y)
             both = load_i32(head + 16)
-            more, value = offsets + 8 * both, values + 16 * both
+            next_offsets, next_values = offsets + 8 * both, values + 16 * both
             for _ in range(both):
                 a = _step(shape, shift, offsets, values, held, a)
-                b = _step(shape, shift, more, value, held, b)
+                b = _step(shape, shift, next_offsets, next_values, held, b)
                 offsets += 8
                 values += 16
-                more += 8
-                value += 16
+                next_offsets += 8
+                next_values += 16
             for _ in range(load_i32(head + 48) - both):
-                b = _step(shape, shift, more, value, held, b)
-                more += 8
-                value += 16
-            offsets, values = more, value
+                b = _step(shape, shift, next_offsets, next_values, held, b)
+                next_offsets += 8
+                next_values += 16
+            offsets, values = next_offsets, next_values
             extras = _closed(shape, shift, head, extras, held, y, a, bounds, last)
             extras = _closed(shape, shift, head + 32, extras, held, y, b, bounds, last)
             head += 64
@@ -251,15 +252,15 @@ def _blk4_narrow(shape, points, step, x, y):
                 other, both = y + load_i32(head + 8), load_i32(head + 12)
                 b = begun(shape, other, row, bias + load_i32(head + 8) // points, block == 0)
                 for _ in range(both):
-                    sums = _block(shape, four_loaded(shape, values), offsets, x, sums)
-                    b = _block(shape, four_loaded(shape, next_values), next_offsets, x, b)
+                    sums = _block(shape, four_weights_for_few(shape, values), offsets, x, sums)
+                    b = _block(shape, four_weights_for_few(shape, next_values), next_offsets, x, b)
                     offsets += 2
                     values += 16
                     next_offsets += 2
                     next_values += 16
                 written(other, row, b, bounds, last)
             for _ in range(steps - both):
-                sums = _block(shape, four_loaded(shape, values), offsets, x, sums)
+                sums = _block(shape, four_weights_for_few(shape, values), offsets, x, sums)
                 offsets += 2
                 values += 16
             written(out, row, sums, bounds, last)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from engine.reader.microsoft_attention import attention
+from engine.reader.microsoft_attention import attention, multi_head_attention
 from engine.reader.nodes import domain_of
 from engine.reader.spelling import Call, Spelling
 
@@ -251,6 +251,7 @@ _RULES: dict[tuple[str, str], tuple[Callable[[Call, Spelling], bool], int]] = {
     (MICROSOFT, "FastGelu"): (_fast_gelu, 1),
     (MICROSOFT, "FusedMatMul"): (_matmul, 2),
     (MICROSOFT, "Gelu"): (_gelu, 1),
+    (MICROSOFT, "MultiHeadAttention"): (multi_head_attention, 3),
     (MICROSOFT, "QuickGelu"): (_quick_gelu, 1),
     (MICROSOFT, "SkipLayerNormalization"): (_skip_norm, 3),
     (MICROSOFT, "SkipSimplifiedLayerNormalization"): (_skip_simplified_norm, 3),

@@ -19,6 +19,7 @@ from engine.program import Program
 from jobs.bench.contest import Contender, Rates, contest, cores
 from jobs.bench.feeds import Sample, open_dimensions, sample
 from jobs.bench.report import CONTENDERS, OURS, PADDED, SWITCHED, Figure, Machine, Report
+from jobs.bench.segments import segment_figures
 from jobs.bench.spec import BenchSpec
 from jobs.errors import JobError
 from numa.affinity import staying_on, thread_cpus
@@ -50,6 +51,10 @@ def measure(spec: BenchSpec, say: Say) -> Report:
     say("timing every step")
     with staying_on(machine.cpus[:1], pool):
         profile = engine.profile(explanation.program, batch.feeds, machine.cpus[0], spec.rounds)
+        layers = engine.compile(spec.model, choices=explanation.program.choices, columns=False)
+        segments = segment_figures(
+            explanation.program, layers, batch.feeds, machine.cpus[0], spec.rounds
+        )
     return Report(
         model=str(spec.model),
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -65,6 +70,7 @@ def measure(spec: BenchSpec, say: Say) -> Report:
         feeds=batch.source,
         figures=_figures(rates, batch),
         profile=profile,
+        segments=segments,
         explanation=explanation,
         notes=tuple(notes),
     )

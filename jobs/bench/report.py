@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.explanation import Explanation
 from engine.profiling import Profile
+from jobs.bench.segments import SegmentFigure
 
 OURS = "colonnade"
 RIVAL = "onnxruntime"
@@ -81,6 +82,7 @@ class Report:
     """Where the rows come from."""
     figures: tuple[Figure, ...]
     profile: Profile
+    segments: tuple[SegmentFigure, ...]
     explanation: Explanation
     notes: tuple[str, ...]
     """What could not be measured, and why."""
@@ -118,7 +120,8 @@ class Report:
         feeds, notes: as the fields here;
         figures: a list of Figure; ratio_to_onnxruntime: by number of cores, absent without it;
         profile: rows, tokens, rounds, cpu, seconds_a_row, whole_seconds_a_row, and steps
-        (StepTime with useful_gflops and dense_gflops); explanation: what `colonnade explain
+        (StepTime with useful_gflops and dense_gflops); segments: a list of SegmentFigure with its
+        gain by columns; explanation: what `colonnade explain
         --json` prints.
         """
         profile = self.profile
@@ -139,6 +142,7 @@ class Report:
                 "whole_seconds_a_row": profile.whole_seconds,
                 "steps": [s.to_json() for s in profile.steps],
             },
+            "segments": [s.to_json() for s in self.segments],
             "explanation": self.explanation.to_json(),
         }
 

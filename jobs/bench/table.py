@@ -142,6 +142,7 @@ def _foot(report: Report) -> Group:
             style="dim",
         ),
     ]
+    lines += [Text(str(s)) for s in report.segments]
     lines += [Text(visible(str(w))) for w in report.explanation.working_sets]
     share = sum(s.share for s in profile.steps if s.kernel == "reference")
     if share:

@@ -31,7 +31,7 @@ class Seat:
     memory_limit_nbytes: int
     """What the machine can give to all its scorers, in bytes."""
     node_memory_nbytes: int
-    """Memory of the place's NUMA node: bound memory cannot spill to another."""
+    """Memory of the place's NUMA nodes: bound memory cannot spill to another."""
     stages: tuple[StageSeat, ...] = ()
     """Where the stages of its model live, its own place first; () for a model in one piece."""
 
@@ -52,7 +52,7 @@ def seat_of(
     group: tuple[Place, ...],
 ) -> Seat:
     """The seat of a scorer on the places that `groups_of` gave it."""
-    stages = tuple(StageSeat(place, topology.memory_nbytes(place.node)) for place in group)
+    stages = tuple(StageSeat(place, topology.memory_nbytes(*place.nodes)) for place in group)
     first = stages[0]
     return Seat(
         number, machine, first.place, memory_limit_nbytes, first.node_memory_nbytes,
@@ -61,16 +61,22 @@ def seat_of(
 
 
 def groups_of(
-    topology: Topology, engines: int | None, threads: int | None, stages: int
+    topology: Topology,
+    engines: int | None,
+    threads: int | None,
+    stages: int,
+    *,
+    domain: str = "node",
+    smt: bool = False,
 ) -> list[tuple[Place, ...]]:
-    """The places of each scorer: one, or one for each stage of its model, on neighbouring nodes.
+    """The places of each scorer: one, or one for each stage of its model, on neighbouring domains.
 
-    Without `engines`: as many scorers as the nodes hold, at least one.
+    Without `engines`: as many scorers as the domains hold, at least one.
     """
     if stages > 1:
-        nodes = sum(bool(node.cores) for node in topology.nodes)
-        engines = (engines or max(1, nodes // stages)) * stages
-    found = places(topology, engines=engines, threads=threads)
+        domains = len(topology.domains(domain))
+        engines = (engines or max(1, domains // stages)) * stages
+    found = places(topology, engines, threads, domain=domain, smt=smt)
     return [found[i : i + stages] for i in range(0, len(found), stages)]
 
 

@@ -42,7 +42,7 @@ class LocalExecutor:
     """Implements Executor with processes that end with the driver, however that ends."""
 
     def __init__(self, spec: JobSpec) -> None:
-        self._stages = spec.stages
+        self._spec = spec
         self._selector = selectors.DefaultSelector()
         self._processes: dict[int, _Process] = {}
         self._places: dict[int, Place] = {}
@@ -50,7 +50,10 @@ class LocalExecutor:
 
     def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
         topology = Topology.discover()
-        groups = groups_of(topology, engines, threads, self._stages)
+        spec = self._spec
+        groups = groups_of(
+            topology, engines, threads, spec.stages, domain=spec.domain, smt=spec.smt
+        )
         for number, (place, *_) in enumerate(groups):
             self._places[number] = place
             if warm:

@@ -97,7 +97,7 @@ class RayExecutor:
 
     def __init__(self, spec: JobSpec) -> None:
         self._address = spec.address
-        self._stages = spec.stages
+        self._spec = spec
         self._connected = False
         self._census = Census()
         self._homes = Homes(None, None)
@@ -112,7 +112,9 @@ class RayExecutor:
 
     def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
         self._connect()
-        self._homes = settle_all(self._census, engines, threads, self._stages)
+        spec = self._spec
+        homes = Homes(engines, threads, spec.stages, domain=spec.domain, smt=spec.smt)
+        self._homes = settle_all(self._census, homes)
         if warm:
             for number in self._homes.of:
                 self._spawn(number)

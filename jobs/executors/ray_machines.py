@@ -75,10 +75,20 @@ class Homes:
     share a machine share its places, and those of one that is gone are free for the next.
     """
 
-    def __init__(self, engines: int | None, threads: int | None, stages: int = 1) -> None:
+    def __init__(
+        self,
+        engines: int | None,
+        threads: int | None,
+        stages: int = 1,
+        *,
+        domain: str = "node",
+        smt: bool = False,
+    ) -> None:
         self._engines = engines
         self._threads = threads
         self._stages = stages
+        self._domain = domain
+        self._smt = smt
         self._free: dict[tuple[str, str], list[tuple[Place, ...]]] = {}
         """(host, boot) -> places where nobody lives."""
         self._count = 0
@@ -95,7 +105,10 @@ class Homes:
         key = (group[0].host, group[0].boot)
         if key not in self._free:
             wanted = max(self._engines or 1, len(group)) if len(group) > 1 else self._engines
-            self._free[key] = groups_of(group[0].topology, wanted, self._threads, self._stages)
+            self._free[key] = groups_of(
+                group[0].topology, wanted, self._threads, self._stages,
+                domain=self._domain, smt=self._smt,
+            )  # fmt: skip
         free, left = self._free[key], []
         offered = {machine.raylet: machine.cpus for machine in group}
         settled: list[int] = []
@@ -125,8 +138,8 @@ class Homes:
         return lost
 
 
-def settle_all(census: Census, engines: int | None, threads: int | None, stages: int = 1) -> Homes:
-    """Every place of every machine that the census finds and that lives to tell of itself.
+def settle_all(census: Census, homes: Homes) -> Homes:
+    """Settles every place of every machine that the census finds and that lives to tell of itself.
 
     Raises InfrastructureError for a cluster without CPUs, a machine that cannot run our packages,
     and as `Homes.settle` does.
@@ -146,7 +159,6 @@ def settle_all(census: Census, engines: int | None, threads: int | None, stages:
     groups: dict[tuple[str, str], list[Machine]] = {}
     for machine in sorted(found, key=lambda m: (m.host, m.boot, m.raylet)):
         groups.setdefault((machine.host, machine.boot), []).append(machine)
-    homes = Homes(engines, threads, stages)
     for group in groups.values():
         homes.settle(group, every=True)
     return homes

@@ -61,5 +61,5 @@ def _with_placement(event: Event, spec: ScorerSpec) -> Event:
 
     if not isinstance(event, ScorerReady):
         return event
-    found = report(Place(spec.scorer, spec.node, spec.cpus))
+    found = report(Place(spec.scorer, spec.node, spec.cpus, spec.others))
     return replace(event, report={**event.report, **found.to_json(), "placement": str(found)})

@@ -13,6 +13,7 @@ killed and whenever.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,7 +96,9 @@ class Store(Protocol):
         """All of a small file. Raises FileNotFoundError or NotADirectoryError where none is."""
         ...
 
-    def write(self, name: str, text: str) -> None: ...
+    def write(self, name: str, text: str | Iterable[str]) -> None:
+        """The whole text, or its pieces; what is there is replaced, whole or not at all."""
+        ...
 
     def delete(self, *names: str) -> None:
         """Names that are not there are passed over."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ class LocalStore:
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
 
-    def write(self, name: str, text: str) -> None:
-        replace_text(self.root / name, text)
+    def write(self, name: str, text: str | Iterable[str]) -> None:
+        replace_text(self.root / name, [text] if isinstance(text, str) else text)
 
     def delete(self, *names: str) -> None:
         for name in names:

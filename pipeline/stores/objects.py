@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import uuid
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -40,9 +41,9 @@ class ObjectStore:
         with self.open(name) as stream:
             return bytes(stream.read())
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, text: str | Iterable[str]) -> None:
         files, path = self._at(name)
-        put(files, path, text.encode())
+        put(files, path, "".join(text).encode())
 
     def delete(self, *names: str) -> None:
         for name in names:

@@ -68,13 +68,16 @@ def _lines(found: dict[str, Any]) -> list[str]:
     pages = [f"{kind} {_by_node(found[kind])}" for kind in kinds]
     return [
         f"scorer on node {found['node']}, cpus {found['cpus']}: "
-        f"{len(found['threads'])} threads, all on {threads}",
+        f"{len(found['threads'])} threads on {threads}",
         f"  {'; '.join(pages)}",
     ]
 
 
 def _by_node(pages: dict[str, int]) -> str:
-    return ", ".join(f"{size(nbytes)} on node {node}" for node, nbytes in pages.items()) or "none"
+    return (
+        ", ".join(f"{size(nbytes)} on node {node}" for node, nbytes in sorted(pages.items()))
+        or "none"
+    )
 
 
 def job(folder: Path, output: str, *more: str) -> list[str]:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import misfortunes
+import picture_jobs
 import psutil
+import pyarrow as pa
 import pytest
 import small_job
 from misfortunes import hooked
@@ -93,6 +95,21 @@ def on(raylets: Raylets, *more: str) -> tuple[str, ...]:
 
 def at(failpoint: str, once: Path) -> dict[str, str]:
     return {"COLONNADE_FAILPOINT": failpoint, "COLONNADE_FAILPOINT_ONCE": str(once)}
+
+
+def test_encoded_pictures_give_the_local_bytes(tmp_path: Path, raylets: Raylets) -> None:
+    """Not a fault, but this module has a cluster."""
+    raylets.have(1)
+    files = [picture_jobs.encoded(picture_jobs.picture(seed, 11, 17), "JPEG") for seed in range(9)]
+    folder = picture_jobs.write(tmp_path / "in", pa.array(files))
+    local, ray = tmp_path / "local", tmp_path / "ray"
+    for output, more in ((local, ()), (ray, on(raylets))):
+        run = colonnade(*picture_jobs.words(folder, output, "--image", picture_jobs.IMAGE, *more))
+        assert run.code == 0, run.stderr
+    parts = sorted(part.name for part in local.glob("part-*"))
+    assert len(parts) > 1 and parts == sorted(part.name for part in ray.glob("part-*"))
+    for name in parts:
+        assert (local / name).read_bytes() == (ray / name).read_bytes()
 
 
 @pytest.mark.parametrize("failpoint", ["before_run:3=kill", "after_fsync:3=crash"])

@@ -143,6 +143,8 @@ def test_it_masks_and_runs_rows_of_any_length_as_it_did_before() -> None:
 
 
 X, SKIP = floats(3, 7, 8), floats(3, 7, 8)
+MASK = np.array([[1] * 7, [1, 1, 1, 0, 0, 0, 0], [1, 0, 1, 1, 0, 1, 1]], np.int32)
+FED = {"x": X, "skip": SKIP, "mask": MASK}
 VECTORS = {"scale": floats(8), "bias": floats(8), "more": floats(8), "w": floats(8, 24)}
 VECTORS |= {"qkv": floats(24), "m": floats(6, 8)}
 
@@ -150,11 +152,12 @@ VECTORS |= {"qkv": floats(24), "m": floats(6, 8)}
 def check(node: onnx.NodeProto, opset: int, outputs: str = "y", *, refuses: str = "") -> None:
     """One node beside onnxruntime, on values of tokens."""
     read = {n: VECTORS[n] for n in node.input if n in VECTORS}
-    fed = {n: a for n, a in (("x", X), ("skip", SKIP)) if n in node.input}
-    inputs = {n: ["N", "S", 8] for n in fed}
+    fed = {n: a for n, a in FED.items() if n in node.input}
+    inputs = {n: ["N", "S", *a.shape[2:]] for n, a in fed.items()}
     proto = small.model([node], inputs, outputs, read, opset, com_microsoft=1)
-    for info in proto.graph.output:
-        info.type.tensor_type.elem_type = TensorProto.FLOAT
+    for info in proto.graph.input:
+        if info.name == "mask":
+            info.type.tensor_type.elem_type = TensorProto.INT32
     if refuses:
         with pytest.raises(EngineError, match=refuses):
             engine.compile(graph_of(proto))
@@ -188,6 +191,13 @@ ONE_BY_ONE: dict[str, tuple[onnx.NodeProto, str]] = {
         "y",
     ),
     "attention, scaled": (own("Attention", "x w qkv", "y", num_heads=2, scale=0.1), "y"),
+    "attention, masked": (
+        own("Attention", "x w qkv mask", "y", num_heads=2, mask_filter_value=-20000.0),
+        "y",
+    ),
+    "heads, masked": (own("MultiHeadAttention", "x skip x qkv mask", "y", num_heads=2), "y"),
+    "heads": (own("MultiHeadAttention", "x skip x qkv", "y", num_heads=2), "y"),
+    "heads, scaled": (own("MultiHeadAttention", "x x skip qkv", "y", num_heads=2, scale=0.1), "y"),
     "attention, widths": (
         own("Attention", "x w qkv", "y", num_heads=2, qkv_hidden_sizes=[8, 8, 8]),
         "y",
@@ -209,6 +219,10 @@ REFUSED: dict[str, tuple[onnx.NodeProto, str]] = {
     "batches": (own("FusedMatMul", "x w", "y", transBatchA=1), "y"),
     "heads in words": (own("Attention", "x w qkv", "y", num_heads="two"), "y"),
     "widths": (own("Attention", "x w qkv", "y", num_heads=2, qkv_hidden_sizes=[8]), "y"),
+    "heads of a width that nobody tells": (
+        own("MultiHeadAttention", "x x x", "y", num_heads=2),
+        "y",
+    ),
     "no heads": (own("Attention", "x w qkv", "y"), "y"),
     "too few inputs": (own("Attention", "x", "y", num_heads=2), "y"),
     "unknown": (own("GroupQueryAttention", "x w qkv", "y", num_heads=2), "y"),

@@ -248,3 +248,46 @@ def test_no_rows_give_no_rows_even_where_the_reference_cannot() -> None:
     got = run(proto, {"x": np.zeros((0, 4), np.float32)})["y"]
     assert got.shape == (0, 1)
     assert got.dtype == np.int64
+
+
+def convolution() -> onnx.ModelProto:
+    w = weights(np.random.default_rng(4), 8, 27, 0.5).reshape(8, 3, 3, 3)
+    nodes = [small.node("Conv", "x w", "c"), small.node("Relu", "c", "y")]
+    return small.model(nodes, {"x": ["N", 3, 6, 6]}, {"y": ["N", 8, 4, 4]}, {"w": w})
+
+
+@pytest.mark.parametrize("proto", [network([64, 96, 32], ["Relu"], 0.2, 9), convolution()])
+def test_each_numa_node_has_its_copy_of_the_weights(
+    proto: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes are pretended here; tests/numa/test_real_kernel.py sees where copies really lie."""
+    program = engine.compile(graph_of(proto))
+    shape = [int(d) for d in program.inputs[0].shape[1:]]  # type: ignore[index, arg-type]
+    feeds = {"x": np.random.default_rng(2).standard_normal((200, *shape)).astype(np.float32)}
+    nodes = iter([0, 1, 0])
+    with engine.Session(program, cpus=CPUS[:1] * 3) as session:
+        alone, expected = session.memory()["weights"], session.run(feeds)["y"]
+    monkeypatch.setattr("engine.workers.numa_node", lambda cpu: next(nodes))
+    with engine.Session(program, cpus=CPUS[:1] * 3) as session:
+        copies = session.memory()["weights"]
+        assert session.run(feeds)["y"].tobytes() == expected.tobytes()
+        assert len(session.memory()["panels"]) >= 3
+    assert len(copies) == 2 * len(alone) > 0
+    for first, second in zip(copies[: len(alone)], copies[len(alone) :], strict=True):
+        assert np.array_equal(first, second)
+        assert not np.shares_memory(first, second)
+
+
+def test_threads_read_the_copy_of_their_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = iter([0, 1])
+    monkeypatch.setattr("engine.workers.numa_node", lambda cpu: next(nodes))
+    program = engine.compile(graph_of(network([64, 96, 32], ["Relu"], 0.2, 9)))
+    with engine.Session(program, cpus=CPUS[:1] * 2) as session:
+        session.run({"x": np.ones((8, 64), np.float32)})
+        (segment,) = session._segments
+        copies = session.memory()["weights"]
+        addresses = [a.ctypes.data for a in copies]
+        first, second = addresses[: len(copies) // 2], addresses[len(copies) // 2 :]
+        words = [set(w.ravel().tolist()) for w in segment._words]  # type: ignore[union-attr]
+        assert [bool(words[0] & set(x)) for x in (first, second)] == [True, False]
+        assert [bool(words[1] & set(x)) for x in (first, second)] == [False, True]

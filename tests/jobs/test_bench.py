@@ -102,7 +102,7 @@ def test_json_has_its_keys_and_hangs_together(source: Source) -> None:
     assert list(plain) == [
         "model", "date", "rows", "tokens", "shortest", "longest", "padding", "rounds", "seconds",
         "feeds", "notes", "versions", "machine", "figures", "ratio_to_onnxruntime", "profile",
-        "explanation",
+        "segments", "explanation",
     ]  # fmt: skip
     assert (plain["tokens"], plain["longest"], plain["padding"]) == (0, 0, 0)
     assert (plain["rows"], plain["rounds"], plain["feeds"]) == (40, 2, "made up, seeded")
@@ -121,6 +121,9 @@ def test_json_has_its_keys_and_hangs_together(source: Source) -> None:
                 figure["median"] / by_cores[1][name]["median"]
             )
         assert plain["ratio_to_onnxruntime"][str(cores)] == found["onnxruntime"]["ratio"]
+    (segment,) = plain["segments"]
+    assert segment["nodes"] == 2 and segment["columns"] > 0
+    assert segment["gain"] == pytest.approx(segment["layers"] / segment["columns"])
     steps = plain["profile"]["steps"]
     assert sum(s["share"] for s in steps) == pytest.approx(1)
     assert {s["node"] for s in steps} == {"", "first", "second"}

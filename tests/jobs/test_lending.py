@@ -453,7 +453,7 @@ def test_failures_that_differ_or_come_after_a_success_do_not_stop_the_job() -> N
 
         executor.reply = reply  # type: ignore[method-assign]
         run = Run(executor, shards=6)
-        run.table._fresh.sort(key=lambda item: item[1])  # shard 0 first
+        run.table._fresh.sort(key=lambda shard: -shard.index)  # shard 0 first
         ending = run.run()
         assert ending.exit_code == INCOMPLETE and len(run.table.set_aside) >= 5, ending
 

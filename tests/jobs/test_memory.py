@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import picture_jobs
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,12 +48,16 @@ def resident(process: psutil.Process) -> int:
     return total
 
 
-def test_peak_stays_within_the_printed_bound(tmp_path: Path) -> None:
-    arguments = job(tmp_path)
+def bound_of(arguments: list[str]) -> int:
+    """Bytes, as the plan prints them."""
     plan = CliRunner().invoke(main, [*arguments, "--dry-run", "--json"])
     memory = json.loads(plan.stdout)["plan"]["memory"]
     parts = ("interpreter", "weights", "session", "reading", "outputs", "writing")
-    bound = memory["engines"] * sum(memory[name] for name in parts) + memory["driver"]
+    return int(memory["engines"] * sum(memory[name] for name in parts) + memory["driver"])
+
+
+def peak_of(arguments: list[str]) -> int:
+    """Bytes of a job's processes together, while it runs to its end."""
     peak = 0
     with small_job.popen(*arguments) as process:
         watched = psutil.Process(process.pid)
@@ -62,5 +67,25 @@ def test_peak_stays_within_the_printed_bound(tmp_path: Path) -> None:
             time.sleep(0.02)
         run = small_job.finish(process)
     assert run.code == 0, run.stderr
+    return peak
+
+
+def test_peak_stays_within_the_printed_bound(tmp_path: Path) -> None:
+    arguments = job(tmp_path)
+    peak, bound = peak_of(arguments), bound_of(arguments)
     assert peak > 200 << 20, "the scorer was seen at work"
+    assert peak <= bound, f"peak {peak >> 20} MiB, bound {bound >> 20} MiB"
+
+
+def test_peak_of_a_job_over_large_pictures_stays_within_the_bound(tmp_path: Path) -> None:
+    """Progressive JPEGs, whose coefficients are all held while they are decoded: of 12 million
+    pixels each, which are decoded one at a time."""
+    large = picture_jobs.encoded(picture_jobs.picture(1, 3000, 4000), "JPEG", progressive=True)
+    small = picture_jobs.encoded(picture_jobs.picture(2, 64, 64))
+    folder = picture_jobs.write(tmp_path / "in", pa.array([large, small, large]))
+    arguments = picture_jobs.words(folder, tmp_path / "out", "--image", picture_jobs.IMAGE)
+    peak, bound = peak_of(arguments), bound_of(arguments)
+    little = picture_jobs.write(tmp_path / "little", pa.array([small] * 4))
+    usual = peak_of(picture_jobs.words(little, tmp_path / "other", "--image", picture_jobs.IMAGE))
+    assert peak > usual + (30 << 20), "decoding was seen at work"
     assert peak <= bound, f"peak {peak >> 20} MiB, bound {bound >> 20} MiB"

@@ -9,6 +9,7 @@ import pytest
 import small_job
 from small_job import Source
 
+import engine
 from jobs.driver import Driver
 from jobs.executors import Seat
 from jobs.interrupts import Interrupts
@@ -51,3 +52,18 @@ def test_each_numa_node_must_hold_its_engines(source: Source, tmp_path: Path) ->
     with pytest.raises(MemoryPlanError, match="NUMA node 1 of host"):
         dry_run(source, tmp_path, tight)
     dry_run(source, tmp_path, tuple(replace(s, node_memory_nbytes=small + 1) for s in seats))
+
+
+def test_a_place_over_two_nodes_has_the_memory_of_both_and_weights_on_each(
+    source: Source, tmp_path: Path
+) -> None:
+    place = Place(0, 2, (0, 1), others=(3,))
+    wide = Seat(0, "host", place, 16 * GIB, node_memory_nbytes=8 * GIB)
+    narrow = replace(wide, place=replace(place, others=()))
+    program = engine.compile(engine.load(source.model))
+    held, alone = dry_run(source, tmp_path, (wide,)), dry_run(source, tmp_path, (narrow,))
+    assert held.memory.session - alone.memory.session == program.weights_nbytes > 0
+    tight = replace(wide, node_memory_nbytes=held.memory.engine - 1)
+    with pytest.raises(MemoryPlanError, match="NUMA node 2-3 of host"):
+        dry_run(source, tmp_path, (tight,))
+    dry_run(source, tmp_path, (replace(wide, node_memory_nbytes=held.memory.engine),))

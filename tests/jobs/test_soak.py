@@ -1,64 +1,69 @@
-"""Kill something every half second, at random, until the time is up; then let the job end.
-
-Every event of the scorers is a record; afterwards none may be lost and none doubled.
-"""
+"""A short soak (scripts/soak.py runs a long one), and that its check tells bad from good."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
-import signal
-import time
+import subprocess
 from pathlib import Path
 
-import psutil
 import pytest
-import small_job
-from small_job import SHARDS, Result, words
 
-CHAOS_SECONDS = 12.0
-MAY_END_WITH = {0, 3, 4, 130, 143, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM}
-"""-2 and -15: the signal came before the command had its handlers. Not sooner than 0.3 s after its
-start, though: in its first milliseconds Python itself ends with 1."""
+from scripts.soak import ROOT, Event, Job, check_output, counted, faults, make, soak
 
-
-def strike(driver: psutil.Process, dice: random.Random) -> None:
-    """One misfortune: a signal for the driver, a scorer killed, or a scorer frozen."""
-    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-        scorers = driver.children()
-        if dice.random() < 0.3:
-            driver.send_signal(dice.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
-        elif scorers:
-            victim = dice.choice(scorers)
-            os.kill(victim.pid, dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP]))
+SECONDS = 12.0
 
 
 @pytest.mark.slow
 def test_every_row_once_after_any_kills(tmp_path: Path) -> None:
     seed = random.randrange(1000)
-    print(f"seed {seed}")  # shown when the test fails
-    dice = random.Random(seed)
-    source = small_job.write(tmp_path)
-    output = tmp_path / "out"
-    # One row at a time, so that the job is long enough to be struck in the middle.
-    arguments = words(source, output, "--batch-rows", "1", "--stall-seconds", "5")
-    until = time.monotonic() + CHAOS_SECONDS
-    lent: list[int] = []
-    for _ in range(100):
-        before = small_job.finals(output)
-        with small_job.popen(*arguments) as process:
-            driver = psutil.Process(process.pid)
-            while process.poll() is None and time.monotonic() < until:
-                time.sleep(dice.uniform(0.3, 1.2))
-                strike(driver, dice)
-            run = small_job.finish(process)
-        assert run.code in MAY_END_WITH, (run.code, run.stderr)
-        whole = run.stdout[: run.stdout.rfind("\n") + 1]  # a killed driver may tear its last line
-        lent = Result(run.code, whole, "").lent
-        assert not before & set(lent), "a committed shard was computed again"
-        if run.code == 0 and time.monotonic() > until:
-            break
-    assert run.code == 0, run.stderr
-    small_job.check_exactly_once(source, output)
-    assert len(small_job.finals(output)) == SHARDS
+    job = Job(tmp_path, groups=10, pause=(0.3, 1.2))
+    make(job)
+    quiet = tmp_path / "quiet"
+    subprocess.run(job.words(quiet), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    history = soak(job, SECONDS, seed)
+    print(f"seed {seed}: {counted(history)}")  # shown when the test fails
+    assert not faults(history) + check_output(job, quiet)
+
+
+def lent(index: int) -> Event:
+    return {"event": "ShardLent", "lease": {"shard": {"index": index}}}
+
+
+def committed(index: int) -> Event:
+    return {"event": "PartCommitted", "shard": index}
+
+
+def begun(*finals: int) -> Event:
+    return {"event": "Life", "number": 0, "finals": list(finals)}
+
+
+def ended(code: int) -> Event:
+    return {"event": "Death", "number": 0, "code": code}
+
+
+GOOD = [
+    begun(),
+    lent(0),
+    lent(1),
+    lent(1),
+    committed(0),
+    ended(-9),
+    begun(0),
+    lent(1),
+    committed(1),
+]
+
+
+@pytest.mark.parametrize(
+    ("history", "fault"),
+    [
+        ([*GOOD, ended(0)], ""),
+        ([*GOOD, lent(1), ended(0)], "shard 1: lent after it was committed"),
+        ([*GOOD, begun(0, 1, 2), lent(2)], "shard 2: lent after it was committed"),
+        ([*GOOD, committed(0)], "shard 0: committed 2 times"),
+        ([*GOOD, begun(1)], "shard 0: its part is gone again"),
+        ([*GOOD, ended(1)], "life 0: ended with 1"),
+    ],
+)
+def test_the_check_tells_bad_histories_from_good(history: list[Event], fault: str) -> None:
+    assert faults(history) == ([fault] if fault else [])

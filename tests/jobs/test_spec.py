@@ -81,6 +81,7 @@ def test_command_line_wins_over_config(tmp_path: Path) -> None:
         ("input = [1]", "input: expected a string or a list of strings, got [1]"),
         ("engines = = 2", "expected TOML"),
         ("address = 'auto'", "add --executor ray"),
+        ("stages = 2\ndomain = 'socket'", "has several; do without one of them"),
         ("max_errors = 3", "add --on-error skip"),
     ],
 )

@@ -95,6 +95,7 @@ def test_the_commands_exit_status_is_the_launchers() -> None:
         ("0", "0", "true"),
         ("0", "x", "--", "true"),
         ("", "0", "--", "true"),
+        ("0", "", "--", "true"),
         ("--help",),
     ],
     ids=" ".join,
@@ -110,7 +111,7 @@ def test_cpus_that_cannot_be_had() -> None:
     done = launched("60000", "0", "--", "true")
     assert (done.returncode, done.stdout) == (1, "")
     assert "expected CPUs 60000" in done.stderr
-    assert launched("3-1", "0", "--", "true").returncode == 1
+    assert launched("3-1", "0", "--", "true").returncode == 2
 
 
 def test_a_node_that_is_not_there_leaves_first_touch_and_says_so() -> None:

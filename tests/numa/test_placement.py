@@ -56,6 +56,46 @@ def test_places(case: tuple[str, int | None, int | None], tmp_path: Path) -> Non
     assert [p.engine for p in got] == list(range(len(got)))
 
 
+DOMAIN_PLACES = {
+    ("two nodes a socket", "socket", None, False): ["0-1: 0-5", "2-3: 6-11"],
+    ("two nodes a socket", "socket", 4, False): ["0: 0-2", "1: 3-5", "2: 6-8", "3: 9-11"],
+    ("two nodes a socket", "socket", 3, False): ["0: 0-2", "1: 3-5", "2-3: 6-11"],
+    ("two nodes a socket", "l3", None, False): ["0: 0-2", "1: 3-5", "2: 6-8", "3: 9-11"],
+    ("many L3 caches a node", "l3", None, False): ["0: 0-3", "0: 4-7", "1: 8-11", "1: 12-15"],
+    ("many L3 caches a node", "l3", 1, False): ["0: 0-3"],
+    ("many L3 caches a node", "node", None, False): ["0: 0-7", "1: 8-15"],
+    ("many L3 caches a node", "node", None, True): ["0: 0-7,16-23", "1: 8-15,24-31"],
+    ("many L3 caches a node", "l3", None, True): [
+        "0: 0-3,16-19", "0: 4-7,20-23", "1: 8-11,24-27", "1: 12-15,28-31",
+    ],
+    ("one node", "socket", None, True): ["0: 0-3"],
+    ("node without memory", "socket", None, False): ["0: 0-1", "1: 2-3", "1: 4-5"],
+}  # fmt: skip
+"""By machine, domain, engines and whether siblings are used: "memory nodes: CPUs"."""
+
+
+@pytest.mark.parametrize("case", DOMAIN_PLACES, ids=str)
+def test_places_by_domain(case: tuple[str, str, int | None, bool], tmp_path: Path) -> None:
+    name, domain, engines, smt = case
+    topology = Topology.discover(write_tree(BY_NAME[name], tmp_path))
+    got = places(topology, engines, domain=domain, smt=smt)
+    assert [f"{cpulist(p.nodes)}: {cpulist(p.cpus)}" for p in got] == DOMAIN_PLACES[case]
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda m: m.name)
+@pytest.mark.parametrize("domain", ["node", "socket", "l3"])
+def test_no_domain_puts_two_threads_on_a_core(
+    machine: Machine, domain: str, tmp_path: Path
+) -> None:
+    topology = Topology.discover(write_tree(machine, tmp_path))
+    used = {cpu for place in places(topology, domain=domain) for cpu in place.cpus}
+    assert all(len(used & set(core.cpus)) <= 1 for core in topology.cores)
+    spread = {cpu for place in places(topology, domain=domain, smt=True) for cpu in place.cpus}
+    if topology.cpu_quota is None:
+        assert spread == topology.allowed_cpus
+        assert len(used) == len(topology.cores)
+
+
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda m: m.name)
 def test_too_many_engines_are_refused_with_the_most_there_can_be(
     machine: Machine, tmp_path: Path
@@ -98,6 +138,10 @@ def test_a_place_travels_and_prints() -> None:
     place = Place(engine=2, node=1, cpus=(4, 5, 6, 9))
     assert pickle.loads(pickle.dumps(place)) == place
     assert str(place) == "engine 2 on node 1, cpus 4-6,9"
+    assert place.nodes == (1,)
+    wide = Place(engine=0, node=2, cpus=(4, 5), others=(3,))
+    assert wide.nodes == (2, 3)
+    assert str(wide) == "engine 0 on nodes 2-3, cpus 4-5"
 
 
 @st.composite

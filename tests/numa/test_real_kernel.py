@@ -1,7 +1,7 @@
 """Placement on a real kernel with several NUMA nodes, in an emulated machine (scripts/vm).
 
-One boot for each machine; every test looks at what that boot brought back. The machine with two
-nodes also runs a whole job. Where there is no such machine the tests are skipped, with the reason.
+One boot for each machine; every test looks at what that boot brought back. Two of them also run a
+whole job. Where there is no such machine the tests are skipped, with the reason.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 
 from numa.notation import parse_cpulist
 from scripts.vm.machine import run
-from scripts.vm.parts import MissingParts, find
+from scripts.vm.parts import MissingParts, Parts, find
 from scripts.vm.proof import ROOT, Proof, guest_command, read, run_here, write
 from scripts.vm.shape import Shape
 
@@ -28,8 +28,12 @@ SHAPES = {
     "two nodes and one of memory": Shape(2, memory_only=1),
     "four nodes on two sockets": Shape(4, sockets=2),
 }
-WITH_JOB = "two nodes"
-"""Four scorers would take twice as long: `python -m scripts.vm.proof --nodes 4` runs them."""
+JOBS = {
+    "two nodes": (),
+    "four nodes on two sockets": ("--domain", "socket", "--engines", "1"),
+}
+"""Options of the job that a machine runs, beside. Four scorers would take twice as long:
+`python -m scripts.vm.proof --nodes 4` runs them."""
 EXAMINE = f"{shlex.quote(sys.executable)} -m scripts.vm.examination"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -49,23 +53,27 @@ Boots = Callable[[str], Found]
 
 
 @pytest.fixture(scope="module")
-def boots(tmp_path_factory: pytest.TempPathFactory) -> Boots:
-    """Boots the shape of a name, once."""
+def parts() -> Parts:
     try:
-        parts = find()
+        return find()
     except MissingParts as error:
         pytest.skip(f"no machine with several NUMA nodes: {error}")
+
+
+@pytest.fixture(scope="module")
+def boots(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Boots:
+    """Boots the shape of a name, once."""
 
     @cache
     def boot(name: str) -> Found:
         folder = tmp_path_factory.mktemp("guest")
         command = f"cd {shlex.quote(str(ROOT))} && {EXAMINE} >{shlex.quote(str(folder / 'facts'))}"
-        if name == WITH_JOB:
+        if name in JOBS:
             write(folder)
             run_here(folder)
-            command = f"{guest_command(folder)} && {command}"
+            command = f"{guest_command(folder, *JOBS[name])} && {command}"
         code = run(parts, SHAPES[name], command, writable=[folder])
-        proof = read(folder, code) if name == WITH_JOB else None
+        proof = read(folder, code) if name in JOBS else None
         assert code == 0, proof
         return Found(SHAPES[name], json.loads((folder / "facts").read_text()), proof)
 
@@ -79,7 +87,15 @@ def found(request: pytest.FixtureRequest, boots: Boots) -> Found:
 
 @pytest.fixture
 def proof(boots: Boots) -> Proof:
-    made = boots(WITH_JOB).proof
+    made = boots("two nodes").proof
+    assert made is not None
+    return made
+
+
+@pytest.fixture
+def wide(boots: Boots) -> Proof:
+    """Of one scorer for the two nodes of a socket."""
+    made = boots("four nodes on two sockets").proof
     assert made is not None
     return made
 
@@ -160,3 +176,25 @@ def test_a_job_says_where_its_scorers_were(proof: Proof) -> None:
 def test_two_scorers_write_the_bytes_of_one(proof: Proof) -> None:
     assert len(proof.here) == 12
     assert proof.parts == proof.here
+
+
+def test_a_scorer_of_a_socket_has_the_weights_on_each_of_its_nodes(wide: Proof) -> None:
+    (witness,) = wide.witnesses
+    assert (witness["node"], witness["cpus"], witness["bind"]) == ("0-1", "0-1", "")
+    assert set(witness["weights"]) == set(witness["panels"]) == {"0", "1"}
+    for kind in ("weights", "panels"):
+        one, other = witness[kind].values()
+        assert one == pytest.approx(other, rel=0.2), f"{kind}: a node as much as the other"
+    assert set(witness["arrow"]) <= {"0", "1"}
+    (line,) = wide.summary["scorers"].values()
+    assert "engine on nodes 0-1, cpus 0-1: " in line and line.endswith("memory bound to it")
+
+
+def test_a_scorer_of_a_socket_writes_the_same_bytes(wide: Proof) -> None:
+    assert wide.parts == wide.here
+
+
+def test_each_copy_is_as_large_as_that_of_a_scorer_of_one_node(proof: Proof, wide: Proof) -> None:
+    (alone,) = set(proof.witnesses[0]["weights"].values())
+    for nbytes in wide.witnesses[0]["weights"].values():
+        assert nbytes == pytest.approx(alone, rel=0.2)

@@ -66,6 +66,10 @@ def test_says_in_one_line_what_people_want_to_know() -> None:
     )
 
 
+def test_says_how_it_is_with_several_nodes() -> None:
+    assert str(replace(GOOD, others=(1,))).startswith("engine on nodes 0-1, cpus 0-1: 12 of 12 ")
+
+
 def test_as_planned_only_if_all_is() -> None:
     assert GOOD.as_planned
     assert replace(GOOD, pages={}, share_local=None).as_planned

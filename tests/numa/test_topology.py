@@ -23,6 +23,11 @@ CORES = {
     "memory-only node": ["0 1", "2 3", ""],
     "node without memory": ["0 1", "2 3", "4 5"],
     "offline CPUs": ["0 1 2 11", "4,12 5,13 6,14 7,15"],
+    "many L3 caches a node": [
+        " ".join(f"{c},{c + 16}" for c in range(8)),
+        " ".join(f"{c},{c + 16}" for c in range(8, 16)),
+    ],
+    "two nodes a socket": ["0 1 2", "3 4 5", "6 7 8", "9 10 11"],
     "uneven nodes": ["0 1", "2 3 4 5 6 7"],
     "cpuset forbids half": ["0 1", "4 5"],
     "cpuset forbids a node": ["", "4 5 6 7"],
@@ -79,6 +84,35 @@ def test_distances(tmp_path: Path) -> None:
     nodes = discover("sub-NUMA clusters", tmp_path).nodes
     assert nodes[0].distances == {0: 10, 1: 12, 2: 21, 3: 21}
     assert nodes[3].distances == {0: 21, 1: 21, 2: 12, 3: 10}
+
+
+DOMAINS = {
+    ("one node", "socket"): ["0-3"],
+    ("two sockets with SMT", "l3"): ["0-3,8-11", "4-7,12-15"],
+    ("sub-NUMA clusters", "node"): ["0-1,8-9", "2-3,10-11", "4-5,12-13", "6-7,14-15"],
+    # Two nodes share each L3, and a domain of caches never reaches over nodes.
+    ("sub-NUMA clusters", "l3"): ["0-1,8-9", "2-3,10-11", "4-5,12-13", "6-7,14-15"],
+    ("many L3 caches a node", "node"): ["0-7,16-23", "8-15,24-31"],
+    ("many L3 caches a node", "socket"): ["0-7,16-23", "8-15,24-31"],
+    ("many L3 caches a node", "l3"): ["0-3,16-19", "4-7,20-23", "8-11,24-27", "12-15,28-31"],
+    ("two nodes a socket", "socket"): ["0-5", "6-11"],
+    ("memory-only node", "l3"): ["0-1", "2-3"],
+    ("cpuset forbids half", "l3"): ["0-1", "4-5"],
+}
+
+
+@pytest.mark.parametrize("case", DOMAINS, ids=" by ".join)
+def test_domains(case: tuple[str, str], tmp_path: Path) -> None:
+    name, kind = case
+    topology = discover(name, tmp_path)
+    assert topology.to_json()["domains"][kind] == DOMAINS[case]
+    found = [core for cores in topology.domains(kind) for core in cores]
+    assert sorted(c.cpus for c in found) == sorted(c.cpus for c in topology.cores)
+
+
+def test_an_unknown_domain_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NumaError, match="expected one of node, socket, l3, got 'die'"):
+        discover("one node", tmp_path).domains("die")
 
 
 def test_quota(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ def test_a_run_from_start_to_success(job: Job) -> None:
             entry = folder.commit(job.part(shard))
             assert entry is not None and entry.path == f"part-{shard.index:06d}.parquet"
             assert not (job.output / "_SUCCESS").exists()
-        manifest = folder.finish()
-    assert (manifest.rows_in, manifest.rows_out, manifest.rejects) == (24, 22, 2)
+        counts = folder.finish()
+    assert (counts["rows_in"], counts["rows_out"], counts["rejects"]) == (24, 22, 2)
     written = json.loads((job.output / "_manifest.json").read_text())
     assert written["fingerprint"] == job.run.fingerprint.digest
     assert len(written["entries"]) == len(job.shards) == 6

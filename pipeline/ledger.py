@@ -1,0 +1,85 @@
+"""Ledger: the entries of committed parts, in about 150 bytes each.
+
+A driver keeps all of them until the manifest is written, and a job may have a million: what the
+plan of shards tells anyway (paths, first rows) is not kept again, and hashes are kept as bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping, Sequence
+from struct import Struct
+
+from pipeline.parts import part_of, rejects_name
+from pipeline.records import ManifestEntry
+from pipeline.shards import Shard
+
+_NUMBERS = Struct("<qqqqqqBB")
+"""Six counts of an entry; whether it has rejects; bytes of the first hash."""
+
+_HASH = "sha256:"
+
+
+class Ledger(MutableMapping[int, ManifestEntry]):
+    """Shard index -> entry, for the shards of one plan."""
+
+    def __init__(self, shards: Sequence[Shard], format: str) -> None:
+        self._shards = shards
+        self._format = format
+        self._packed: list[bytes] = [b""] * len(shards)
+        self._count = 0
+
+    def __setitem__(self, index: int, entry: ManifestEntry) -> None:
+        first, second = _squeezed(entry.checksum), _squeezed(entry.rejects_checksum)
+        self._count += not self._packed[index]
+        numbers = _NUMBERS.pack(
+            entry.rows_in, entry.rows_out, entry.rejects, entry.filtered, entry.nbytes,
+            entry.rejects_nbytes, bool(entry.rejects_path), len(first),
+        )  # fmt: skip
+        self._packed[index] = numbers + first + second
+
+    def __getitem__(self, index: int) -> ManifestEntry:
+        if index not in self:
+            raise KeyError(index)
+        packed, shard = self._packed[index], self._shards[index]
+        numbers = _NUMBERS.unpack_from(packed)
+        rows_in, rows_out, rejects, filtered, nbytes, rejects_nbytes, has_rejects, size = numbers
+        hashes = packed[_NUMBERS.size :]
+        return ManifestEntry(
+            shard=index,
+            path=part_of(shard, self._format),
+            source=shard.path,
+            first_row=shard.first_row,
+            rows_in=rows_in,
+            rows_out=rows_out,
+            rejects=rejects,
+            nbytes=nbytes,
+            checksum=_unsqueezed(hashes[:size]),
+            rejects_path=rejects_name(index) if has_rejects else "",
+            rejects_nbytes=rejects_nbytes,
+            rejects_checksum=_unsqueezed(hashes[size:]),
+            filtered=filtered,
+        )
+
+    def __contains__(self, index: object) -> bool:
+        if not isinstance(index, int) or not 0 <= index < len(self._packed):
+            return False
+        return bool(self._packed[index])
+
+    def __delitem__(self, index: int) -> None:
+        self._count -= index in self
+        self._packed[index] = b""
+
+    def __iter__(self) -> Iterator[int]:
+        return (index for index, packed in enumerate(self._packed) if packed)
+
+    def __len__(self) -> int:
+        return self._count
+
+
+def _squeezed(checksum: str) -> bytes:
+    """32 bytes, or none for the empty string."""
+    return bytes.fromhex(checksum.removeprefix(_HASH))
+
+
+def _unsqueezed(hash: bytes) -> str:
+    return f"{_HASH}{hash.hex()}" if hash else ""

@@ -1,0 +1,62 @@
+"""Which structure the weights of a convolution are packed in, and which outputs are paired."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import EngineError
+from engine.images.choosing import CYCLES, choose_structure
+from engine.ops.image_work import Convolution, Plane, Read, Window
+from engine.window_packing import pairs_of
+
+
+def work(share: float, outputs: int = 64, channels: int = 64, group: int = 1) -> Convolution:
+    """A convolution of 3x3 with that share of weights."""
+    rng = np.random.default_rng(5)
+    shape = outputs, channels // group, 3, 3
+    weights = (rng.standard_normal(shape) * (rng.random(shape) < share)).astype(np.float32)
+    window = Window(3, 1, 1, 1)
+    read = Read("x", Plane(channels, 14, 14), window, window)
+    bias = np.zeros(outputs, np.float32)
+    return Convolution((read,), "y", Plane(outputs, 14, 14), weights, bias, group, ())
+
+
+@pytest.mark.parametrize(
+    ("share", "eight", "sixteen"),
+    [(1.0, "blk4", "blk4"), (0.3, "nz", "pair"), (0.2, "nz", "pair"), (0.03, "nz", "nz")],
+)
+def test_the_structure_follows_the_zeros(share: float, eight: str, sixteen: str) -> None:
+    assert choose_structure("conv", work(share), 8).kernel == eight
+    assert choose_structure("conv", work(share), 16).kernel == sixteen
+    for lanes in CYCLES:
+        assert choose_structure("conv", work(share), lanes, sparse=False).kernel == "blk4"
+    grouped = choose_structure("conv", work(share, group=4), 16)
+    assert any("shared" in c.reason for c in grouped.candidates)
+
+
+def test_a_recorded_structure_must_exist_for_the_lanes() -> None:
+    assert choose_structure("conv", work(0.2), 16, "nz").kernel == "nz"
+    with pytest.raises(EngineError, match=r"conv: expected one of nz, blk4, depthwise, got 'pair'"):
+        choose_structure("conv", work(0.2), 8, "pair")
+
+
+@given(st.integers(1, 23), st.integers(1, 40), st.integers(0, 2**32))
+def test_each_output_is_in_one_pair(outputs: int, taps: int, seed: int) -> None:
+    present = np.random.default_rng(seed).random((outputs, taps)) < 0.4
+    pairs = pairs_of(present)
+    a, b = pairs.T
+    alone = a[a == b]
+    assert len(alone) == outputs % 2
+    assert sorted([*a, *b]) == sorted([*range(outputs), *alone])
+
+
+def test_outputs_with_the_same_taps_are_paired() -> None:
+    rng = np.random.default_rng(1)
+    half = rng.random((16, 3000)) < 0.2
+    order = rng.permutation(32)
+    twice = np.concatenate([half, half])[order]
+    a, b = pairs_of(twice).T
+    assert (twice[a] == twice[b]).all()
