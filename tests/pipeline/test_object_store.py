@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 from object_store import Fault
 from object_store import Store as Server
-from part_jobs import record, run_job, write_input
+from part_jobs import record, run_job, write_input, write_part
 
 from pipeline import failpoints
 from pipeline.dataset import Dataset
 from pipeline.errors import InputError, OutputError, StorageError
 from pipeline.manifest import RunFolder
 from pipeline.reader import ShardReader
-from pipeline.shards import plan_shards
+from pipeline.shards import Lease, plan_shards
 from pipeline.stores import lease, remote, store_at
 from pipeline.verify import verify
 
@@ -283,3 +283,23 @@ def test_a_lease_whose_holder_shows_no_life_is_taken_over(
             store.write("lock", json.dumps({"who": "process 8 on elsewhere", "token": "u"}))
             taken.check()
     taken.release()
+
+
+def test_a_driver_that_lost_its_lease_commits_nothing_more(
+    inputs: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
+    output = f"{bucket}/out"
+    dataset = Dataset.discover([str(inputs)])
+    shards = plan_shards(dataset)
+    run = record(dataset, shards)
+    with RunFolder.open(output, run, shards) as folder:
+        part = write_part(output, Lease(shards[0], 0), run)
+        until = time.monotonic() + 10
+        with pytest.raises(OutputError, match="process 8 on elsewhere took over"):
+            while time.monotonic() < until:
+                other = {"who": "process 8 on elsewhere", "token": "u"}
+                store_at(output).write("_colonnade/lock", json.dumps(other))
+                time.sleep(0.01)
+                folder.committed.clear()
+                folder.commit(part)
