@@ -155,3 +155,11 @@ def test_pace() -> None:
     pace = Pace()
     pace.took(0.001, 100)
     assert pace.overdue(LEAST_SECONDS, 100) == 0.0
+
+
+def test_what_is_closed_and_let_go_is_forgotten() -> None:
+    leases = table(2, 1)
+    assert (take(leases, 0), take(leases, 1)) == (0, 1)
+    assert leases.settle(0, 0, 0)
+    leases.done(0)
+    assert list(leases._cases) == [1], "a million closed cases would be half a gigabyte"
