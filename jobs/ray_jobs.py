@@ -32,6 +32,9 @@ _ID = re.compile(r"(colonnade-[0-9a-f]+)(?:-(\d+))?")
 _LOST_SECONDS = 60.0
 """How long a head may be out of reach before we stop waiting for it."""
 
+_STARTING = "No available agent"
+"""What a head says that was started some seconds ago."""
+
 _POLL_SECONDS = 1.0
 
 _SIGTERM = 15
@@ -132,15 +135,25 @@ class RayJobs:
         """A new submission; where somebody else was faster with the same one, theirs."""
         id = shipment.name if attempt == 1 else f"{shipment.name}-{attempt}"
         with self._asking(), staged_code() as folder:
-            try:
-                self._client.submit_job(
-                    entrypoint=shipment.entrypoint, submission_id=id,
-                    runtime_env={"working_dir": folder}, metadata={"output": shipment.output},
-                )  # fmt: skip
-            except RuntimeError as error:
-                if "already exists" not in str(error):
-                    raise
-        return self.find(id)
+            until = monotonic() + _LOST_SECONDS
+            while not self._took(id, shipment, folder, last=monotonic() > until):
+                sleep(_POLL_SECONDS)
+            return self.find(id)
+
+    def _took(self, id: str, shipment: Shipment, folder: str, *, last: bool) -> bool:
+        """Whether the head has the submission; False for one whose agents are still starting,
+        unless this is the `last` attempt."""
+        try:
+            self._client.submit_job(
+                entrypoint=shipment.entrypoint, submission_id=id,
+                runtime_env={"working_dir": folder}, metadata={"output": shipment.output},
+            )  # fmt: skip
+        except RuntimeError as error:
+            if _STARTING in str(error) and not last:
+                return False
+            if "already exists" not in str(error):
+                raise
+        return True
 
     def follow(self, id: str, emit: Callable[[str], None]) -> Submission:
         """Gives `emit` the whole log, then what is added to it, until the submission has ended.

@@ -10,6 +10,14 @@ import pytest
 GOLDEN = Path(__file__).parent / "golden"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files run side by side (pytest-xdist), but for those that start Rays of their own: clusters
+    of one machine get in each other's way, so these share a worker."""
+    for item in items:
+        group = "cluster" if item.get_closest_marker("cluster") else item.path.as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden/*.txt")
 

@@ -39,6 +39,8 @@ def head() -> Iterator[str]:
 
         options = {"num_cpus": 2, "object_store_memory": 80 << 20, "temp_dir": folder}
         options |= {"include_dashboard": True, "dashboard_port": free_port()}
+        # Other clusters of this machine have the port that agents take by default.
+        options |= {"dashboard_agent_listen_port": free_port()}
         running = Cluster(initialize_head=True, head_node_args=options)
         # As `ray start` does, for Ray's jobs to find their own cluster among those of a machine.
         write_ray_address(running.address, folder)
