@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.scorer_spec import ScorerSpec
     from pipeline.shards import Lease
 
-_LAST_WORDS = 30
+_LAST_WORDS = 100
 """Lines of a scorer's stderr kept to explain its death."""
 
 _CHUNK = 1 << 16
