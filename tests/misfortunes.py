@@ -16,10 +16,10 @@ MOST_NBYTES = 6 << 30
 OPTIONS = ("--before", "misfortune:strike")
 
 _SOURCE = f"""
-import os, signal, time
+import os, signal, threading, time
 
 def crash():
-    os.kill(os.getpid(), signal.SIGSEGV)
+    signal.pthread_kill(threading.get_ident(), signal.SIGSEGV)  # this thread's, and at once
 
 def hog():
     hoard = []

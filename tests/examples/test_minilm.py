@@ -191,10 +191,9 @@ def expected() -> Array:
 @needs_weights
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_job_over_all_texts_agrees_with_onnxruntime(
-    model_files: Path, tmp_path: Path, spelling: str
-) -> None:
+def test_a_job_over_all_texts_agrees_with_onnxruntime(model_files: Path, tmp_path: Path) -> None:
+    """In one spelling: both become the same program, as their cosines show."""
+    spelling = "decomposed"
     found = job(model_files / f"{spelling}.onnx", model_files, DATA, tmp_path / "out")
     assert found.shape == expected().shape and len(found) >= 2000
     np.testing.assert_allclose(found, expected(), atol=1e-4)
