@@ -11,14 +11,10 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files run side by side (pytest-xdist), but for those that start Rays of their own: clusters
-    of one machine get in each other's way, so these share a worker, and are tried again when they
-    fail: on a busy machine Ray itself misses its own limits of time."""
+    """Tests with a real Ray are tried again when they fail: on a busy machine Ray itself misses its
+    own limits of time."""
     for item in items:
-        clustered = item.get_closest_marker("cluster") is not None
-        group = "cluster" if clustered else item.path.as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
-        if clustered:
+        if item.get_closest_marker("cluster") is not None:
             item.add_marker(pytest.mark.flaky(reruns=2))
 
 
