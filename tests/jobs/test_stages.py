@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,16 +68,23 @@ def test_sequences_in_stages_write_the_same_bytes(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-@two_cpus
-def test_a_stage_killed_in_mid_job(source: Source, tmp_path: Path) -> None:
-    """The scorer cannot go on without it: all stages start again, and nothing is lost."""
-    output, frozen = tmp_path / "out", tmp_path / "frozen"
-    arguments = words(source, output, "--stages", "2")
+@contextmanager
+def frozen_in_mid_job(source: Source, output: Path) -> Iterator[subprocess.Popen[str]]:
+    """A job in two stages whose scorer stops itself with shards in flight."""
+    frozen = output.with_name("frozen")
     env = {"COLONNADE_FAILPOINT": "before_encode:4=stop", "COLONNADE_FAILPOINT_ONCE": str(frozen)}
-    with small_job.popen(*arguments, env=env) as process:
+    with small_job.popen(*words(source, output, "--stages", "2"), env=env) as process:
         while not frozen.exists():
             assert process.poll() is None
             time.sleep(0.02)
+        yield process
+
+
+@two_cpus
+def test_a_stage_killed_in_mid_job(source: Source, tmp_path: Path) -> None:
+    """The scorer cannot go on without it: all stages start again, and nothing is lost."""
+    output = tmp_path / "out"
+    with frozen_in_mid_job(source, output) as process:
         scorer = next(p for p in psutil.Process(process.pid).children() if p.status() == "stopped")
         (stage,) = scorer.children()
         stage.kill()
@@ -90,13 +100,8 @@ def test_a_stage_killed_in_mid_job(source: Source, tmp_path: Path) -> None:
 
 @two_cpus
 def test_stages_end_with_their_scorer(source: Source, tmp_path: Path) -> None:
-    output, frozen = tmp_path / "out", tmp_path / "frozen"
-    arguments = words(source, output, "--stages", "2")
-    env = {"COLONNADE_FAILPOINT": "before_encode:4=stop", "COLONNADE_FAILPOINT_ONCE": str(frozen)}
-    with small_job.popen(*arguments, env=env) as process:
-        while not frozen.exists():
-            assert process.poll() is None
-            time.sleep(0.02)
+    output = tmp_path / "out"
+    with frozen_in_mid_job(source, output) as process:
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) == 2
         process.kill()
