@@ -1,13 +1,29 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures that every room's tests share, and how the tests are dealt to pytest-xdist's workers."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
+
+FIRST = (
+    "tests/cluster/",
+    "tests/numa/test_real_kernel.py",
+    "tests/examples/test_minilm.py",
+    "tests/engine/test_topologies.py",
+    "tests/jobs/",
+)
+"""What takes longest starts first, so that no worker is left with it when the others are done."""
+
+CLUSTER = "tests/cluster/"
+
+# Ray runs its workers at the lowest priority but four: beside other tests they would hardly run.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,6 +32,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("cluster") is not None:
             item.add_marker(pytest.mark.flaky(reruns=1))
+    items.sort(key=lambda item: _turn(item.nodeid))
+
+
+def _turn(nodeid: str) -> int:
+    return next((turn for turn, name in enumerate(FIRST) if nodeid.startswith(name)), len(FIRST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files go whole to a worker, and all files with a real Ray to the same one: two clusters of one
+    machine starve each other."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneCluster(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return CLUSTER if nodeid.startswith(CLUSTER) else super()._split_scope(nodeid)
+
+    return OneCluster(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
