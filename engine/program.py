@@ -15,6 +15,7 @@ import numpy as np
 from engine.digest import digest
 from engine.graph import Value
 from engine.images.segment import Images
+from engine.mapped import stays_in_place
 from engine.price import (
     BATCH_NBYTES_A_TOKEN,
     Most,
@@ -58,10 +59,21 @@ class Program:
 
     @property
     def weights_nbytes(self) -> int:
-        """Bytes of weights and constants, as a session holds them."""
+        """Bytes of weights and constants, those that stay in the model's files among them."""
         return sum(s.weights_nbytes for s in self.segments) + sum(
             a.nbytes for a in self.constants.values()
         )
+
+    @property
+    def in_place_nbytes(self) -> int:
+        """Of those, what stays in the model's files, and is read there row by row."""
+        arrays = [a for s in self.segments for a in s.weights] + list(self.constants.values())
+        return sum(a.nbytes for a in {id(a): a for a in arrays}.values() if stays_in_place(a))
+
+    @property
+    def held_nbytes(self) -> int:
+        """Bytes of weights and constants in memory."""
+        return self.weights_nbytes - self.in_place_nbytes
 
     @property
     def columns(self) -> bool:
@@ -78,7 +90,7 @@ class Program:
         the reference needs (engine/price.py), but for what `unpriced` names.
         """
         most = Most(rows, tokens, tokens if longest is None else min(longest, tokens))
-        total = 2 * self.weights_nbytes
+        total = 2 * self.held_nbytes
         for segment in self.segments:
             if isinstance(segment, Fallback):
                 total += fallback_nbytes(segment, self.values, self.constants, most)

@@ -6,6 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from engine.errors import EngineError
+from engine.hollow import Hollow
+from engine.mapped import stays_in_place
+
 Array = np.ndarray[Any, Any]
 LINE = 64
 
@@ -23,12 +27,22 @@ class Weights:
 
     def __init__(self) -> None:
         self._copies: dict[int, tuple[Array, Array]] = {}
+        self._in_place: list[Array] = []
 
     def copies(self) -> list[Array]:
         return [copy for _, copy in self._copies.values()]
 
     def address(self, array: Array) -> int:
-        """Where the copy starts; 16 bytes of slack follow it."""
+        """Where the copy starts; 16 bytes of slack follow it. A table that is read row by row in
+        its file has no copy, and no slack."""
+        if isinstance(array, Hollow):
+            raise EngineError(
+                "Session: expected a program with its weights, got a hollow one; "
+                "compile it without hollow=True"
+            )
+        if stays_in_place(array):
+            self._in_place.append(array)
+            return int(array.ctypes.data)
         if id(array) not in self._copies:
             flat = np.ascontiguousarray(array).reshape(-1)
             memory = aligned(flat.nbytes + LINE)

@@ -37,6 +37,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A stage of a model, as the driver knows it."""
+
+    begin: str
+    """Name of its first node."""
+    program: engine.Program
+    """Hollow."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """All that is decided before the first shard is lent."""
 
@@ -44,8 +54,13 @@ class Prepared:
     run: RunRecord
     specs: tuple[ScorerSpec, ...]
     program: engine.Program
-    stages: tuple[engine.Program, ...]
+    """Hollow."""
+    pieces: tuple[Piece, ...]
     """Of a model in stages; () for one in one piece."""
+
+    @property
+    def stages(self) -> tuple[engine.Program, ...]:
+        return tuple(piece.program for piece in self.pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +73,7 @@ class Fitted:
     """Inputs of pictures that the program normalises itself."""
     tokenizer: TokenizerFile | None
     pictures: PictureRules | None
-    stages: tuple[engine.Program, ...]
+    pieces: tuple[Piece, ...]
     """The same in --stages pieces, () for one."""
 
 
@@ -75,7 +90,7 @@ def fit(
     graph = engine.load(spec.model)
     fed = pixels(schema, graph.inputs, spec.bindings, pictures)
     whole, switches = with_pixels(graph, fed), switches_of(spec.off)
-    program = engine.compile(whole, choices=choices, timer=timer, **switches)
+    program = engine.compile(whole, choices=choices, timer=timer, hollow=True, **switches)
     stages = cut(whole, spec.stages, **switches) if spec.stages > 1 else ()
     binding = bind(
         schema, program.inputs, program.outputs, spec.bindings, spec.keep,
@@ -85,7 +100,10 @@ def fit(
         check_pillow()
     if tokenizer is not None:
         check_fits(tokenizer, binding)
-    pieces = tuple(compile_stage(stage, program.choices, **switches) for stage in stages)
+    pieces = tuple(
+        Piece(stage.begin, compile_stage(stage, program.choices, hollow=True, **switches))
+        for stage in stages
+    )
     return Fitted(program, binding, fed, tokenizer, pictures, pieces)
 
 
@@ -109,7 +127,7 @@ def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
         model=spec.model, batch_rows=spec.batch_rows, output=spec.output, format=spec.format,
         on_error=spec.on_error, memory_limit_nbytes=sum(limits.values()),
         tokenizer=tokenizer, pictures=pictures, before=before, after=after, written=written,
-        stages=fitted.stages,
+        stages=tuple(piece.program for piece in fitted.pieces),
     )  # fmt: skip
     run = RunRecord(
         fingerprint=fingerprint(
@@ -121,7 +139,7 @@ def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
         choices=program.choices, model=spec.model, format=spec.format,
     )  # fmt: skip
     specs = _scorer_specs(spec, plan, run, fitted, seats)
-    return Prepared(plan, run, specs, program, fitted.stages)
+    return Prepared(plan, run, specs, program, fitted.pieces)
 
 
 def _earlier_choices(spec: JobSpec, sha256: str) -> Mapping[str, str] | None:
@@ -137,7 +155,7 @@ def admit(prepared: Prepared, seats: tuple[Seat, ...]) -> tuple[ScorerSpec, ...]
     fit there.
     """
     check_memory(prepared, seats, joining=True)
-    return tuple(_seated(prepared.specs[0], seat, prepared.stages) for seat in seats)
+    return tuple(_seated(prepared.specs[0], seat, prepared.pieces) for seat in seats)
 
 
 def check_memory(prepared: Prepared, seats: tuple[Seat, ...], *, joining: bool = False) -> None:
@@ -223,14 +241,14 @@ def _scorer_specs(
         pixels=fitted.fed, before=plan.before, after=plan.after,
         fields=read_fields(plan.dataset, plan.before), where=spec.where or "",
     )  # fmt: skip
-    return tuple(_seated(common, seat, fitted.stages) for seat in seats)
+    return tuple(_seated(common, seat, fitted.pieces) for seat in seats)
 
 
-def _seated(spec: ScorerSpec, seat: Seat, stages: Sequence[engine.Program]) -> ScorerSpec:
+def _seated(spec: ScorerSpec, seat: Seat, pieces: Sequence[Piece]) -> ScorerSpec:
     """The same work at another place, or at a place for each stage."""
     places = tuple(
-        StagePlace(stage.place.cpus, stage.place.node, program.fingerprint)
-        for stage, program in zip(seat.stages, stages, strict=True)
+        StagePlace(stage.place.cpus, stage.place.node, piece.program.fingerprint, piece.begin)
+        for stage, piece in zip(seat.stages, pieces, strict=True)
     )
     return replace(
         spec, scorer=seat.scorer, cpus=seat.place.cpus, node=seat.place.node,
