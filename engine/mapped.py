@@ -20,6 +20,12 @@ IN_PLACE_NBYTES = 64 << 20
 """A table of at least so many bytes is read row by row where it lies in its file: BERT's is 94 MB,
 of which a batch wants some rows. Smaller ones are copied onto the engine's own NUMA node."""
 
+LOOKUP_NBYTES = 64 << 10
+"""What a look at one row of a table in place makes resident: the kernel maps pages around it."""
+SEEN_NBYTES = 256 << 20
+"""Of tables in place, what a session looks at before it gives those pages back: they would
+otherwise count as its own until memory is short. To map one again takes a microsecond."""
+
 _PAGE_NBYTES = mmap.PAGESIZE
 
 
@@ -70,12 +76,22 @@ def settled(array: Array) -> Array:
     return copy
 
 
+def read_by_rows(array: Array) -> None:
+    """Tells the kernel that rows of a mapped array are read here and there: that what follows them
+    in the file need not be read ahead."""
+    _advise(array, mmap.MADV_RANDOM)
+
+
 def release(array: Array) -> None:
     """Gives the pages of a mapped array back; looked at again, they are read again."""
+    _advise(array, mmap.MADV_DONTNEED)
+
+
+def _advise(array: Array, advice: int) -> None:
     found = map_of(array)
     if found is None or not array.size:
         return
     low, high = np.lib.array_utils.byte_bounds(array)
     start = np.frombuffer(found, np.uint8).ctypes.data
     first = (low - start) // _PAGE_NBYTES * _PAGE_NBYTES
-    found.madvise(mmap.MADV_DONTNEED, first, high - start - first)
+    found.madvise(advice, first, high - start - first)

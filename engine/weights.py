@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.errors import EngineError
 from engine.hollow import Hollow
-from engine.mapped import stays_in_place
+from engine.mapped import read_by_rows, stays_in_place
 
 Array = np.ndarray[Any, Any]
 LINE = 64
@@ -41,7 +41,8 @@ class Weights:
                 "compile it without hollow=True"
             )
         if stays_in_place(array):
-            self._in_place.append(array)
+            self._in_place.append(array)  # or its map would end
+            read_by_rows(array)
             return int(array.ctypes.data)
         if id(array) not in self._copies:
             flat = np.ascontiguousarray(array).reshape(-1)
