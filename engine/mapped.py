@@ -8,6 +8,7 @@ process has looked at, so that a pass over many gigabytes never holds more than 
 from __future__ import annotations
 
 import mmap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -20,17 +21,17 @@ IN_PLACE_NBYTES = 64 << 20
 """A table of at least so many bytes is read row by row where it lies in its file: BERT's is 94 MB,
 of which a batch wants some rows. Smaller ones are copied onto the engine's own NUMA node."""
 
-LOOKUP_NBYTES = 64 << 10
-"""What a look at one row of a table in place makes resident: the kernel maps pages around it."""
 SEEN_NBYTES = 256 << 20
-"""Of tables in place, what a session looks at before it gives those pages back: they would
-otherwise count as its own until memory is short. To map one again takes a microsecond."""
+"""Of the rows of such a table, what a session keeps for later batches before it lets go of them."""
 
 _PAGE_NBYTES = mmap.PAGESIZE
 
 
-_maps: WeakValueDictionary[tuple[int, ...], Array] = WeakValueDictionary()
-"""By what tells a file and its state: hundreds of weights of one file share a map, and its
+_State = tuple[int, int, int, int]
+"""Device, inode, size and time of change: what tells a file and its state."""
+
+_maps: WeakValueDictionary[_State, np.memmap[Any, Any]] = WeakValueDictionary()
+"""By the state of the file: hundreds of weights of one file share a map, and its
 descriptor, as long as somebody looks into it."""
 
 
@@ -42,6 +43,25 @@ def mapped(path: Path) -> Array:
     if whole is None:
         whole = _maps[key] = np.memmap(path, dtype=np.uint8, mode="r")
     return whole[:].view(np.ndarray)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an array lies."""
+
+    path: str
+    offset: int
+    """Bytes."""
+    state: _State
+    """Of the file when it was mapped."""
+
+
+def source_of(array: Array) -> Source:
+    """Of an array that looks into a map."""
+    found = map_of(array)
+    state, whole = next((s, w) for s, w in _maps.items() if map_of(w) is found)
+    offset = array.ctypes.data - whole.ctypes.data
+    return Source(str(whole.filename), offset, state)
 
 
 def map_of(array: Array) -> mmap.mmap | None:
@@ -76,22 +96,12 @@ def settled(array: Array) -> Array:
     return copy
 
 
-def read_by_rows(array: Array) -> None:
-    """Tells the kernel that rows of a mapped array are read here and there: that what follows them
-    in the file need not be read ahead."""
-    _advise(array, mmap.MADV_RANDOM)
-
-
 def release(array: Array) -> None:
     """Gives the pages of a mapped array back; looked at again, they are read again."""
-    _advise(array, mmap.MADV_DONTNEED)
-
-
-def _advise(array: Array, advice: int) -> None:
     found = map_of(array)
     if found is None or not array.size:
         return
     low, high = np.lib.array_utils.byte_bounds(array)
     start = np.frombuffer(found, np.uint8).ctypes.data
     first = (low - start) // _PAGE_NBYTES * _PAGE_NBYTES
-    found.madvise(advice, first, high - start - first)
+    found.madvise(mmap.MADV_DONTNEED, first, high - start - first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from onnx import TensorProto, numpy_helper
 
 import engine
 from engine import mapped
-from engine.errors import ModelError
+from engine.errors import EngineError, ModelError
+from engine.lookup import Rows
 from engine.mapped import map_of
 from engine.reader import graph_of, outlying
 from engine.reader.files import read_model
@@ -161,3 +163,64 @@ def test_damaged_files_are_taken_as_protobuf_takes_them(data: st.DataObject) -> 
             tensor.ClearField("data_location")
             tensor.raw_data = found.outlying[tensor.name].tobytes()
     assert slim.SerializeToString() == whole.SerializeToString()
+
+
+def test_rows_of_a_table_are_read_once_and_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows longer and shorter than a page; negative numbers count from the end."""
+    table = rng.normal(size=(500, 700)).astype(np.float32)
+    (tmp_path / "t.bin").write_bytes(b"head" + table.tobytes())
+    view = mapped.mapped(tmp_path / "t.bin")[4:].view(np.float32).reshape(table.shape)
+    rows = Rows(view)
+    monkeypatch.setattr("engine.lookup.SEEN_NBYTES", 40 * 8192)
+    there = np.frombuffer(rows._memory, np.float32, table.size).reshape(table.shape)
+    asked = 0
+    for _ in range(5):
+        ids = rng.integers(-500, 500, (3, 9))
+        rows.fetch(ids)
+        asked += 1
+        np.testing.assert_array_equal(there[ids], table[ids])
+        assert rows.held_nbytes <= (40 + 27) * 8192
+    assert np.count_nonzero(there.any(axis=1)) < 27 * asked, "those of early batches are gone"
+    held = rows.held_nbytes
+    rows.fetch(ids)
+    assert rows.held_nbytes in (held, 0) or held > 40 * 8192, "nothing is read twice"
+
+
+@named("change", ["gone", "other", "cut"])
+def test_a_table_whose_file_has_changed_is_refused(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "t.bin"
+    path.write_bytes(bytes(4000))
+    view = mapped.mapped(path).view(np.float32).reshape(10, 100)
+    if change == "gone":
+        path.unlink()
+    elif change == "other":
+        path.rename(tmp_path / "old.bin")
+        path.write_bytes(bytes(4000))
+    else:
+        rows = Rows(view)
+        os.truncate(path, 100)
+        with pytest.raises(EngineError, match="got a file that ends before"):
+            rows.fetch(np.array([9]))
+        return
+    with pytest.raises(EngineError, match="expected the file that the model was read from"):
+        Rows(view)
+
+
+def test_hollow_programs_are_named_and_priced_and_do_not_run() -> None:
+    graph = graph_of(large())
+    hollow, whole = (engine.compile(graph, hollow=h) for h in (True, False))
+    assert hollow.fingerprint == whole.fingerprint
+    assert hollow.session_nbytes(2, 50) == whole.session_nbytes(2, 50)
+    assert str(hollow) == str(whole)
+    owned = [a for s in hollow.segments for a in s.weights if a.strides and any(a.strides)]
+    assert sum(a.nbytes for a in owned) < whole.weights_nbytes // 5
+    with pytest.raises(EngineError, match="expected a program with its weights, got a hollow one"):
+        engine.Session(hollow, cpus=[0])
+
+
+def large() -> onnx.ModelProto:
+    w = {n: rng.normal(size=(128, 128)).astype(np.float32) for n in ("v", "w")}
+    nodes = [small.node("MatMul", "x v", "h"), small.node("MatMul", "h w", "y")]
+    return small.model(nodes, {"x": ["N", 128]}, {"y": ["N", 128]}, w)
