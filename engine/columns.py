@@ -91,6 +91,7 @@ def segments(
     choose: Chooser,
     points: int,
     depth_first: bool = True,
+    hollow: bool = False,
 ) -> list[Segment]:
     """The nodes in groups of one kind, each made into a segment.
 
@@ -101,7 +102,7 @@ def segments(
     for index, group in enumerate(groups):
         later = {n for g in groups[index + 1 :] for item in g for n in item.node.reads}
         wanted = later | {v.name for v in graph.outputs}
-        frame = Frame(graph, wanted, choose, points, depth_first)
+        frame = Frame(graph, wanted, choose, points, depth_first, hollow)
         made.append(_SEGMENTS[_kind(group[0], graph)](group, frame))
     return made
 
@@ -138,7 +139,7 @@ def _groups(graph: Graph, lowered: Sequence[Lowered]) -> list[list[Lowered]]:
 
 def _column(group: Sequence[Lowered], frame: Frame) -> Column:
     graph, points = frame.graph, frame.points
-    builder = StepBuilder(graph, frame.choose, points)
+    builder = StepBuilder(frame)
     steps = opening(builder, group)
     for item in group:
         assert isinstance(item.work, Work)

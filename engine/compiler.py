@@ -17,8 +17,10 @@ from engine.confirming import Timer, confirmed
 from engine.dispatch import Choice, choose, recorded
 from engine.errors import EngineError, UnsupportedError
 from engine.graph import Graph
+from engine.hollow import hollow
 from engine.images.choosing import choose_structure
 from engine.kernels.table import REGISTERS_A_TILE, WIDTHS, points_of_tile
+from engine.mapped import settled
 from engine.ops.image_work import Convolution
 from engine.ops.work import Linear, Refusal
 from engine.program import Program
@@ -42,6 +44,7 @@ class Compilation:
     source: Graph
     graph: Graph
     timer: Timer | None = None
+    hollow: bool = False
     events: tuple[Event, ...] = ()
     lowered: tuple[Lowered, ...] = ()
     choices: tuple[Choice, ...] = ()
@@ -103,7 +106,9 @@ def _segment(c: Compilation) -> Compilation:
             chosen[node] = _chosen(c, node, work, points)
         return chosen[node].kernel
 
-    segments = columns.segments(c.graph, c.lowered, kernel_for, points, c.settings.columns)
+    segments = columns.segments(
+        c.graph, c.lowered, kernel_for, points, c.settings.columns, c.hollow
+    )
     unknown = sorted(asked.keys() - chosen.keys())
     if unknown:
         raise EngineError(
@@ -132,12 +137,13 @@ def _program(c: Compilation, segments: list[Segment], kernels: Mapping[str, str]
     read = {n for s in fallbacks for node in s.nodes for n in node.reads}
     named = read | {v.name for v in graph.outputs}
     written = {n for s in fallbacks for node in s.nodes for n in node.writes}
+    keep = hollow if c.hollow else settled
     return Program(
         name=graph.name,
         inputs=graph.inputs,
         outputs=graph.outputs,
         segments=tuple(segments),
-        constants={n: a for n, a in graph.initializers.items() if n in named},
+        constants={n: keep(a) for n, a in graph.initializers.items() if n in named},
         values={n: v for n, v in graph.values.items() if n in named | written},
         opsets=dict(graph.opsets),
         choices=dict(kernels),
@@ -157,11 +163,12 @@ def compilation(
     model: str | Path | Graph,
     choices: Mapping[str, str] | None = None,
     timer: Timer | None = None,
+    hollow: bool = False,
     **switches: Any,
 ) -> Compilation:
     """Runs PASSES and keeps what each found out, for `explain`."""
     graph = model if isinstance(model, Graph) else load(model)
-    state = Compilation(from_switches(switches), choices or {}, graph, graph, timer)
+    state = Compilation(from_switches(switches), choices or {}, graph, graph, timer, hollow)
     for _, run in PASSES:
         state = run(state)
     return state
@@ -172,18 +179,20 @@ def compile(  # the name users expect, on purpose that of the builtin
     *,
     choices: Mapping[str, str] | None = None,
     timer: Timer | None = None,
+    hollow: bool = False,
     **switches: Any,
 ) -> Program:
     """The program of a model file or graph.
 
     `choices` are those of an earlier program of the same model: they make the bytes of the output
     the same on another processor or release. `timer` (an engine.Stopwatch) is asked where the cost
-    model is in doubt between kernels; without one nothing is timed. `switches` are
-    fields of engine.settings.Settings.
+    model is in doubt between kernels; without one nothing is timed. A `hollow` program has no
+    weights, for who prices it and does not run it (engine/hollow.py). `switches` are fields of
+    engine.settings.Settings.
 
     Raises ModelError for a file that is not a sound model, UnsupportedError naming the nodes that
     nothing here can run.
     """
-    program = compilation(model, choices, timer, **switches).program
+    program = compilation(model, choices, timer, hollow, **switches).program
     assert program is not None
     return program

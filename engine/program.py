@@ -15,6 +15,7 @@ import numpy as np
 from engine.digest import digest
 from engine.graph import Value
 from engine.images.segment import Images
+from engine.mapped import SEEN_NBYTES, stays_in_place
 from engine.price import (
     BATCH_NBYTES_A_TOKEN,
     Most,
@@ -58,10 +59,25 @@ class Program:
 
     @property
     def weights_nbytes(self) -> int:
-        """Bytes of weights and constants, as a session holds them."""
+        """Bytes of weights and constants, those that stay in the model's files among them."""
         return sum(s.weights_nbytes for s in self.segments) + sum(
             a.nbytes for a in self.constants.values()
         )
+
+    @property
+    def in_place(self) -> tuple[Array, ...]:
+        """Of those, tables that stay in the model's files, and are read there row by row."""
+        arrays = [a for s in self.segments for a in s.weights] + list(self.constants.values())
+        return tuple(a for a in {id(a): a for a in arrays}.values() if stays_in_place(a))
+
+    @property
+    def in_place_nbytes(self) -> int:
+        return sum(a.nbytes for a in self.in_place)
+
+    @property
+    def held_nbytes(self) -> int:
+        """Bytes of weights and constants in memory."""
+        return self.weights_nbytes - self.in_place_nbytes
 
     @property
     def columns(self) -> bool:
@@ -73,12 +89,13 @@ class Program:
         """Bound of what a session holds for batches of `rows`, besides feeds and outputs.
 
         `tokens` of all rows together, `longest` of one of them (None: as many as all), where the
-        model has sequences. Weights twice (the program's and the session's aligned copy), an arena
+        model has sequences. Weights twice (the program's and the session's aligned copy), of tables
+        in place what is looked at before it is given back, and in one batch more, an arena
         for each thread (for each column with columns off), what flows between segments, and what
         the reference needs (engine/price.py), but for what `unpriced` names.
         """
         most = Most(rows, tokens, tokens if longest is None else min(longest, tokens))
-        total = 2 * self.weights_nbytes
+        total = 2 * self.held_nbytes + min(self.in_place_nbytes, 2 * SEEN_NBYTES)
         for segment in self.segments:
             if isinstance(segment, Fallback):
                 total += fallback_nbytes(segment, self.values, self.constants, most)

@@ -18,6 +18,7 @@ from engine.batch import Batch
 from engine.cutting import TILES_MORE, cut_rows, cut_sequences, group_tiles
 from engine.errors import FeedError
 from engine.kernels.running import run_columns
+from engine.mapped import stays_in_place
 from engine.segments import OFFSETS, POSITIONS, Column, Sequences
 from engine.weights import LINE, Weights, aligned
 from engine.words import STEP_NBYTES, Words
@@ -49,6 +50,16 @@ class _Visit:
     whole: bool
 
 
+def _lookups(segment: Sequences) -> Iterator[tuple[int, Array]]:
+    """(border of the ids, table) of each step that looks up in a table that stays in its file."""
+    for step in segment.steps:
+        for place, operand in enumerate(step.operands):
+            if isinstance(operand, np.ndarray) and stays_in_place(operand):
+                border = step.operands[1]
+                assert step.kernel.startswith("embed_") and place == 3 and isinstance(border, int)
+                yield border, operand
+
+
 class ReadyColumns:
     """A column segment, or one of sequences, with its words and arenas in memory."""
 
@@ -71,6 +82,7 @@ class ReadyColumns:
         self._layout = self._layouts[0]
         self._tables = self._layout.tables()
         self._words = [self._layout.sized(self.group, 0)] * len(workers)
+        self._lookups = tuple(_lookups(self.segment))
 
     def _copy(self, head: int) -> None:
         """One copy of the weights for each NUMA node, written by a thread there: whoever writes a
@@ -147,6 +159,9 @@ class ReadyColumns:
         for b in segment.exports:
             count = batch.tokens if b.tokens else batch.rows
             arrays.append(np.empty((count, b.features), np.float32))
+        for border, table in self._lookups:
+            for weights in self._weights.values():
+                weights.fetch(table, arrays[border])
         addresses = np.array([a.ctypes.data for a in arrays] or [0], np.int64)
         return _Borders(tuple(arrays), addresses)
 

@@ -33,7 +33,7 @@ INT64 = np.dtype(np.int64)
 def sequences(group: Sequence[Lowered], frame: Frame) -> Sequences:
     """The segment of a group of native nodes over tokens."""
     graph, points = frame.graph, frame.points
-    builder = StepBuilder(graph, frame.choose, points)
+    builder = StepBuilder(frame)
     builder.border(Value(OFFSETS, INT64, None))
     builder.border(Value(POSITIONS, INT64, None))
     steps = opening(builder, group)

@@ -21,6 +21,7 @@ from engine.fallback import ReadyFallback
 from engine.graph import Value
 from engine.images.ready import ReadyImages
 from engine.images.segment import Images
+from engine.mapped import release, stays_in_place
 from engine.program import Program
 from engine.ragged import Ragged
 from engine.ready import ReadyColumns
@@ -59,6 +60,7 @@ class Session:
         self._pid = os.getpid()
         self._workers = Workers(self.cpus)
         self._closed = False
+        self._in_place = [a for a in program.constants.values() if stays_in_place(a)]
         try:
             self._segments = tuple(self._ready(s) for s in program.segments)
         except BaseException:
@@ -88,9 +90,15 @@ class Session:
             self._check_open("run")
             for segment in self._segments:
                 segment(known, batch)
+            self._looked_up()
 
         self._alone("run", work)
         return self._outputs(known, batch)
+
+    def _looked_up(self) -> None:
+        """Gives pages of mapped tables back that the reference has looked at."""
+        for table in self._in_place:
+            release(table)
 
     def timed(self, feeds: Mapping[str, Feed]) -> tuple[Array, ...]:
         """One batch on the first thread alone, and the seconds it took, for each segment:

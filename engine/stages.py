@@ -21,10 +21,13 @@ import numpy as np
 from engine.compiler import POINTS, compile
 from engine.errors import EngineError
 from engine.graph import Graph, Node, Value
+from engine.mapped import release
 from engine.program import Program
 from engine.rewrites import rewrite
 from engine.settings import from_switches
 from engine.work_share import TYPICAL_TOKENS, multiply_adds
+
+Array = np.ndarray[Any, Any]
 
 INDEXED_NBYTES = 6
 """Of a weight that is kept: a float32 and its place, which takes two bytes or four."""
@@ -46,37 +49,88 @@ class Stage:
     carries: tuple[str, ...]
     """What is handed to the next stage: values that later stages or the model's outputs need;
     after the last stage the model's outputs."""
-    weight_nbytes: int
-    """Of weights that are not zero, roughly as packed."""
-    multiply_adds: int
-    """Of a row, zeros not counted."""
+
+    @property
+    def begin(self) -> str:
+        """Name of its first node: with those of the others all that a process needs to cut the
+        same stages without a look at the weights."""
+        return self.graph.nodes[0].name
+
+
+@dataclass(frozen=True, slots=True)
+class Cuttable:
+    """A graph after its rewrites, with what decides where it is cut: `cut(3)` gives stages."""
+
+    graph: Graph
+    places: tuple[int, ...]
+    """Numbers of nodes in front of which it can be cut, and both ends."""
+    weight_nbytes: tuple[int, ...]
+    """Of each node, of weights that are not zero, roughly as packed."""
+    multiply_adds: tuple[int, ...]
+    """Of each node and a row, zeros not counted."""
+    crossing: Mapping[int, float]
+    """What crosses at each place but the ends, as a share of the most that does."""
+
+    @property
+    def most(self) -> int:
+        """Stages that it can be cut into at most."""
+        return len(self.places) - 1
+
+    def cut(self, count: int) -> tuple[Stage, ...]:
+        """`count` stages that together are the graph; one is the graph after its rewrites.
+
+        Raises EngineError where the graph has too few places to cut.
+        """
+        if self.most < count:
+            raise EngineError(
+                f"{self.graph.name}: expected {count - 1} places at least to cut it into {count} "
+                f"stages, got {self.most - 1}; ask for fewer stages"
+            )
+        loads = _shares(self.weight_nbytes), _shares(self.multiply_adds), self.crossing
+        return _stages(self.graph, _lightest(self.places, count, *loads))
+
+
+def cuttable(graph: Graph, **switches: Any) -> Cuttable:
+    """Looks at every weight once, and at one node's at a time."""
+    whole = _rewritten(graph, switches)
+    places = (0, *(i for i in range(1, len(whole.nodes)) if _may_cut(whole, i)), len(whole.nodes))
+    loads = [_loads(node, whole) for node in whole.nodes]
+    weights, work = zip(*loads, strict=True) if loads else ((), ())
+    return Cuttable(whole, places, weights, work, _crossing_shares(whole, places))
 
 
 def cut(graph: Graph, count: int, **switches: Any) -> tuple[Stage, ...]:
-    """`count` stages that together are the graph; one is the graph after its rewrites.
+    """`cuttable(graph).cut(count)`: the same for all who cut the same graph with the same
+    switches."""
+    return cuttable(graph, **switches).cut(count)
 
-    The same for every process that cuts the same graph with the same switches.
 
-    Raises EngineError where the graph has too few places to cut.
+def cut_at(graph: Graph, begins: Sequence[str], **switches: Any) -> tuple[Stage, ...]:
+    """Stages that begin with these nodes, as somebody else has cut the graph; weights are not
+    looked at.
+
+    Raises EngineError for nodes that are not there in this order.
     """
-    whole, _ = rewrite(graph, frozenset(from_switches(switches).rewrites_off))
-    nodes = whole.nodes
-    weights = [_weight_nbytes(node, whole) for node in nodes]
-    work = [_multiply_adds(node, whole) for node in nodes]
-    places = [0, *(i for i in range(1, len(nodes)) if _may_cut(whole, i)), len(nodes)]
-    if len(places) <= count:
+    whole = _rewritten(graph, switches)
+    numbers = {node.name: number for number, node in enumerate(whole.nodes)}
+    edges = [*(numbers.get(name, -1) for name in begins), len(whole.nodes)]
+    if edges[0] or edges != sorted(set(edges)):
         raise EngineError(
-            f"{graph.name}: expected {count - 1} places at least to cut it into {count} stages, "
-            f"got {len(places) - 2}; ask for fewer stages"
+            f"{graph.name}: expected stages that begin with nodes {list(begins)} in this order, "
+            f"got them at {edges[:-1]}; is another version of colonnade installed here?"
         )
-    loads = (_shares(weights), _shares(work), _crossing_shares(whole, places))
-    edges = _lightest(places, count, *loads)
+    return _stages(whole, edges)
+
+
+def _rewritten(graph: Graph, switches: Mapping[str, Any]) -> Graph:
+    return rewrite(graph, frozenset(from_switches(switches).rewrites_off))[0]
+
+
+def _stages(whole: Graph, edges: Sequence[int]) -> tuple[Stage, ...]:
     return tuple(
         Stage(
             _piece(whole, first, last, number),
-            tuple(_crossing(whole, last)) if last < len(nodes) else _names(whole),
-            sum(weights[first:last]),
-            sum(work[first:last]),
+            tuple(_crossing(whole, last)) if last < len(whole.nodes) else _names(whole),
         )
         for number, (first, last) in enumerate(pairwise(edges))
     )
@@ -100,21 +154,23 @@ def _names(graph: Graph) -> tuple[str, ...]:
     return tuple(value.name for value in graph.outputs)
 
 
-def _weight_nbytes(node: Node, graph: Graph) -> int:
-    """Of the constants that the node keeps in memory: those that are not zero, if it multiplies."""
-    held = [graph.initializers[n] for n in node.reads if n in graph.initializers]
+def _loads(node: Node, graph: Graph) -> tuple[int, int]:
+    """Bytes of the weights that the node keeps, and its multiply-adds a row: those not zero."""
+    names = [n for n in node.reads if n in graph.initializers]
     if node.label in _LOOKUPS:
-        return 0
-    return sum(INDEXED_NBYTES * int(np.count_nonzero(array)) for array in held)
-
-
-def _multiply_adds(node: Node, graph: Graph) -> int:
-    """Of a row, of weights that are not zero."""
+        return 0, multiply_adds(node, graph, TYPICAL_TOKENS)
+    counts = {n: _nonzeros(graph.initializers[n]) for n in dict.fromkeys(names)}
+    kept = sum(INDEXED_NBYTES * counts[n] for n in names)
     dense = multiply_adds(node, graph, TYPICAL_TOKENS)
-    weights = graph.initializers.get(node.inputs[1]) if len(node.inputs) > 1 else None
-    if weights is None or not weights.size:
-        return dense
-    return dense * int(np.count_nonzero(weights)) // weights.size
+    weights = node.inputs[1] if len(node.inputs) > 1 else ""
+    size = graph.initializers[weights].size if weights in counts else 0
+    return kept, dense * counts[weights] // size if size else dense
+
+
+def _nonzeros(array: Array) -> int:
+    found = int(np.count_nonzero(array))
+    release(array)
+    return found
 
 
 def _crossing(graph: Graph, place: int) -> list[str]:

@@ -11,6 +11,8 @@ import numpy as np
 from engine.arena import Lifetime
 from engine.dispatch import structure_of
 from engine.graph import Graph, Node, Value
+from engine.hollow import hollow
+from engine.mapped import release
 from engine.ops.image_work import Convolution, ImageWork
 from engine.ops.native import map_unary
 from engine.ops.work import PER_POINT, Alias, Linear, Map, Refusal, Work
@@ -51,15 +53,18 @@ class Frame:
     """T, of a tile."""
     depth_first: bool
     """Of images; what else runs in columns leaves that to the session."""
+    hollow: bool = False
+    """Whether steps keep no weights."""
 
 
 class StepBuilder:
     """Makes the steps of one segment, and knows its panels and borders."""
 
-    def __init__(self, graph: Graph, choose: Chooser, points: int) -> None:
-        self.graph = graph
-        self.choose = choose
-        self.points = points
+    def __init__(self, frame: Frame) -> None:
+        self.graph = frame.graph
+        self.choose = frame.choose
+        self.points = frame.points
+        self._hollow = frame.hollow
         self.root: dict[str, Panel] = {}
         """Value -> where it lies: a panel of that name, or a part of one."""
         self.features: dict[str, int] = {}
@@ -98,9 +103,8 @@ class StepBuilder:
         if isinstance(work, Alias):
             self.root[work.y] = self._within(Panel(work.x, work.shift))
             return []
-        if isinstance(work, Linear):
-            return self._linear(node, work)
-        return [self._map(node, work)]
+        made = self._linear(node, work) if isinstance(work, Linear) else [self._map(node, work)]
+        return hollowed(made) if self._hollow else made
 
     def _within(self, panel: Panel) -> Panel:
         """The part of a value as a part of the panel that the value lies in."""
@@ -129,18 +133,21 @@ class StepBuilder:
 
     def _linear(self, node: str, work: Linear) -> list[Step]:
         """A step for each slab of outputs and each repetition, then activations in place."""
+        source = work.weights
+        work = replace(work, weights=np.ascontiguousarray(source))
         kernel = self.choose(node, work)
         outputs, inputs = work.weights.shape
         x = self.root[work.x]
         self._own(work.y, outputs * work.repeats)
         clamp, after = split_clamp(work.activations)
         slabs = [_Slab(work, rows, kernel, clamp, self.points) for rows in _slabs(work, kernel)]
+        release(source)  # they are packed now
         steps = []
         for i in range(work.repeats):
-            source = Panel(x.value, x.shift + i * inputs)
+            here = Panel(x.value, x.shift + i * inputs)
             for slab in slabs:
                 target = Panel(work.y, i * outputs + slab.rows.start)
-                steps.append(slab.step(node, source, target))
+                steps.append(slab.step(node, here, target))
         for name, a, b in after:  # in place, while the panel is in L2
             m = map_unary(name, (a, b), work.y, work.y, outputs * work.repeats)
             kernel = f"{m.kernel}_x{self.points}"
@@ -183,6 +190,18 @@ class StepBuilder:
 def written(group: Iterable[Lowered]) -> list[str]:
     """Every value that the nodes write, once."""
     return list(dict.fromkeys(n for item in group for n in item.node.writes))
+
+
+def hollowed(steps: Iterable[Step]) -> list[Step]:
+    """The steps without their weights; arrays that several read stay one."""
+    seen: dict[int, Array] = {}
+
+    def without(operand: Operand) -> Operand:
+        if not isinstance(operand, np.ndarray):
+            return operand
+        return seen.setdefault(id(operand), hollow(operand))
+
+    return [replace(step, operands=tuple(map(without, step.operands))) for step in steps]
 
 
 def opening(builder: StepBuilder, group: Sequence[Lowered]) -> list[Step]:

@@ -6,6 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from engine.errors import EngineError
+from engine.hollow import Hollow
+from engine.lookup import Rows
+from engine.mapped import stays_in_place
+
 Array = np.ndarray[Any, Any]
 LINE = 64
 
@@ -23,12 +28,27 @@ class Weights:
 
     def __init__(self) -> None:
         self._copies: dict[int, tuple[Array, Array]] = {}
+        self._rows: dict[int, tuple[Array, Rows]] = {}
 
     def copies(self) -> list[Array]:
         return [copy for _, copy in self._copies.values()]
 
+    def fetch(self, table: Array, ids: Array) -> None:
+        """Rows of a table that stays in its file, before a batch looks them up."""
+        self._rows[id(table)][1].fetch(ids)
+
     def address(self, array: Array) -> int:
-        """Where the copy starts; 16 bytes of slack follow it."""
+        """Where the copy starts; 16 bytes of slack follow it. Of a table that stays in its file
+        the rows that were fetched are there, and no slack."""
+        if isinstance(array, Hollow):
+            raise EngineError(
+                "Session: expected a program with its weights, got a hollow one; "
+                "compile it without hollow=True"
+            )
+        if stays_in_place(array):
+            if id(array) not in self._rows:
+                self._rows[id(array)] = array, Rows(array)
+            return self._rows[id(array)][1].address
         if id(array) not in self._copies:
             flat = np.ascontiguousarray(array).reshape(-1)
             memory = aligned(flat.nbytes + LINE)

@@ -18,7 +18,8 @@ from jobs.endings import Ending, Limits, over_budget
 from jobs.errors import DONE
 from jobs.leases import LeaseTable
 from jobs.lending import Lending
-from jobs.planning import Prepared, admit, check_memory, prepare
+from jobs.memory import check_memory
+from jobs.planning import Prepared, admit, prepare
 from jobs.report.history import History
 from jobs.tally import Summary, Tally
 from pipeline.durable import DISK_TROUBLE
@@ -61,10 +62,10 @@ class Driver:
 
     def run(self, seats: tuple[Seat, ...], show_plan: Callable[[Plan], None]) -> Summary | None:
         """The whole job on the executor's seats; None after a dry run."""
-        prepared = prepare(self.spec, seats)
+        prepared = prepare(self.spec, seats, lambda stages: self._executor.reseat(stages))
         self.plan = prepared.plan
         show_plan(prepared.plan)
-        check_memory(prepared, seats)
+        check_memory(prepared, prepared.seats)
         try:
             if self.spec.dry_run:
                 self.standing = RunFolder.look(

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import engine
 from engine.pixels import Pixels, with_pixels
 from engine.settings import switches_of
-from engine.stages import compile_stage, cut
-from numa.notation import cpulist, size
+from engine.stages import Cuttable, compile_stage, cuttable
+from jobs.errors import InfrastructureError
+from jobs.memory import check_memory, fits
+from jobs.spec import AUTO
+from numa.errors import NumaError
 from pipeline.binding import Binding, TokenRules, bind
 from pipeline.dataset import Dataset
-from pipeline.errors import MemoryPlanError
 from pipeline.fingerprint import fingerprint, model_sha256
 from pipeline.hooks import AFTER, BEFORE, Hook
 from pipeline.manifest import RunRecord, read_run
 from pipeline.picture_binding import pixels
 from pipeline.picture_rules import PictureRules, parse
 from pipeline.pictures import check_pillow
-from pipeline.plan import make_plan, price, read_fields
-from pipeline.price import stage_prices
+from pipeline.plan import make_plan, read_fields
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.stage_spec import StagePlace
 from pipeline.text import TokenizerFile, check_fits
@@ -33,7 +33,17 @@ if TYPE_CHECKING:
     from engine.confirming import Timer
     from jobs.executors import Seat
     from jobs.spec import JobSpec
-    from pipeline.plan import MemoryPrice, Plan
+    from pipeline.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stage of a model, as the driver knows it."""
+
+    begin: str
+    """Name of its first node."""
+    program: engine.Program
+    """Hollow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +54,17 @@ class Prepared:
     run: RunRecord
     specs: tuple[ScorerSpec, ...]
     program: engine.Program
-    stages: tuple[engine.Program, ...]
+    """Hollow."""
+    pieces: tuple[Piece, ...]
     """Of a model in stages; () for one in one piece."""
+
+    seats: tuple[Seat, ...]
+    process_limit_nbytes: int | None
+    """That each process of a scorer may take."""
+
+    @property
+    def stages(self) -> tuple[engine.Program, ...]:
+        return tuple(piece.program for piece in self.pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +77,23 @@ class Fitted:
     """Inputs of pictures that the program normalises itself."""
     tokenizer: TokenizerFile | None
     pictures: PictureRules | None
-    stages: tuple[engine.Program, ...]
+    graph: engine.Graph
+    """With the nodes that normalise pictures; its weights lie in the model's files."""
+    pieces: tuple[Piece, ...] = ()
     """The same in --stages pieces, () for one."""
+
+    def cuttable(self, spec: JobSpec) -> Cuttable:
+        return cuttable(self.graph, **switches_of(spec.off))
+
+    def cut(self, model: Cuttable, count: int, spec: JobSpec) -> tuple[Piece, ...]:
+        """Programs of `count` stages, hollow, one after the other."""
+        return tuple(
+            Piece(
+                stage.begin,
+                compile_stage(stage, self.program.choices, hollow=True, **switches_of(spec.off)),
+            )
+            for stage in model.cut(count)
+        )
 
 
 def fit(
@@ -75,8 +109,7 @@ def fit(
     graph = engine.load(spec.model)
     fed = pixels(schema, graph.inputs, spec.bindings, pictures)
     whole, switches = with_pixels(graph, fed), switches_of(spec.off)
-    program = engine.compile(whole, choices=choices, timer=timer, **switches)
-    stages = cut(whole, spec.stages, **switches) if spec.stages > 1 else ()
+    program = engine.compile(whole, choices=choices, timer=timer, hollow=True, **switches)
     binding = bind(
         schema, program.inputs, program.outputs, spec.bindings, spec.keep,
         on_error=spec.on_error, rules=_token_rules(spec, program), pictures=pictures,
@@ -85,12 +118,22 @@ def fit(
         check_pillow()
     if tokenizer is not None:
         check_fits(tokenizer, binding)
-    pieces = tuple(compile_stage(stage, program.choices, **switches) for stage in stages)
-    return Fitted(program, binding, fed, tokenizer, pictures, pieces)
+    fitted = Fitted(program, binding, fed, tokenizer, pictures, whole)
+    if spec.stages <= 1:
+        return fitted
+    return replace(fitted, pieces=fitted.cut(fitted.cuttable(spec), spec.stages, spec))
 
 
-def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
-    """Reads footers, compiles the model, binds fields to inputs and prices the plan."""
+Reseat = Callable[[int], "tuple[Seat, ...]"]
+"""Stages -> the seats of scorers that have so many."""
+
+
+def prepare(spec: JobSpec, seats: tuple[Seat, ...], reseat: Reseat | None = None) -> Prepared:
+    """Reads footers, compiles the model, binds fields to inputs and prices the plan.
+
+    With --stages auto that is done for one stage and for more, until they fit; the first plan
+    stands, for `check_memory` to refuse, where none does.
+    """
     dataset = Dataset.discover(spec.input, parse_where(spec.where) if spec.where else None)
     dataset.refuse_output(spec.output)
     # A missing model is for the engine to explain.
@@ -98,18 +141,56 @@ def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
     before, after = Hook.of(BEFORE, spec.before), Hook.of(AFTER, spec.after)
     schema = before.load().schema_of(dataset.schema) if before else dataset.schema
     fitted = fit(spec, schema, _earlier_choices(spec, sha256), engine.Stopwatch())
-    program, binding = fitted.program, fitted.binding
-    tokenizer, pictures = fitted.tokenizer, fitted.pictures
-    written = binding.output_schema(schema)
+    written = fitted.binding.output_schema(schema)
     if after:
         written = after.load().schema_of(written)
+
+    def planned(fitted: Fitted, seats: tuple[Seat, ...]) -> Prepared:
+        return _planned(spec, dataset, fitted, seats, written, (before, after), sha256)
+
+    first = planned(fitted, seats)
+    if spec.stages != AUTO or reseat is None or fits(first):
+        return first
+    return _fewest_stages(spec, fitted, planned, reseat) or first
+
+
+def _fewest_stages(
+    spec: JobSpec,
+    fitted: Fitted,
+    planned: Callable[[Fitted, tuple[Seat, ...]], Prepared],
+    reseat: Reseat,
+) -> Prepared | None:
+    """The plan with the fewest stages, from two on, that fits; None where none does."""
+    model = fitted.cuttable(spec)
+    for count in range(2, model.most + 1):
+        try:
+            seats = reseat(count)
+        except (NumaError, InfrastructureError):  # no places for so many
+            return None
+        found = planned(replace(fitted, pieces=fitted.cut(model, count, spec)), seats)
+        if fits(found):
+            return found
+    return None
+
+
+def _planned(
+    spec: JobSpec,
+    dataset: Dataset,
+    fitted: Fitted,
+    seats: tuple[Seat, ...],
+    written: Any,
+    hooks: tuple[Hook | None, Hook | None],
+    sha256: str,
+) -> Prepared:
+    program, binding, (before, after) = fitted.program, fitted.binding, hooks
+    tokenizer, pictures = fitted.tokenizer, fitted.pictures
     limits = {seat.machine: seat.memory_limit_nbytes for seat in seats}
     plan = make_plan(
         dataset, program, binding, tuple(seat.place for seat in seats),
         model=spec.model, batch_rows=spec.batch_rows, output=spec.output, format=spec.format,
         on_error=spec.on_error, memory_limit_nbytes=sum(limits.values()),
         tokenizer=tokenizer, pictures=pictures, before=before, after=after, written=written,
-        stages=fitted.stages,
+        stages=tuple(piece.program for piece in fitted.pieces),
     )  # fmt: skip
     run = RunRecord(
         fingerprint=fingerprint(
@@ -121,7 +202,7 @@ def prepare(spec: JobSpec, seats: tuple[Seat, ...]) -> Prepared:
         choices=program.choices, model=spec.model, format=spec.format,
     )  # fmt: skip
     specs = _scorer_specs(spec, plan, run, fitted, seats)
-    return Prepared(plan, run, specs, program, fitted.stages)
+    return Prepared(plan, run, specs, program, fitted.pieces, seats, spec.scorer_memory)
 
 
 def _earlier_choices(spec: JobSpec, sha256: str) -> Mapping[str, str] | None:
@@ -137,65 +218,7 @@ def admit(prepared: Prepared, seats: tuple[Seat, ...]) -> tuple[ScorerSpec, ...]
     fit there.
     """
     check_memory(prepared, seats, joining=True)
-    return tuple(_seated(prepared.specs[0], seat, prepared.stages) for seat in seats)
-
-
-def check_memory(prepared: Prepared, seats: tuple[Seat, ...], *, joining: bool = False) -> None:
-    """Each machine's engines against what that machine can give; the first has the driver,
-    unless the machines are `joining` it.
-
-    Where a machine has several NUMA nodes, each node's engines against that node, too: memory
-    that is bound to a full node is not taken from another, the kernel kills instead.
-    """
-    for number, (machine, group) in enumerate(groupby(seats, key=lambda seat: seat.machine)):
-        here = sorted(group, key=lambda seat: seat.place.nodes)
-        driver = number == 0 and not joining
-        _bound(prepared, here, driver=driver).check(here[0].memory_limit_nbytes, machine)
-        if prepared.stages:
-            _check_stages(prepared, here, machine)
-            continue
-        for nodes, group_of_nodes in groupby(here, key=lambda seat: seat.place.nodes):
-            there = list(group_of_nodes)
-            where = f"NUMA node {cpulist(nodes)} of {machine}"
-            _bound(prepared, there, driver=False).check(there[0].node_memory_nbytes, where)
-
-
-def _check_stages(prepared: Prepared, seats: Sequence[Seat], machine: str) -> None:
-    """Each NUMA node against the stages that live there."""
-    plan = prepared.plan
-    held: dict[int, list[tuple[int, int]]] = {}
-    limits: dict[int, int] = {}
-    for seat in seats:
-        front = _bound(prepared, [seat], driver=False)
-        prices = stage_prices(
-            plan.dataset, prepared.stages, plan.binding,
-            threads=max(len(stage.place.cpus) for stage in seat.stages),
-            batch_rows=plan.batch_rows, batch_tokens=plan.batch_tokens,
-        )  # fmt: skip
-        prices = (front.engine - front.later, *prices[1:])
-        for number, (stage, nbytes) in enumerate(zip(seat.stages, prices, strict=True)):
-            held.setdefault(stage.place.node, []).append((number, nbytes))
-            limits[stage.place.node] = stage.node_memory_nbytes
-    for node, stages in sorted(held.items()):
-        if (total := sum(nbytes for _, nbytes in stages)) > limits[node]:
-            said = ", ".join(f"stage {number} {size(nbytes)}" for number, nbytes in stages)
-            raise MemoryPlanError(
-                f"NUMA node {node} of {machine}: expected stages within {size(limits[node])} of "
-                f"memory, got {size(total)} ({said}); do more --stages, fewer --engines or a "
-                "smaller --batch-rows"
-            )
-
-
-def _bound(prepared: Prepared, seats: Sequence[Seat], *, driver: bool) -> MemoryPrice:
-    plan = prepared.plan
-    return price(
-        plan.dataset, prepared.program, plan.binding, engines=len(seats),
-        threads=max(len(seat.place.cpus) for seat in seats), batch_rows=plan.batch_rows,
-        batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer,
-        fields=read_fields(plan.dataset, plan.before), output=plan.output,
-        driver=driver, stages=prepared.stages,
-        copies=max(len(seat.place.nodes) for seat in seats),
-    )  # fmt: skip
+    return tuple(_seated(prepared.specs[0], seat, prepared.pieces) for seat in seats)
 
 
 def _token_rules(spec: JobSpec, program: engine.Program) -> TokenRules:
@@ -223,14 +246,14 @@ def _scorer_specs(
         pixels=fitted.fed, before=plan.before, after=plan.after,
         fields=read_fields(plan.dataset, plan.before), where=spec.where or "",
     )  # fmt: skip
-    return tuple(_seated(common, seat, fitted.stages) for seat in seats)
+    return tuple(_seated(common, seat, fitted.pieces) for seat in seats)
 
 
-def _seated(spec: ScorerSpec, seat: Seat, stages: Sequence[engine.Program]) -> ScorerSpec:
+def _seated(spec: ScorerSpec, seat: Seat, pieces: Sequence[Piece]) -> ScorerSpec:
     """The same work at another place, or at a place for each stage."""
     places = tuple(
-        StagePlace(stage.place.cpus, stage.place.node, program.fingerprint)
-        for stage, program in zip(seat.stages, stages, strict=True)
+        StagePlace(stage.place.cpus, stage.place.node, piece.program.fingerprint, piece.begin)
+        for stage, piece in zip(seat.stages, pieces, strict=True)
     )
     return replace(
         spec, scorer=seat.scorer, cpus=seat.place.cpus, node=seat.place.node,

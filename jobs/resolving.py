@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import ConfigError, SpecError
-from jobs.spec import NUMBERS, OPTIONS, JobSpec
+from jobs.spec import AUTO, NUMBERS, OPTIONS, SPOKEN, JobSpec
 from pipeline.stores import REMOTE, as_path, is_url, scheme
 
 _LISTS = {
@@ -128,6 +128,14 @@ class _Reading:
 
     def _number(self, name: str, value: Any) -> Any:
         wanted = NUMBERS[name]
+        if name in SPOKEN and isinstance(value, str):
+            read, _, expected = SPOKEN[name]
+            try:
+                value = read(value)
+            except (ValueError, OverflowError):
+                raise self._unfit(name, expected, value) from None
+            if name == "stages" and value == AUTO:
+                return value
         if wanted is float and type(value) is int:
             value = float(value)
         if type(value) is not wanted:
@@ -191,7 +199,7 @@ def _check_together(spec: JobSpec) -> None:
         raise SpecError(f"bind: input {name!r} is bound twice; give --bind {name}=... once")
     if spec.address is not None and spec.executor != "ray":
         raise SpecError("address: only the Ray executor joins a cluster; add --executor ray")
-    if spec.stages > 1 and spec.domain == "socket":
+    if spec.stages != 1 and spec.domain == "socket":
         raise SpecError(
             "stages: expected a NUMA node for each, got --domain socket, which has several; "
             "do without one of them, or take --domain l3"

@@ -14,7 +14,7 @@ import click
 from jobs.attempts import leave_with
 from jobs.errors import Interrupted
 from jobs.resolving import resolve
-from jobs.spec import NUMBERS, OPTIONS, JobSpec
+from jobs.spec import AUTO, NUMBERS, OPTIONS, SPOKEN, JobSpec
 from jobs.streams import heedless
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _as_click(name: str, default: Any, metadata: Any) -> click.Option:
         return click.Option([flag, name], is_flag=True, default=None, help=text)
     if default is not MISSING and default not in (None, ()):
         text += f"  [default: {default:g}]" if name in NUMBERS else f"  [default: {default}]"
-    kind: Any = NUMBERS.get(name, str)
+    kind: Any = str if name in SPOKEN else NUMBERS.get(name, str)
     if metadata["choices"]:
         kind = click.Choice(metadata["choices"])
     return click.Option(
@@ -81,7 +81,7 @@ def _as_click(name: str, default: Any, metadata: Any) -> click.Option:
 _METAVARS = {
     "model": "FILE", "input": "PATH", "output": "FOLDER", "bind": "INPUT=FIELD",
     "keep": "FIELDS", "off": "NAME", "address": "ADDRESS", "engines": "N", "threads": "N",
-    "stages": "N",
+    "stages": "N", "scorer_memory": "BYTES",
     "batch_rows": "N", "max_tokens": "N", "tokenizer": "FILE", "max_errors": "N",
     "image": "KEY=VALUE,...",
     "where": "CONDITION", "before": "MODULE:FUNCTION", "after": "MODULE:FUNCTION",
@@ -120,7 +120,8 @@ def score(spec: JobSpec) -> int:
 def _will_score(spec: JobSpec) -> bool:
     """Whether it is worth starting scorers before anything has been checked."""
     done = Path(spec.output, "_SUCCESS").exists() and not spec.restart
-    return not spec.dry_run and not done and Path(spec.model).is_file()
+    settled = spec.stages != AUTO and not spec.dry_run
+    return settled and not done and Path(spec.model).is_file()
 
 
 def _drive(

@@ -7,9 +7,11 @@ below. Nothing heavy is imported here: `colonnade --help` shows this table.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
+
+from numa.notation import amount
 
 
 def _option(
@@ -70,10 +72,17 @@ class JobSpec:
     )
     stages: int = _option(
         "Cut the model into so many stages, each with weights of its own on a NUMA node of its "
-        "own: for models too large for one. A scorer then takes so many places.",
+        "own: for models too large for one. A scorer then takes so many places. 'auto': as few as "
+        "fit the machines' memory and --scorer-memory.",
         1,
         least=1,
         most=1024,
+    )
+    scorer_memory: int | None = _option(
+        "Memory that each process of a scorer may take, as 2GiB or 500MB: a plan that needs more "
+        "is refused.",
+        None,
+        least=1,
     )
     batch_rows: int | None = _option(
         "Rows given to the model at a time. Default: chosen by the plan.",
@@ -203,6 +212,10 @@ class Asked:
     image: str
 
 
+def _counted(text: str) -> int:
+    return AUTO if text == "auto" else int(text)
+
+
 OPTIONS: dict[str, Field[Any]] = {f.name: f for f in fields(JobSpec)}
 """Every option by name, in the order of the help text."""
 
@@ -210,6 +223,7 @@ NUMBERS: dict[str, type] = {
     "engines": int,
     "threads": int,
     "stages": int,
+    "scorer_memory": int,
     "batch_rows": int,
     "max_tokens": int,
     "max_errors": int,
@@ -217,6 +231,15 @@ NUMBERS: dict[str, type] = {
     "max_restarts": int,
 }
 """Options that are numbers, and of which kind."""
+
+AUTO = 0
+"""--stages auto."""
+
+SPOKEN: dict[str, tuple[Callable[[str], int], Callable[[int], str], str]] = {
+    "stages": (_counted, lambda count: str(count or "auto"), "an integer or 'auto'"),
+    "scorer_memory": (amount, str, "bytes as 2GiB or 500MB"),
+}
+"""Numbers that people write in words: read (raises ValueError), written, and what is expected."""
 
 
 def _words(name: str, value: Any) -> list[str]:
@@ -227,4 +250,6 @@ def _words(name: str, value: Any) -> list[str]:
         return [flag, ",".join(value)]
     if isinstance(value, tuple):
         return [word for item in value for word in (flag, item)]
+    if name in SPOKEN:
+        return [flag, SPOKEN[name][1](value)]
     return [flag, f"{value:g}" if isinstance(value, float) else str(value)]

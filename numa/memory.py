@@ -144,3 +144,11 @@ def _call(which: int, *arguments: int) -> int:
 def _reason(code: int) -> str:
     name = errno.errorcode.get(code, str(code))
     return f"{name}, {REASONS.get(code, os.strerror(code))}"
+
+
+def trim() -> None:
+    """Gives memory that this process no longer uses back to the kernel, where its C library can:
+    what was freed is otherwise kept for the next allocation."""
+    call = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if call is not None:  # musl has none, and keeps less
+        call(0)

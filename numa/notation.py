@@ -40,6 +40,22 @@ def cpulist(numbers: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
+UNITS = {"": 1, "B": 1} | {
+    f"{letter}{binary}B": (1024 if binary else 1000) ** power
+    for power, letter in enumerate("KMGT", 1)
+    for binary in ("", "i")
+}
+
+
+def amount(text: str) -> int:
+    """Bytes that people write: "2GiB", "500 MB", "4096". Raises ValueError."""
+    number = text.rstrip("KMGTBi ")
+    unit = UNITS.get(text[len(number) :].strip())
+    if unit is None:
+        raise ValueError(text)
+    return int(float(number) * unit)
+
+
 def size(nbytes: int) -> str:
     """Bytes for people, in the largest binary unit that keeps the number at 1 or more."""
     unit, amount = "B", float(nbytes)

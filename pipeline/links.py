@@ -29,6 +29,7 @@ from typing import Any
 import engine
 from engine.errors import EngineError
 from numa import launch
+from numa.memory import trim
 from numa.placement import Place
 from numa.report import report
 from pipeline.errors import StageLost
@@ -156,6 +157,7 @@ def _opened(wire: _Wire) -> engine.Session | None:
         wire.send("refused", message=str(error))
         return None
     session = engine.Session(program, cpus=spec.cpus)
+    trim()  # of what reading and compiling took
     found = report(Place(spec.number, spec.node, spec.cpus)).to_json()
     wire.send("ready", report={**found, "stage": spec.number})
     return session

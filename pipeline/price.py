@@ -61,7 +61,7 @@ class PricedProgram(Protocol):
     @property
     def fingerprint(self) -> str: ...
     @property
-    def weights_nbytes(self) -> int: ...
+    def held_nbytes(self) -> int: ...
     def session_nbytes(
         self, threads: int, rows: int, tokens: int = 0, longest: int | None = None
     ) -> int: ...
@@ -179,15 +179,15 @@ def price(
     made = tokenizer.resident_nbytes if tokenizer else 0
     if any(f.picture for f in binding.fields):
         made += decoding_nbytes(threads)
-    held = 2 * program.weights_nbytes
+    held = 2 * program.held_nbytes
     session, later = program.session_nbytes(threads, rows, most.run, most.longest), 0
-    session += (copies - 1) * program.weights_nbytes
+    session += (copies - 1) * program.held_nbytes
     if stages:
         session, *others = stage_prices(
             dataset, stages, binding,
             threads=threads, batch_rows=batch_rows, batch_tokens=batch_tokens,
         )  # fmt: skip
-        held, later = 2 * stages[0].weights_nbytes, sum(others)
+        held, later = 2 * stages[0].held_nbytes, sum(others)
     return MemoryPrice(
         engines=engines,
         interpreter=INTERPRETER_NBYTES,
@@ -197,8 +197,7 @@ def price(
         reading=_reading_nbytes(dataset, binding, columns, rows, most) + made,
         outputs=(outputs + kept + dictionaries) * (QUEUED + IN_HAND),
         writing=ENCODING * written + (UPLOADING * part + UPLOAD_NBYTES) * int(is_url(output)),
-        driver=(DRIVER_NBYTES + 3 * program.weights_nbytes + SHARD_NBYTES * len(shards))
-        * int(driver),
+        driver=(DRIVER_NBYTES + 3 * program.held_nbytes + SHARD_NBYTES * len(shards)) * int(driver),
     )
 
 
@@ -224,7 +223,7 @@ def stage_prices(
         # that later stages give theirs through and what is queued before them.
         copies = 2 if number else 0
         own = session + taken + copies * given
-        found.append(own + (INTERPRETER_NBYTES + 2 * program.weights_nbytes if number else 0))
+        found.append(own + (INTERPRETER_NBYTES + 2 * program.held_nbytes if number else 0))
         found[0] += given * (QUEUED_BETWEEN + IN_HAND + 1)
     return tuple(found)
 

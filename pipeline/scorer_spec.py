@@ -60,12 +60,17 @@ class ScorerSpec:
     """Which of the rows read are scored."""
 
     @property
+    def begins(self) -> tuple[str, ...]:
+        """Names of the stages' first nodes."""
+        return tuple(place.begin for place in self.stages)
+
+    @property
     def later_stages(self) -> tuple[StageSpec, ...]:
         """What the processes of later stages are told."""
         return tuple(
             StageSpec(
                 model=self.model, model_sha256=self.model_sha256, number=number,
-                count=len(self.stages), program=place.program, choices=self.choices,
+                begins=self.begins, program=place.program, choices=self.choices,
                 switches=self.switches, cpus=place.cpus, node=place.node, pixels=self.pixels,
             )
             for number, place in list(enumerate(self.stages))[1:]

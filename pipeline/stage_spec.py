@@ -10,7 +10,7 @@ from typing import Any
 import engine
 from engine.errors import EngineError
 from engine.pixels import Pixels, with_pixels
-from engine.stages import compile_stage, cut
+from engine.stages import compile_stage, cut_at
 from pipeline.fingerprint import model_sha256
 
 
@@ -26,6 +26,8 @@ class StagePlace:
     node: int
     program: str
     """Fingerprint of the stage's program."""
+    begin: str
+    """Name of its first node, after rewrites."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,8 @@ class StageSpec:
     model_sha256: str
     number: int
     """Of the stage, from 0."""
-    count: int
-    """Of stages."""
+    begins: tuple[str, ...]
+    """Names of the first nodes of all stages."""
     program: str
     choices: Mapping[str, str]
     """Of the whole model."""
@@ -50,7 +52,8 @@ class StageSpec:
         """The stage's program. Raises NotAsPlanned when it is not the planned one."""
         check_model(self.model, self.model_sha256)
         graph = with_pixels(engine.load(self.model), self.pixels)
-        stage = cut(graph, self.count, **self.switches)[self.number]
+        stage = cut_at(graph, self.begins, **self.switches)[self.number]
+        del graph  # and with it the maps of other stages' weights
         program = compile_stage(stage, self.choices, **self.switches)
         check_program(self.model, program, self.program)
         return program

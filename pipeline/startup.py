@@ -11,7 +11,8 @@ import pyarrow as pa
 
 import engine
 from engine.pixels import with_pixels
-from engine.stages import compile_stage, cut
+from engine.stages import compile_stage, cut_at
+from numa.memory import trim
 from pipeline.course import Course, Leg, Runs
 from pipeline.events import ScorerReady
 from pipeline.links import Link
@@ -49,16 +50,10 @@ def open_course(spec: ScorerSpec) -> tuple[Course, ScorerReady]:
 
 def _opened(spec: ScorerSpec, links: Sequence[Link], began: float) -> tuple[Course, ScorerReady]:
     check_model(spec.model, spec.model_sha256)
-    graph = with_pixels(engine.load(spec.model), spec.pixels)
-    if spec.stages:
-        stages = cut(graph, len(spec.stages), **spec.switches)
-        program = compile_stage(stages[0], spec.choices, **spec.switches)
-        check_program(spec.model, program, spec.stages[0].program)
-    else:
-        program = engine.compile(graph, choices=spec.choices, **spec.switches)
-        check_program(spec.model, program, spec.program)
+    program, flows = _compiled(spec)
     compiled = time.perf_counter()
     session = engine.Session(program, cpus=spec.cpus)
+    trim()  # of what reading and compiling took
     opened = time.perf_counter()
     report = {
         "pid": os.getpid(),
@@ -72,8 +67,25 @@ def _opened(spec: ScorerSpec, links: Sequence[Link], began: float) -> tuple[Cour
         return Course.of(session), ScorerReady(spec.scorer, spec.program, report)
     report["stages"] = [link.ready() for link in links]
     runners: list[Runs] = [session, *links]
-    legs = [
-        Leg(runs, tuple(v.name for v in stage.graph.inputs), stage.carries)
-        for runs, stage in zip(runners, stages, strict=True)
-    ]
+    legs = [Leg(runs, *flow) for runs, flow in zip(runners, flows, strict=True)]
     return Course(legs), ScorerReady(spec.scorer, spec.program, report)
+
+
+_Flow = tuple[tuple[str, ...], tuple[str, ...]]
+"""What a stage takes, and what is carried on after it."""
+
+
+def _compiled(spec: ScorerSpec) -> tuple[engine.Program, list[_Flow]]:
+    """The planned program and no flows, or that of the first stage and the flows of all."""
+    graph = with_pixels(engine.load(spec.model), spec.pixels)
+    if not spec.stages:
+        program = engine.compile(graph, choices=spec.choices, **spec.switches)
+        check_program(spec.model, program, spec.program)
+        return program, []
+    stages = cut_at(graph, spec.begins, **spec.switches)
+    flows = [(tuple(v.name for v in stage.graph.inputs), stage.carries) for stage in stages]
+    first = stages[0]
+    del graph, stages  # and with them the maps of later stages' weights
+    program = compile_stage(first, spec.choices, **spec.switches)
+    check_program(spec.model, program, spec.stages[0].program)
+    return program, flows

@@ -63,6 +63,9 @@ class Writer:
             Seat(n, "simulated", Place(n, 0, (n,)), memory, memory) for n in range(SCORERS)
         )
 
+    def reseat(self, stages: int) -> tuple[Seat, ...]:
+        return ()
+
     def arrivals(self) -> tuple[Seat, ...]:
         return ()
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -45,6 +46,9 @@ class Run:
     """From the last engine's start to the job's end."""
     held: tuple[int, ...]
     """Bytes of each process's own memory when it could run."""
+    resident: tuple[int, ...]
+    """The same with the pages of files that it had looked at: libraries, and tables of the model
+    that are read where they lie."""
 
 
 def main() -> None:
@@ -59,7 +63,8 @@ def main() -> None:
     tiny = made(folder / "tiny.onnx", Size(1, 16, 2, 16, 100, 130), 0.5)
     data = dataset(folder / f"rows-{args.rows}", args.rows, Size().vocabulary)
     few = dataset(folder / "rows-few", 8, 100)
-    base = min(job(tiny, few, folder / "out-tiny", ["--engines", "1"]).held)
+    least = job(tiny, few, folder / "out-tiny", ["--engines", "1"])
+    base, base_resident = min(least.held), min(least.resident)
 
     runs: dict[str, list[Run]] = {way: [] for way in WAYS}
     for number in range(args.repeats):
@@ -75,7 +80,11 @@ def main() -> None:
         print(f"{way:8} {rate:8.2f} sequences/s")
     print(f"staged / whole: {rates['staged'] / rates['whole']:.2f}")
     for number, share in enumerate(shares):
-        print(f"stage {number} holds {share / 1e6:.0f} MB, the whole model {whole / 1e6:.0f} MB")
+        seen = max(r.resident[number] for r in runs["staged"]) - base_resident
+        print(
+            f"stage {number} holds {share / 1e6:.0f} MB, the whole model {whole / 1e6:.0f} MB: "
+            f"{share / whole:.0%}; with pages of files {seen / 1e6:.0f} MB"
+        )
 
 
 def made(path: Path, size: Size, sparsity: float) -> Path:
@@ -105,6 +114,7 @@ def job(model: Path, data: Path, output: Path, options: Sequence[str]) -> Run:
     words += ["--output", str(output), "--threads", "1", "--progress", "json", *options]
     started = ended = 0.0
     held: list[int] = []
+    resident: list[int] = []
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -113,12 +123,14 @@ def job(model: Path, data: Path, output: Path, options: Sequence[str]) -> Run:
             if event.get("event") == "ScorerReady":
                 started = time.perf_counter()
                 report = event["report"]
-                held += [own_nbytes(r) for r in (report, *report.get("stages", []))]
+                reports = (report, *report.get("stages", []))
+                held += map(own_nbytes, reports)
+                resident += [psutil.Process(r["pid"]).memory_info().rss for r in reports]
             elif event.get("event") == "JobEnded":
                 ended = time.perf_counter()
     if process.returncode:
         raise SystemExit(f"{' '.join(words)}: exit code {process.returncode}")
-    return Run(ended - started, tuple(held))
+    return Run(ended - started, tuple(held), tuple(resident))
 
 
 def own_nbytes(report: dict[str, Any]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,16 +32,23 @@ _WITH_SUBGRAPHS = ("If", "Loop", "Scan", "SequenceMap")
 def load(path: str | Path) -> Graph:
     """Read a model file; its external data is mapped, and must lie below the file's folder."""
     path = Path(path)
-    return graph_of(read_model(path), path.parent, str(path))
+    model, outlying = read_model(path)
+    return graph_of(model, path.parent, str(path), outlying)
 
 
-def graph_of(model: onnx.ModelProto, folder: Path | None = None, where: str = "model") -> Graph:
-    """The graph of a parsed model; without `folder` external data is refused."""
+def graph_of(
+    model: onnx.ModelProto,
+    folder: Path | None = None,
+    where: str = "model",
+    outlying: Mapping[str, Array] = MappingProxyType({}),
+) -> Graph:
+    """The graph of a parsed model; without `folder` external data is refused. `outlying` are
+    bytes of initializers that were left in the file."""
     expect_text(model, where)
     model = inline(model, where)
     opsets = _opsets(model, where)
     source = model.graph
-    constants = _constants(source, folder, where)
+    constants = _constants(source, folder, where, outlying)
     spelled = spell_out(source, constants, opsets)
     constants |= spelled.constants
     names = unique_names(spelled.nodes)
@@ -113,11 +121,13 @@ def _opsets(model: onnx.ModelProto, where: str) -> dict[str, int]:
     return opsets
 
 
-def _constants(source: onnx.GraphProto, folder: Path | None, where: str) -> dict[str, Array]:
+def _constants(
+    source: onnx.GraphProto, folder: Path | None, where: str, outlying: Mapping[str, Array]
+) -> dict[str, Array]:
     """Initializers, dense and sparse; each name once."""
     constants: dict[str, Array] = {}
     for name, array in (
-        *((t.name, array_of(t, folder, where)) for t in source.initializer),
+        *((t.name, array_of(t, folder, where, outlying.get(t.name))) for t in source.initializer),
         *((s.values.name, dense_of(s, folder, where)) for s in source.sparse_initializer),
     ):
         if not name or name in constants:

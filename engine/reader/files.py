@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
 from engine.errors import ModelError
+from engine.mapped import mapped, release
+from engine.reader.outlying import OUTLYING_NBYTES, Lean, lean
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_NBYTES = 2**31 - 1
 """Protobuf cannot hold more in one message; larger models keep their weights beside the file."""
@@ -26,10 +33,11 @@ _MAGIC = (
 )
 
 
-def read_model(path: Path) -> onnx.ModelProto:
-    """Parse the file; nothing is executed, and external data is not touched yet."""
-    content = _content(path)
-    model = onnx.ModelProto()
+def read_model(path: Path) -> tuple[onnx.ModelProto, Mapping[str, Array]]:
+    """Parse the file; nothing is executed, and external data is not touched yet. Nor are large
+    initializers in the file itself: the bytes of each lie in a map of it, by name."""
+    found = _content(path)
+    content, model = found.content, onnx.ModelProto()
     try:
         model.ParseFromString(content)
     except DecodeError:
@@ -38,7 +46,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise _not_onnx(path, content, "it holds no graph")
     if not model.opset_import:
         raise _not_onnx(path, content, "it names no operator set (opset_import); truncated?")
-    return model
+    return model, found.outlying
 
 
 def expect_text(message: Message, where: str) -> None:
@@ -62,7 +70,7 @@ def expect_text(message: Message, where: str) -> None:
                 )
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path) -> Lean:
     try:
         if path.is_dir():
             raise ModelError(f"{path}: expected an ONNX file, got a folder; name the .onnx in it")
@@ -77,7 +85,12 @@ def _content(path: Path) -> bytes:
                 f"{path}: expected at most {MAX_NBYTES} bytes in one file, got {nbytes}; "
                 "save the weights as external data (onnx.save(..., save_as_external_data=True))"
             )
-        return path.read_bytes()
+        if nbytes < OUTLYING_NBYTES:
+            return Lean(path.read_bytes())
+        whole = mapped(path)
+        found = lean(whole)
+        release(whole)  # the kernel maps more than what was looked at
+        return found
     except OSError as error:
         reason = error.strerror or str(error)
         raise ModelError(

@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from engine.errors import ModelError
+from engine.mapped import mapped
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -24,11 +25,17 @@ _BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 _BITS |= {"FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 
 
-def array_of(tensor: TensorProto, folder: Path | None, where: str) -> Array:
-    """The tensor as a read-only array; `where` names it in errors."""
+def array_of(
+    tensor: TensorProto, folder: Path | None, where: str, outlying: Array | None = None
+) -> Array:
+    """The tensor as a read-only array; `where` names it in errors. `outlying` is uint8 of its
+    raw data, where the reader left that in the model file."""
     label = f"{where}: constant {tensor.name!r}"
     dims = _dims(tensor, label)
     dtype = _dtype(tensor, label)
+    if outlying is not None:
+        _expect_nbytes(outlying.size, _nbytes(tensor, dims, dtype), label)
+        return outlying.view(dtype).reshape(dims)
     if tensor.data_location == TensorProto.EXTERNAL:
         return _external(tensor, dims, dtype, folder, label)
     if tensor.HasField("raw_data"):
@@ -143,7 +150,7 @@ def _external(
         )
     if expected == 0:
         return np.zeros(dims, dtype)
-    raw = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
+    raw = mapped(path)[offset : offset + length]
     if TensorProto.DataType.Name(tensor.data_type) in _BITS:
         packed = TensorProto(data_type=tensor.data_type, dims=dims, raw_data=raw.tobytes())
         unpacked: Array = numpy_helper.to_array(packed).reshape(dims)

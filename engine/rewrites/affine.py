@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.graph import Node, Shape
+from engine.mapped import release
 from engine.ops.plain import training
 from engine.rewrites.rewrite import Array, Edit, Rewrite, View
 from engine.rewrites.weighted import LABELS, Weighted, weighted
@@ -191,15 +192,20 @@ def _folded(
     """The Linear or Conv among `removes` with other weights and bias, if float32 can hold them."""
     node = old.node
     with np.errstate(all="ignore"):
-        new, b = np.ascontiguousarray(weights, np.float32), bias.astype(np.float32)
-    lossless = np.count_nonzero(new) == np.count_nonzero(old.weights)
-    if not lossless or not np.isfinite(b).all() or not np.isfinite(new).all():
-        return "its weights or bias would leave the range of float32"
+        b = bias.astype(np.float32)
     names = [node.inputs[1], _own(node, "bias", view)]
     initializers = {names[1]: b}
-    if new is not old.weights:
+    fits = bool(np.isfinite(b).all())
+    if weights is not old.weights:  # otherwise nobody looks at them: they may lie in a file
+        with np.errstate(all="ignore"):
+            new = np.ascontiguousarray(weights, np.float32)
+        lossless = np.count_nonzero(new) == np.count_nonzero(old.weights)
+        fits = fits and lossless and bool(np.isfinite(new).all())
+        release(old.weights)
         names[0] = _own(node, "weights", view)
         initializers[names[0]] = new
+    if not fits:
+        return "its weights or bias would leave the range of float32"
     inputs = (source, *names, *node.inputs[3:])
     folded = replace(node, inputs=inputs, outputs=removes[-1].outputs)
     others = ", ".join(n.name for n in removes if n is not node)

@@ -3,7 +3,8 @@
     Gemm:    y = alpha * x @ B + beta * C   ->   W[M, K] = alpha * B.T,  b[M] = beta * C
     MatMul:  y = x[..., K] @ B[K, M]        ->   W[M, K] = B.T
 
-Weights are C-contiguous float32, as packing wants them. A C that is no vector over the outputs
+Weights are C-contiguous float32, but for those that lie in a file, which are left there and
+looked at across until they are packed. A C that is no vector over the outputs
 stays an Add of its own.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from engine.graph import NATIVE, Node, Value
+from engine.mapped import contiguous
 from engine.rewrites.rewrite import Array, Edit, Rewrite, View
 
 
@@ -52,7 +54,7 @@ def _matmul(node: Node, view: View) -> Edit | str | None:
         return reason
     w_name = view.fresh(f"{node.name}.weights")
     new = _linear(node.name, (x, w_name, ""), node.outputs[0])
-    transposed = np.ascontiguousarray(weights.T)
+    transposed = contiguous(weights.T)
     return Edit((node,), (new,), initializers={w_name: transposed}, reason=_shape(transposed))
 
 
@@ -69,7 +71,7 @@ def _gemm(node: Node, view: View) -> Edit | str | None:
         return "alpha is 0, which would lose NaN and infinity"
     rows = weights if node.attributes.get("transB", 0) else weights.T
     scaled = rows if alpha == 1 else rows * np.float32(alpha)
-    constants = {view.fresh(f"{node.name}.weights"): np.ascontiguousarray(scaled)}
+    constants = {view.fresh(f"{node.name}.weights"): contiguous(scaled)}
     if node.attributes.get("transB", 0) and alpha == 1:
         constants = {name: weights} if weights.flags.c_contiguous else constants
     w_name = next(iter(constants))

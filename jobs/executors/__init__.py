@@ -96,6 +96,10 @@ class Executor(Protocol):
         """
         ...
 
+    def reseat(self, stages: int) -> tuple[Seat, ...]:
+        """Seats on the same machines for scorers of so many stages, where nobody was started."""
+        ...
+
     def arrivals(self) -> tuple[Seat, ...]:
         """Seats on machines that came since the last call, machine by machine; nobody sits
         there until `start` says so.

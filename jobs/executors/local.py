@@ -49,11 +49,18 @@ class LocalExecutor:
         self._specs: dict[int, ScorerSpec] = {}
 
     def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
+        return self._seats(max(1, self._spec.stages), engines, threads, warm=warm)
+
+    def reseat(self, stages: int) -> tuple[Seat, ...]:
+        self._places.clear()
+        return self._seats(stages, self._spec.engines, self._spec.threads, warm=False)
+
+    def _seats(
+        self, stages: int, engines: int | None, threads: int | None, *, warm: bool
+    ) -> tuple[Seat, ...]:
         topology = Topology.discover()
         spec = self._spec
-        groups = groups_of(
-            topology, engines, threads, spec.stages, domain=spec.domain, smt=spec.smt
-        )
+        groups = groups_of(topology, engines, threads, stages, domain=spec.domain, smt=spec.smt)
         for number, (place, *_) in enumerate(groups):
             self._places[number] = place
             if warm:

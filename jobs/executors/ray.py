@@ -113,11 +113,15 @@ class RayExecutor:
     def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
         self._connect()
         spec = self._spec
-        homes = Homes(engines, threads, spec.stages, domain=spec.domain, smt=spec.smt)
+        homes = Homes(engines, threads, max(1, spec.stages), domain=spec.domain, smt=spec.smt)
         self._homes = settle_all(self._census, homes)
         if warm:
             for number in self._homes.of:
                 self._spawn(number)
+        return tuple(map(self._seat, self._homes.of))
+
+    def reseat(self, stages: int) -> tuple[Seat, ...]:
+        self._homes = self._homes.in_stages(stages)
         return tuple(map(self._seat, self._homes.of))
 
     def arrivals(self) -> tuple[Seat, ...]:

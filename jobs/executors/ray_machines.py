@@ -91,6 +91,7 @@ class Homes:
         self._smt = smt
         self._free: dict[tuple[str, str], list[tuple[Place, ...]]] = {}
         """(host, boot) -> places where nobody lives."""
+        self._groups: dict[tuple[str, str], Sequence[Machine]] = {}
         self._count = 0
         self.of: dict[int, Home] = {}
         """Scorer -> its home; numbers are never used again."""
@@ -103,6 +104,7 @@ class Homes:
         wait there for ever.
         """
         key = (group[0].host, group[0].boot)
+        self._groups.setdefault(key, group)
         if key not in self._free:
             wanted = max(self._engines or 1, len(group)) if len(group) > 1 else self._engines
             self._free[key] = groups_of(
@@ -125,6 +127,13 @@ class Homes:
         if not settled or (every and left):
             raise InfrastructureError(_no_room(group, free))
         return settled
+
+    def in_stages(self, stages: int) -> Homes:
+        """Homes on the same machines for scorers of so many stages."""
+        homes = Homes(self._engines, self._threads, stages, domain=self._domain, smt=self._smt)
+        for group in self._groups.values():
+            homes.settle(group, every=True)
+        return homes
 
     def living_at(self, raylet: str) -> list[int]:
         return [number for number, home in self.of.items() if home.machine.raylet == raylet]

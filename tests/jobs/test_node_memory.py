@@ -62,7 +62,7 @@ def test_a_place_over_two_nodes_has_the_memory_of_both_and_weights_on_each(
     narrow = replace(wide, place=replace(place, others=()))
     program = engine.compile(engine.load(source.model))
     held, alone = dry_run(source, tmp_path, (wide,)), dry_run(source, tmp_path, (narrow,))
-    assert held.memory.session - alone.memory.session == program.weights_nbytes > 0
+    assert held.memory.session - alone.memory.session == program.held_nbytes > 0
     tight = replace(wide, node_memory_nbytes=held.memory.engine - 1)
     with pytest.raises(MemoryPlanError, match="NUMA node 2-3 of host"):
         dry_run(source, tmp_path, (tight,))

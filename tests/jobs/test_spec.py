@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from jobs.cli import main
 from jobs.errors import ConfigError, SpecError
 from jobs.resolving import resolve
-from jobs.spec import OPTIONS, JobSpec
+from jobs.spec import AUTO, OPTIONS, JobSpec
 
 NEEDED = {"model": "m.onnx", "input": ("in",), "output": "out"}
 
@@ -82,6 +82,9 @@ def test_command_line_wins_over_config(tmp_path: Path) -> None:
         ("engines = = 2", "expected TOML"),
         ("address = 'auto'", "add --executor ray"),
         ("stages = 2\ndomain = 'socket'", "has several; do without one of them"),
+        ("stages = 'many'", "stages: expected an integer or 'auto', got 'many'"),
+        ("stages = 0", "stages: expected at least 1, got 0"),
+        ("scorer_memory = '2 pounds'", "scorer_memory: expected bytes as 2GiB or 500MB, got '2 p"),
         ("max_errors = 3", "add --on-error skip"),
     ],
 )
@@ -125,7 +128,7 @@ def test_resume_command_parses_back_to_the_same_spec(monkeypatch: pytest.MonkeyP
         model="/m m.onnx", input=("/a", "/b'c"), output="/o", bind=("x=f",), keep=(),
         executor="ray", address="auto", engines=2, threads=1, batch_rows=7, format="arrow",
         on_error="skip", max_errors=0, stall_seconds=1.5, max_restarts=9, restart=True,
-        progress="none",
+        progress="none", stages=AUTO, scorer_memory=3 << 30,
     )  # fmt: skip
     seen: list[JobSpec] = []
     monkeypatch.setattr("jobs.run.score", lambda spec: seen.append(spec) or 0)
@@ -134,6 +137,13 @@ def test_resume_command_parses_back_to_the_same_spec(monkeypatch: pytest.MonkeyP
     assert result.exit_code == 0, result.output
     differing = {n for n in OPTIONS if getattr(seen[0], n) != getattr(spec, n)}
     assert differing == {"restart"}, "a resume must not restart"
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("2GiB", 2 << 30), ("1.5 MB", 1_500_000), ("4096", 4096), (77, 77)]
+)
+def test_amounts_of_memory_are_read_as_written(said: Any, meant: int) -> None:
+    assert resolve({**NEEDED, "scorer_memory": said}).scorer_memory == meant
 
 
 def test_every_option_is_on_the_command_line() -> None:

@@ -9,18 +9,26 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import psutil
 import pytest
 import small_job
+import small_models as small
 import token_jobs
 from machines import BY_NAME, write_tree
 from small_job import SHARDS, Source, colonnade, words
 
 from jobs.executors import Seat, StageSeat, groups_of
-from jobs.planning import check_memory, prepare
+from jobs.memory import _processes, check_memory
+from jobs.planning import prepare
 from jobs.resolving import resolve
+from jobs.spec import JobSpec
+from numa.errors import NumaError
 from numa.placement import Place
 from numa.topology import Topology
 from pipeline.errors import MemoryPlanError
@@ -123,6 +131,87 @@ def test_each_scorer_gets_neighbouring_places(tmp_path: Path) -> None:
     assert [[place.node for place in group] for group in groups] == [[0, 1], [2, 3]]
     assert [len(group) for group in groups_of(topology, 1, None, 3)] == [3]
     assert [len(group) for group in groups_of(topology, None, None, 1)] == [1, 1, 1, 1]
+
+
+def wide(path: Path) -> Path:
+    """x[8] -> 1024 -> 1024 -> 1024 -> y[4]: 8 MB of weights, half of them in each of two stages."""
+    widths = (8, 1024, 1024, 1024, 4)
+    weights = {f"w{i}": np.full(s, 0.01, np.float32) for i, s in enumerate(pairwise(widths))}
+    names = ("x", "a", "b", "c", "y")
+    layers = [small.node("MatMul", f"{x} w{i}", y) for i, (x, y) in enumerate(pairwise(names))]
+    onnx.save(small.model(layers, {"x": ["N", 8]}, {"y": ["N", 4]}, weights), path)
+    return path
+
+
+def seats(stages: int, node_nbytes: int = 8 << 30) -> tuple[Seat, ...]:
+    """One scorer on a machine with a NUMA node a stage."""
+    homes = [StageSeat(Place(n, n, (n,)), node_nbytes) for n in range(stages)]
+    shared = tuple(homes) if stages > 1 else ()
+    return (Seat(0, "here", homes[0].place, 16 << 30, node_nbytes, shared),)
+
+
+def bounded(source: Source, tmp_path: Path, stages: int | str, **more: Any) -> JobSpec:
+    return resolve(
+        {
+            "model": str(wide(tmp_path / "wide.onnx")), "input": [str(source.data)],
+            "output": str(tmp_path / "out"), "stages": stages, **more,
+        }
+    )  # fmt: skip
+
+
+def test_auto_takes_the_fewest_stages_that_fit(source: Source, tmp_path: Path) -> None:
+    """By the bound of a process, and by the memory of the NUMA nodes."""
+    asked: list[int] = []
+
+    def reseat(stages: int, nbytes: int = 8 << 30) -> tuple[Seat, ...]:
+        asked.append(stages)
+        return seats(stages, nbytes)
+
+    whole = prepare(bounded(source, tmp_path, "auto"), seats(1), reseat)
+    assert not asked and whole.plan.stages == 1
+    two = prepare(bounded(source, tmp_path, 2), seats(2))
+    (one,), both = _processes(whole, whole.seats[0]), _processes(two, two.seats[0])
+    assert max(both) < one - (12 << 20), "half of 8 MB of weights, four times"
+    limit = (max(both) + one) // 2
+    chosen = prepare(bounded(source, tmp_path, "auto", scorer_memory=limit), seats(1), reseat)
+    assert asked == [2] and chosen.plan.stages == 2 and chosen.seats == seats(2)
+    assert chosen.run == two.run, "the number of stages is no part of a run"
+    check_memory(chosen, chosen.seats)
+    chosen = prepare(bounded(source, tmp_path, "auto"), seats(1, limit), lambda n: reseat(n, limit))
+    assert chosen.plan.stages == 2
+
+
+def test_what_fits_in_no_number_of_stages_is_refused(source: Source, tmp_path: Path) -> None:
+    refused = prepare(bounded(source, tmp_path, "auto", scorer_memory="100MiB"), seats(1), seats)
+    with pytest.raises(
+        MemoryPlanError,
+        match=r"here: expected each process of a scorer within 100 MiB of memory "
+        r"\(--scorer-memory\), got stage 0 4\d\d MiB; do more --stages",
+    ):
+        check_memory(refused, refused.seats)
+
+
+def test_auto_ends_where_there_are_no_more_places(source: Source, tmp_path: Path) -> None:
+    def full(stages: int) -> tuple[Seat, ...]:
+        raise NumaError("ask for fewer engines")
+
+    refused = prepare(bounded(source, tmp_path, "auto", scorer_memory="100MiB"), seats(1), full)
+    assert refused.plan.stages == 1
+
+
+@two_cpus
+def test_auto_on_this_machine(source: Source, tmp_path: Path) -> None:
+    """A whole job that two stages fit and one does not; the resume command says auto, too."""
+    spec = bounded(source, tmp_path, "auto", engines=1, threads=1)
+    whole, two = prepare(spec, seats(1)), prepare(replace(spec, stages=2), seats(2))
+    (one,), both = _processes(whole, whole.seats[0]), _processes(two, two.seats[0])
+    run = colonnade(
+        "run", "--model", spec.model, "--input", str(source.data), "--output", spec.output,
+        "--engines", "1", "--threads", "1", "--progress", "json",
+        "--stages", "auto", "--scorer-memory", str((max(both) + one) // 2),
+    )  # fmt: skip
+    assert run.code == 0, run.stderr
+    assert len(run.events("ScorerReady")[0]["report"]["stages"]) == 1
 
 
 def test_nodes_too_small_for_a_stage_are_refused(source: Source, tmp_path: Path) -> None:

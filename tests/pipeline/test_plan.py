@@ -23,12 +23,12 @@ class Program:
     """The prices of a model, as engine.Program gives them."""
 
     fingerprint: str = "0123456789abcdef"
-    weights_nbytes: int = 40 << 20
+    held_nbytes: int = 40 << 20
 
     def session_nbytes(
         self, threads: int, rows: int, tokens: int = 0, longest: int | None = None
     ) -> int:
-        return 2 * self.weights_nbytes + threads * (1 << 20) + rows * 64
+        return 2 * self.held_nbytes + threads * (1 << 20) + rows * 64
 
 
 X = Value("x", np.dtype(np.float32), ("N", 1024))
