@@ -310,6 +310,7 @@ class Scorer:
                 self._outlet.schema(work.schema),
                 format=self.spec.format,
                 fingerprint=self.spec.fingerprint,
+                compression=self.spec.compression,
             )
         return work.writer
 
