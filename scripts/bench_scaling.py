@@ -4,7 +4,8 @@
 the engine alone (one session on all cores, one batch again and again, nothing read or written),
 `colonnade run` with one scorer of one core, with one a core, and the same through Ray. A job runs
 from the time when a tenth of its rows are committed until nine tenths are: start and end are left
-out, whatever they take. Prints medians and the ratios that matter.
+out, whatever they take. Prints medians and the ratios that matter. `--input` says how the dataset
+is compressed (zstd, as in the other benches; `none` shows what is left without decompression).
 """
 
 from __future__ import annotations
@@ -41,18 +42,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--input", default="zstd", help="compression of the dataset")
+    parser.add_argument("--no-ray", action="store_true")
     parser.add_argument("--sparsity", type=float, default=0.9)
     args = parser.parse_args()
     folder = Path(tempfile.gettempdir()) / "colonnade-bench"
-    data = dataset(folder / f"rows-{args.rows}", args.rows)
+    named = "" if args.input == "zstd" else f"-{args.input}"
+    data = dataset(folder / f"rows-{args.rows}{named}", args.rows, args.input)
     model = folder / f"mlp-{args.sparsity}.onnx"
     onnx.save(mlp(SIZES, args.sparsity), model)
     warm(data)
 
-    rates: dict[str, list[float]] = {name: [] for name in ("engine alone", *JOBS)}
+    jobs = {name: words for name, words in JOBS.items() if not (args.no_ray and "ray" in words)}
+    rates: dict[str, list[float]] = {name: [] for name in ("engine alone", *jobs)}
     for number in range(args.repeats):
         rates["engine alone"].append(alone(model))
-        for name, options in JOBS.items():
+        for name, options in jobs.items():
             rates[name].append(running(model, data, folder / "out-scaling", options))
         said = ", ".join(f"{name} {found[-1]:,.0f}" for name, found in rates.items())
         say(f"round {number + 1}, rows/s: {said}")
@@ -63,7 +68,8 @@ def main() -> None:
     both = middle["a scorer a core"]
     print(f"job / engine alone: {both / middle['engine alone']:.2f}")
     print(f"{len(CORES)} scorers / one: {both / middle['one scorer']:.2f}")
-    print(f"Ray / local: {middle['the same, Ray'] / both:.2f}")
+    if not args.no_ray:
+        print(f"Ray / local: {middle['the same, Ray'] / both:.2f}")
 
 
 def alone(model: Path, seconds: float = 3.0) -> float:
