@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 import pyarrow as pa
 
@@ -176,10 +177,16 @@ def survey(output: Store, shards: Sequence[Shard], run: RunRecord) -> Survey:
         entry = known.get(index)
         return entry, _look(output, shards[index], entry, run)
 
+    def look_at(some: Sequence[int]) -> list[tuple[ManifestEntry | None, ManifestEntry | None]]:
+        return [look(index) for index in some]
+
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
         for first in range(0, len(indices), SURVEYED):
             some = indices[first : first + SURVEYED]
-            for index, (before, now) in zip(some, pool.map(look, some), strict=True):
+            share = -(-len(some) // (4 * FOOTER_THREADS))  # a future a part would cost as much
+            pieces = [some[n : n + share] for n in range(0, len(some), share)]
+            looked = chain.from_iterable(pool.map(look_at, pieces))
+            for index, (before, now) in zip(some, looked, strict=True):
                 if now is None:
                     broken.append(part_of(shards[index], format))
                     continue
