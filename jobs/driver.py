@@ -81,12 +81,12 @@ class Driver:
     def _score(self, prepared: Prepared) -> Summary:
         spec, shards = self.spec, prepared.plan.shards
         with RunFolder.open(spec.output, prepared.run, shards, restart=spec.restart) as folder:
-            earlier = folder.committed.values()
+            earlier = folder.committed.totals()
             self.standing = Standing(
                 resumed=folder.resumed,
-                committed_shards=len(earlier),
-                committed_rows=sum(entry.rows_in for entry in earlier),
-                rejects=sum(entry.rejects for entry in earlier),
+                committed_shards=len(folder.committed),
+                committed_rows=earlier.rows_in,
+                rejects=earlier.rejects,
                 complete=folder.complete,
             )
             self._tell(
@@ -111,7 +111,7 @@ class Driver:
     def _lend(self, prepared: Prepared, folder: RunFolder) -> Ending:
         """The loop, over the shards that are not committed yet."""
         left = [s for s in prepared.plan.shards if s.index not in folder.committed]
-        rejects = sum(entry.rejects for entry in folder.committed.values())
+        rejects = folder.committed.totals().rejects
         limits = self._limits()
         if not left:  # done before, or killed between the last commit and _SUCCESS
             said = "nothing to do: the job was done before" if folder.complete else ""
@@ -139,23 +139,22 @@ class Driver:
         )
 
     def _end(self, folder: RunFolder, ending: Ending) -> Summary:
-        entries = folder.committed.values()
+        found = folder.committed.totals()
         seconds = monotonic() - self._started
-        rows_in = sum(entry.rows_in for entry in entries)
         summary = Summary(
             exit_code=ending.exit_code,
             message=ending.message,
             over_budget=ending.over_budget,
             output=self.spec.output,
-            rows_in=rows_in,
-            rows_out=sum(entry.rows_out for entry in entries),
-            rejects=sum(entry.rejects for entry in entries),
-            parts=len(entries),
+            rows_in=found.rows_in,
+            rows_out=found.rows_out,
+            rejects=found.rejects,
+            parts=len(folder.committed),
             seconds=seconds,
-            rows_per_second=(rows_in - self.tally.earlier_rows) / seconds,
+            rows_per_second=(found.rows_in - self.tally.earlier_rows) / seconds,
             nbytes=self.tally.nbytes,
             scorers=_whereabouts(self.tally),
-            filtered=sum(entry.filtered for entry in entries),
+            filtered=found.filtered,
         )
         self._tell(
             JobEnded(

@@ -195,7 +195,7 @@ def _planned(
     run = RunRecord(
         fingerprint=fingerprint(
             dataset, plan.shards, binding, model_sha256=sha256, program=program.fingerprint,
-            format=spec.format, on_error=spec.on_error,
+            format=spec.format, on_error=spec.on_error, compression=spec.compression,
             tokenizer=tokenizer.sha256 if tokenizer else "", image=str(pictures or ""),
             hooks=(before, after),
         ),
@@ -245,6 +245,7 @@ def _scorer_specs(
         batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer, pictures=plan.pictures,
         pixels=fitted.fed, before=plan.before, after=plan.after,
         fields=read_fields(plan.dataset, plan.before), where=spec.where or "",
+        compression=spec.compression,
     )  # fmt: skip
     return tuple(_seated(common, seat, fitted.pieces) for seat in seats)
 

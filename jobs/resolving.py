@@ -199,6 +199,10 @@ def _check_together(spec: JobSpec) -> None:
         raise SpecError(f"bind: input {name!r} is bound twice; give --bind {name}=... once")
     if spec.address is not None and spec.executor != "ray":
         raise SpecError("address: only the Ray executor joins a cluster; add --executor ray")
+    if spec.format == "arrow" and spec.compression == "snappy":
+        raise SpecError(
+            "compression: Arrow files know zstd and lz4, not snappy; take one of them, or auto"
+        )
     if spec.stages != 1 and spec.domain == "socket":
         raise SpecError(
             "stages: expected a NUMA node for each, got --domain socket, which has several; "

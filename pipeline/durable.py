@@ -41,7 +41,7 @@ def refuse_unwritable(output: Path) -> None:
     raise OSError(code, os.strerror(code), str(there))
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path | str) -> None:
     """Makes renames inside the folder survive a power cut, where the file system knows how."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -50,6 +50,7 @@ class Fingerprint:
     after: str = ""
     where: str = ""
     """Which rows are scored."""
+    compression: str = "auto"
 
     @property
     def digest(self) -> str:
@@ -107,6 +108,7 @@ def fingerprint(
     on_error: str,
     tokenizer: str = "",
     image: str = "",
+    compression: str = "auto",
     hooks: tuple[Hook | None, Hook | None] = (None, None),
 ) -> Fingerprint:
     return Fingerprint(
@@ -127,6 +129,7 @@ def fingerprint(
         on_error=on_error,
         tokenizer=tokenizer,
         image=image,
+        compression=compression,
         before=_named(hooks[0]),
         after=_named(hooks[1]),
         where=str(dataset.where or ""),

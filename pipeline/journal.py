@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.records import ManifestEntry
 from pipeline.stores import Log
 from pipeline.wire import from_plain, to_plain
 
 
-def replay(lines: bytes) -> dict[int, ManifestEntry]:
-    """The entries of a journal by shard.
+def entries_of(lines: Iterable[bytes]) -> Iterator[ManifestEntry]:
+    """The entries of a journal, in its order.
 
     A damaged line is passed over: the part's own footer can replace it. Of two lines for one
     shard the later counts: the first part had been lost and was made again.
     """
-    entries: dict[int, ManifestEntry] = {}
-    for line in lines.splitlines():
-        try:
-            entry = from_plain(ManifestEntry, json.loads(line))
-        except ValueError:
-            continue
-        entries[entry.shard] = entry
-    return entries
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            yield from_plain(ManifestEntry, json.loads(line))
+
+
+def replay(lines: Iterable[bytes]) -> dict[int, ManifestEntry]:
+    """The same by shard."""
+    return {entry.shard: entry for entry in entries_of(lines)}
 
 
 class Journal:
@@ -31,7 +32,6 @@ class Journal:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self.entries = replay(log.data)
 
     def append(self, entries: Sequence[ManifestEntry]) -> None:
         """Raises OSError."""

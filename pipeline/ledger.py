@@ -6,8 +6,11 @@ plan of shards tells anyway (paths, first rows) is not kept again, and hashes ar
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
 from struct import Struct
+from struct import error as StructError
 
 from pipeline.parts import part_of, rejects_name
 from pipeline.records import ManifestEntry
@@ -17,6 +20,16 @@ _NUMBERS = Struct("<qqqqqqBB")
 """Six counts of an entry; whether it has rejects; bytes of the first hash."""
 
 _HASH = "sha256:"
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Rows of all committed parts."""
+
+    rows_in: int
+    rows_out: int
+    rejects: int
+    filtered: int
 
 
 class Ledger(MutableMapping[int, ManifestEntry]):
@@ -59,6 +72,21 @@ class Ledger(MutableMapping[int, ManifestEntry]):
             rejects_checksum=_unsqueezed(hashes[size:]),
             filtered=filtered,
         )
+
+    def take(self, entry: ManifestEntry) -> None:
+        """Sets an entry of a journal; one that is no entry of this plan is passed over."""
+        if 0 <= entry.shard < len(self._packed):
+            with contextlib.suppress(ValueError, StructError):
+                self[entry.shard] = entry
+
+    def totals(self) -> Totals:
+        """Of all entries, without making each again."""
+        sums = [0] * 4
+        for packed in self._packed:
+            if packed:
+                for place, number in enumerate(_NUMBERS.unpack_from(packed)[:4]):
+                    sums[place] += number
+        return Totals(*sums)
 
     def __contains__(self, index: object) -> bool:
         if not isinstance(index, int) or not 0 <= index < len(self._packed):

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -50,7 +50,6 @@ from pipeline.records import (
 )
 from pipeline.resume import (
     Standing,
-    damaged_parts,
     look,
     refuse_foreign,
     refuse_other,
@@ -72,7 +71,7 @@ class RunFolder:
         """Use `RunFolder.open`."""
         self.store = store
         self.run = run
-        self.committed: MutableMapping[int, ManifestEntry] = Ledger(shards, run.format)
+        self.committed = Ledger(shards, run.format)
         """By shard index; grows with each commit."""
         self.complete = False
         """_SUCCESS stands for this very fingerprint: there is nothing to do."""
@@ -202,21 +201,17 @@ class RunFolder:
     def _resume(self) -> None:
         """Trusts the journal where footers agree, adopts whole parts, drops the rest."""
         assert self._journal is not None
-        known = self._journal.entries
-        found = survey(self.store, self._shards, known, self.run)
-        whole = {f.shard.index: f.entry for f in found if f.entry is not None}
-        broken = [part_of(f.shard, self.run.format) for f in found if f.entry is None]
-        self.damaged = damaged_parts(found, known, self.run.format)
-        self.adopted = sum(f.adopted for f in found)
-        self.complete = self.store.nbytes(SUCCESS) >= 0 and len(whole) == len(self._shards)
+        found = survey(self.store, self._shards, self.run)
+        self.damaged = found.damaged
+        self.adopted = len(found.adopted)
+        self.complete = self.store.nbytes(SUCCESS) >= 0 and len(found.whole) == len(self._shards)
         if not self.complete:
             self.store.delete(SUCCESS)
             self.store.settle()
-        self.store.delete(*broken)
-        if self.adopted:
-            self._append([f.entry for f in found if f.adopted and f.entry is not None])
-        self.committed.update(whole)
-        known.clear()  # the ledger has them now
+        self.store.delete(*found.broken)
+        if found.adopted:
+            self._append(found.adopted)
+        self.committed = found.whole
         sweep(self.store, self.committed)
 
     def _entry(self, part: Part, shard: Shard) -> ManifestEntry:

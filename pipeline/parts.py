@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dictionaries import decoded
+from pipeline.encoding import open_writer
 from pipeline.errors import BindingError, OutputError
 from pipeline.failpoints import reach
 from pipeline.shards import Lease, Shard
-from pipeline.stores import OWN, Sink, Store, joined, store_at
+from pipeline.stores import OWN, Store, joined, store_at
 
 REJECTS = f"{OWN}/rejects"
 FORMATS = ("parquet", "arrow")
@@ -154,6 +155,7 @@ class PartWriter:
         *,
         format: str,
         fingerprint: str,
+        compression: str = "auto",
     ) -> None:
         self.store = store_at(output)
         self.lease = lease
@@ -173,7 +175,7 @@ class PartWriter:
         with self._naming_the_output():
             self._sink = self.store.sink(self._temp)
             try:
-                self._writer = open_writer(self._sink, self._schema, format)
+                self._writer = open_writer(self._sink, self._schema, format, compression)
             except BaseException:
                 self.abort()
                 raise
@@ -279,27 +281,6 @@ class PartWriter:
             yield
         except OSError as e:
             raise self.store.trouble(e) from e
-
-
-def open_writer(sink: Sink | pa.NativeFile, schema: pa.Schema, format: str) -> Any:
-    """A Parquet or Arrow writer with our settings.
-
-    Parquet is zstd level 1. Dictionaries and statistics only for flat fields that are not
-    floating: for outputs of a model they cost 30 % of the encoding and shrink nothing.
-    Arrow files are not compressed: their point is to be memory-mapped.
-    """
-    stream = pa.PythonFile(sink, mode="w") if not isinstance(sink, pa.NativeFile) else sink
-    if format == "arrow":
-        return pa.ipc.new_file(stream, schema)
-    worth = [f.name for f in schema if f.type.num_fields == 0 and not pa.types.is_floating(f.type)]
-    return pq.ParquetWriter(
-        stream,
-        schema,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=worth or False,
-        write_statistics=worth or False,
-    )
 
 
 def _plain_schema(schema: pa.Schema) -> pa.Schema:

@@ -1,11 +1,4 @@
-"""Shard -> record batches of the fields that are needed. What a batch holds, the shard decides.
-
-Measured (pyarrow 26, 50 MB of fixed_size_list<float>[1024], zstd): whole row groups and
-`iter_batches`, with and without pre_buffer and use_threads, all cost 0.11 s of CPU; list and
-fixed_shape_tensor the same, not-null elements 15 % less. `iter_batches` with a buffered stream
-holds 11 MB where a whole row group holds 110, and one thread leaves the engine its CPUs: so that
-is what is used.
-"""
+"""Shard -> record batches of the fields that are needed. What a batch holds, the shard decides."""
 
 from __future__ import annotations
 
@@ -18,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dictionaries import dictionary_paths
+from pipeline.decoding import ParquetRows
 from pipeline.errors import InputError
 from pipeline.shards import Shard
-from pipeline.sources import buffer_nbytes, facts, mapped, naming, opened
+from pipeline.sources import facts, mapped, naming, opened
 from pipeline.where import Where
 
 EVEN_ROWS = 64
@@ -132,28 +125,10 @@ class ShardReader:
     def _open_parquet(self) -> tuple[Iterator[pa.RecordBatch], pa.Schema]:
         groups = [g for g in self.shard.row_groups if g not in self.shard.skipped]
         source = self._stack.enter_context(opened(self.shard.path))
-        with pq.ParquetFile(source) as footer:
-            metadata, schema = footer.metadata, footer.schema_arrow
+        rows = ParquetRows(source, self.shard.path, groups, self._of_file, self._stack)
         if self.shard.skipped:
-            self._numbers = self._numbers_of(metadata)
-        file = self._stack.enter_context(
-            pq.ParquetFile(
-                source,
-                metadata=metadata,
-                read_dictionary=dictionary_paths(metadata, schema, self._of_file, groups),
-                pre_buffer=False,
-                buffer_size=buffer_nbytes(self.shard.path),
-            )
-        )
-        batches = file.iter_batches(
-            self.batch_rows,
-            row_groups=groups,
-            columns=self._of_file,
-            use_threads=False,
-        )
-        # A flat field "x.y" is read with "x" too: the names are paths. Hence the select.
-        chosen = (batch.select(self._of_file) for batch in batches)
-        return iter(chosen if groups else ()), schema
+            self._numbers = self._numbers_of(rows.metadata)
+        return rows.batches(self.batch_rows), rows.schema
 
     def _numbers_of(self, metadata: pq.FileMetaData) -> list[int]:
         """Of the rows in the row groups that are read."""

@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 import pyarrow as pa
 
 from pipeline.errors import OutputError
-from pipeline.journal import replay
+from pipeline.journal import entries_of
+from pipeline.ledger import Ledger
 from pipeline.lock import taken
 from pipeline.parts import (
     REJECTS,
@@ -37,15 +39,25 @@ PART_NAME = re.compile(r"part-(\d{6,})\.(parquet|arrow)")
 FOOTER_THREADS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A final part in the folder, looked at."""
+SURVEYED = 4096
+"""Parts whose footers are looked at together: of a million, the queue would be a gigabyte."""
 
-    shard: Shard
-    entry: ManifestEntry | None
-    """None when the part is damaged and must be made again."""
-    adopted: bool
-    """Whether the journal did not know it."""
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The final parts in the folder, looked at."""
+
+    whole: Ledger
+    adopted: tuple[ManifestEntry, ...]
+    """Whole parts that the journal did not know."""
+    broken: tuple[str, ...]
+    """Names of parts that are damaged and must be made again."""
+    lost: tuple[str, ...]
+    """Names of parts that the journal knows and the folder has not."""
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        return tuple(sorted({*self.broken, *self.lost}))
 
 
 def refuse_foreign(output: Store) -> None:
@@ -112,31 +124,21 @@ def look(output: Store, run: RunRecord, shards: Sequence[Shard], *, restart: boo
     if who := output.holder(LOCK):
         raise taken(output.where, who)
     stored = None if restart else read_run(output)
-    entries: list[ManifestEntry] = []
+    whole = Ledger(shards, run.format)
     damaged: tuple[str, ...] = ()
     if stored is not None:
         refuse_other(output, stored, run)
-        known = replay(output.read_log(JOURNAL))
-        found = survey(output, shards, known, run)
-        entries = [f.entry for f in found if f.entry is not None]
-        damaged = damaged_parts(found, known, run.format)
+        found = survey(output, shards, run)
+        whole, damaged = found.whole, found.damaged
+    totals = whole.totals()
     return Standing(
         resumed=stored is not None,
-        committed_shards=len(entries),
-        committed_rows=sum(e.rows_in for e in entries),
-        rejects=sum(e.rejects for e in entries),
-        complete=bool(entries) and len(entries) == len(shards) and output.nbytes(SUCCESS) >= 0,
+        committed_shards=len(whole),
+        committed_rows=totals.rows_in,
+        rejects=totals.rejects,
+        complete=0 < len(whole) == len(shards) and output.nbytes(SUCCESS) >= 0,
         damaged=damaged,
     )
-
-
-def damaged_parts(
-    found: Sequence[Found], known: Mapping[int, ManifestEntry], format: str
-) -> tuple[str, ...]:
-    """Parts that are not whole, and parts that the journal knows and the folder has lost."""
-    whole = {f.shard.index for f in found if f.entry is not None}
-    broken = {part_of(f.shard, format) for f in found if f.entry is None}
-    return tuple(sorted(broken | {e.path for i, e in known.items() if i not in whole}))
 
 
 def _ours(name: str) -> bool:
@@ -144,13 +146,8 @@ def _ours(name: str) -> bool:
     return name in (SUCCESS, MANIFEST) or PART_NAME.fullmatch(name) is not None or "=" in name
 
 
-def survey(
-    output: Store,
-    shards: Sequence[Shard],
-    known: Mapping[int, ManifestEntry],
-    run: RunRecord,
-) -> list[Found]:
-    """Looks at every final part. `known` is the journal.
+def survey(output: Store, shards: Sequence[Shard], run: RunRecord) -> Survey:
+    """Looks at every final part, and at the journal. Changes nothing.
 
     Raises OutputError for a whole part of another run under one of our names.
     """
@@ -168,13 +165,36 @@ def survey(
                 "this run away"
             )
 
-    def look(index: int) -> Found:
-        shard, entry = shards[index], known.get(index)
-        now = _look(output, shard, entry, run)
-        return Found(shard, now, adopted=now is not None and now is not entry)
+    known = Ledger(shards, format)
+    for entry in entries_of(output.read_log(JOURNAL)):
+        known.take(entry)
+    whole = Ledger(shards, format)
+    adopted: list[ManifestEntry] = []
+    broken: list[str] = []
+    indices = sorted(there.values())
+
+    def look(index: int) -> tuple[ManifestEntry | None, ManifestEntry | None]:
+        entry = known.get(index)
+        return entry, _look(output, shards[index], entry, run)
+
+    def look_at(some: Sequence[int]) -> list[tuple[ManifestEntry | None, ManifestEntry | None]]:
+        return [look(index) for index in some]
 
     with ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        return list(pool.map(look, sorted(there.values())))
+        for first in range(0, len(indices), SURVEYED):
+            some = indices[first : first + SURVEYED]
+            share = -(-len(some) // (4 * FOOTER_THREADS))  # a future a part would cost as much
+            pieces = [some[n : n + share] for n in range(0, len(some), share)]
+            looked = chain.from_iterable(pool.map(look_at, pieces))
+            for index, (before, now) in zip(some, looked, strict=True):
+                if now is None:
+                    broken.append(part_of(shards[index], format))
+                    continue
+                whole[index] = now
+                if now is not before:
+                    adopted.append(now)
+    lost = (part_of(shards[index], format) for index in known if index not in whole)
+    return Survey(whole, tuple(adopted), tuple(broken), tuple(lost))
 
 
 def _look(
@@ -253,8 +273,9 @@ def _adopted(
 def sweep(output: Store, committed: Mapping[int, ManifestEntry]) -> None:
     """Removes attempts that no one will commit, and rejects of shards that are not committed."""
     output.delete(*_inside(output, TEMP))
-    wanted = {entry.rejects_path for entry in committed.values()}
-    output.delete(*(name for name in _inside(output, REJECTS) if name not in wanted))
+    if rejects := _inside(output, REJECTS):
+        wanted = {entry.rejects_path for entry in committed.values()}
+        output.delete(*(name for name in rejects if name not in wanted))
 
 
 def _inside(output: Store, folder: str) -> list[str]:

@@ -38,7 +38,7 @@ from pipeline.scoring import Prepared, Scored, encode, prepare, score
 from pipeline.sequences import Feed
 from pipeline.shards import Lease
 from pipeline.stage_spec import NotAsPlanned
-from pipeline.startup import open_course, use_lean_memory
+from pipeline.startup import open_course
 from pipeline.where import parse
 
 __all__ = ["Scorer", "ScorerSpec"]
@@ -102,7 +102,6 @@ class Scorer:
     """
 
     def __init__(self, spec: ScorerSpec, emit: Callable[[Event], None]) -> None:
-        use_lean_memory()
         self.spec = spec
         self._emit_event = emit
         self._emit_lock = threading.Lock()
@@ -311,6 +310,7 @@ class Scorer:
                 self._outlet.schema(work.schema),
                 format=self.spec.format,
                 fingerprint=self.spec.fingerprint,
+                compression=self.spec.compression,
             )
         return work.writer
 

@@ -1,4 +1,4 @@
-"""How a scorer starts: memory, the planned program, a session."""
+"""How a scorer starts: the planned program, a session."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-
-import pyarrow as pa
 
 import engine
 from engine.pixels import with_pixels
@@ -18,16 +16,6 @@ from pipeline.events import ScorerReady
 from pipeline.links import Link
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.stage_spec import check_model, check_program
-
-
-def use_lean_memory() -> None:
-    """Lets Arrow allocate by jemalloc, for the whole process, where it was built in.
-
-    Measured against mimalloc, the default of pyarrow 26: 50 to 60 MB held on top of a session
-    where mimalloc held 90 to 118, reading 10 % and writing 25 % less CPU.
-    """
-    if "jemalloc" in pa.supported_memory_backends():
-        pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
 def open_course(spec: ScorerSpec) -> tuple[Course, ScorerReady]:

@@ -85,7 +85,7 @@ def main() -> None:
     report([summary(n, args.rows, seconds[n], peaks[n]) for n in names], as_json=args.json)
 
 
-def dataset(folder: Path, rows: int) -> Path:
+def dataset(folder: Path, rows: int, compression: str = "zstd") -> Path:
     """Parquet files of id int64 and x fixed_size_list<float>[1024], made if not there."""
     if (folder / "_made").exists():
         return folder
@@ -102,7 +102,7 @@ def dataset(folder: Path, rows: int) -> Path:
             pa.table({"id": ids, "x": x}),
             folder / f"rows-{number}.parquet",
             row_group_size=max(1, -(-len(ids) // GROUPS)),
-            compression="zstd",
+            compression=compression,
             use_dictionary=False,
         )
     (folder / "_made").touch()

@@ -1,10 +1,10 @@
 """What a job of many shards costs its driver: time to plan, time a shard, memory.
 
 `python -m scripts.bench_scale [--shards 1000000]` runs the real driver (planner, run folder, loop
-of leases, manifest) over a dataset of which only the footers exist, each row group a shard. Its
-executor holds no process: what is lent to it comes back as a written part, whose empty file
-it has made. The time that this takes is not the driver's, and is taken off. Each figure comes
-from a process of its own; the last run has 16 times as many rows in as many shards.
+of leases, manifest, and a resume of it all) over a dataset of which only the footers exist, each
+row group a shard. Its executor holds no process: what is lent to it comes back as a written part,
+whose empty file it has made. The time that this takes is not the driver's, and is taken off. Each
+figure comes from a process of its own; the last run has 16 times as many rows in as many shards.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ from numa.placement import Place
 from pipeline.dataset import Dataset
 from pipeline.events import Event, JobEnded, JobStarted, PartWritten, ScorerReady
 from pipeline.footers import DataFile, RowGroup
-from pipeline.parts import Part, Seconds, part_name
+from pipeline.parts import Part, Seconds, footer_marks, part_name
+from pipeline.records import MANIFEST, SUCCESS, read_run
 from pipeline.scorer_spec import ScorerSpec
-from pipeline.shards import TARGET_NBYTES, Lease
-from pipeline.stores import TEMP
+from pipeline.shards import TARGET_NBYTES, Lease, plan_shards
+from pipeline.stores import TEMP, Store
 from scripts.models.mlp import mlp
 
 WIDTH = 16
@@ -55,6 +56,7 @@ class Writer:
     output: Path
     seconds: float = 0.0
     """Spent here: a scorer's work, not the driver's."""
+    cpu: float = 0.0
     _events: deque[Event] = field(default_factory=deque)
 
     def seats(self, engines: int | None, threads: int | None, *, warm: bool) -> tuple[Seat, ...]:
@@ -73,7 +75,7 @@ class Writer:
         self._events += [ScorerReady(spec.scorer, spec.program, {}) for spec in specs]
 
     def lend(self, scorer: int, lease: Lease) -> None:
-        begun = time.perf_counter()
+        begun, cpu = time.perf_counter(), time.process_time()
         shard, name = lease.shard, part_name(lease.shard.index, "parquet")
         temp = f"{TEMP}/{name}.{lease.attempt}"
         (self.output / temp).touch()
@@ -85,6 +87,7 @@ class Writer:
         )  # fmt: skip
         self._events.append(PartWritten(scorer, part))
         self.seconds += time.perf_counter() - begun
+        self.cpu += time.process_time() - cpu
 
     def events(self, timeout: float) -> list[Event]:
         found = list(self._events)
@@ -117,16 +120,18 @@ def simulated(shards: int, rows: int) -> Dataset:
 
 @dataclass
 class Clock:
-    """Notes when the driver says that it starts and ends."""
+    """Notes when the driver says that it starts and ends, by the clock and by this process's CPU:
+    on a machine that others use only the second can be compared."""
 
     started: float = 0.0
     ended: float = 0.0
+    cpu: float = 0.0
 
     def tell(self, event: Event, tally: Tally) -> None:
         if isinstance(event, JobStarted):
-            self.started = time.perf_counter()
+            self.started, self.cpu = time.perf_counter(), -time.process_time()
         elif isinstance(event, JobEnded):
-            self.ended = time.perf_counter()
+            self.ended, self.cpu = time.perf_counter(), self.cpu + time.process_time()
 
 
 def measure(folder: Path, shards: int, rows: int) -> dict[str, float]:
@@ -136,18 +141,45 @@ def measure(folder: Path, shards: int, rows: int) -> dict[str, float]:
     dataset = simulated(shards, rows)
     before = peak()
     executor, clock = Writer(output), Clock()
-    spec = JobSpec(model=str(model), input=("simulated",), output=str(output), keep=())
     begun = time.perf_counter()
-    with patch.object(Dataset, "discover", return_value=dataset), Interrupts() as interrupts:
-        driver = Driver(spec, executor, clock.tell, interrupts)
-        summary = driver.run(executor.seats(None, None, warm=False), lambda plan: None)
-    assert summary is not None and summary.parts == shards, summary
+    run(model, output, dataset, executor, clock)
     spent = clock.ended - clock.started - executor.seconds
     return {
         "shards": shards, "rows": dataset.rows, "plan_seconds": clock.started - begun,
-        "microseconds_a_shard": spent / shards * 1e6, "footers_nbytes": before,
+        "microseconds_a_shard": spent / shards * 1e6,
+        "cpu_a_shard": (clock.cpu - executor.cpu) / shards * 1e6, "footers_nbytes": before,
         "peak_nbytes": peak(),
     }  # fmt: skip
+
+
+def run(model: Path, output: Path, dataset: Dataset, executor: Writer, clock: Clock) -> None:
+    spec = JobSpec(model=str(model), input=("simulated",), output=str(output), keep=())
+    with patch.object(Dataset, "discover", return_value=dataset), Interrupts() as interrupts:
+        driver = Driver(spec, executor, clock.tell, interrupts)
+        summary = driver.run(executor.seats(None, None, warm=False), lambda plan: None)
+    assert summary is not None and summary.parts == sum(len(f.row_groups) for f in dataset.files)
+
+
+def resume(folder: Path, shards: int, rows: int) -> dict[str, float]:
+    """The job of `measure` once more, as if its driver had died before the manifest: what every
+    part's footer says is simulated, too, since the parts are empty."""
+    model, output, dataset = folder / "mlp.onnx", folder / "out", simulated(shards, rows)
+    plan, record = plan_shards(dataset), read_run(output)
+    assert record is not None, "it was run before"
+    digest = record.fingerprint.digest
+
+    def marks(store: Store, name: str, format: str) -> tuple[dict[str, str], int]:
+        assert store.nbytes(name) == 0, name
+        shard = plan[int(name[len("part-") :].partition(".")[0])]
+        return footer_marks(digest, shard), shard.rows
+
+    for name in (SUCCESS, MANIFEST):
+        (output / name).unlink()
+    clock, begun = Clock(), time.perf_counter()
+    with patch("pipeline.resume.read_marks", marks):
+        run(model, output, dataset, Writer(output), clock)
+    assert (output / SUCCESS).exists()
+    return {"resume_seconds": time.perf_counter() - begun, "peak_nbytes": peak()}
 
 
 def peak() -> int:
@@ -160,27 +192,39 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=1_000_000)
     parser.add_argument("--rows", type=int, default=100_000, help="of a shard")
     parser.add_argument("--folder", type=Path, help="for the output (default: temporary)")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("measure", "resume"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(measure(args.folder, args.shards, args.rows)))
+        what = {"measure": measure, "resume": resume}[args.child]
+        print(json.dumps(what(args.folder, args.shards, args.rows)))
         return
-    print(f"{'shards':>10} {'rows':>18} {'plan s':>8} {'µs a shard':>11} {'peak MB':>8}")
+    print(
+        f"{'shards':>10} {'rows':>18} {'plan s':>8} {'µs a shard':>11} {'of CPU':>7} "
+        f"{'peak MB':>8} {'resume s':>9} {'peak MB':>8}"
+    )
     for shards, rows in ((args.shards // 10, args.rows), (args.shards, args.rows),
                          (args.shards, 16 * args.rows)):  # fmt: skip
         folder = Path(tempfile.mkdtemp(prefix="colonnade-scale-", dir=args.folder))
-        command = [sys.executable, "-m", "scripts.bench_scale", "--child", "--folder", folder]
-        words = [*map(str, command), "--shards", str(shards), "--rows", str(rows)]
         try:
-            done = subprocess.run(words, stdout=subprocess.PIPE, check=True)
+            found = child("measure", folder, shards, rows)
+            again = child("resume", folder, shards, rows)
         finally:
             shutil.rmtree(folder)
-        found = json.loads(done.stdout)
         print(
             f"{shards:10,} {found['rows']:18,} {found['plan_seconds']:8.1f} "
-            f"{found['microseconds_a_shard']:11,.0f} {found['peak_nbytes'] / 1e6:8,.0f}",
+            f"{found['microseconds_a_shard']:11,.0f} {found['cpu_a_shard']:7,.0f} "
+            f"{found['peak_nbytes'] / 1e6:8,.0f} {again['resume_seconds']:9.1f} "
+            f"{again['peak_nbytes'] / 1e6:8,.0f}",
             flush=True,
         )
+
+
+def child(what: str, folder: Path, shards: int, rows: int) -> dict[str, float]:
+    """A figure from a process of its own, whose memory is nobody else's."""
+    words = [sys.executable, "-m", "scripts.bench_scale", "--child", what]
+    words += ["--folder", str(folder), "--shards", str(shards), "--rows", str(rows)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, check=True)
+    return dict(json.loads(done.stdout))
 
 
 if __name__ == "__main__":

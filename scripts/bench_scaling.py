@@ -4,12 +4,17 @@
 the engine alone (one session on all cores, one batch again and again, nothing read or written),
 `colonnade run` with one scorer of one core, with one a core, and the same through Ray. A job runs
 from the time when a tenth of its rows are committed until nine tenths are: start and end are left
-out, whatever they take. Prints medians and the ratios that matter.
+out, whatever they take. Prints medians and the ratios that matter. `--input` says how the dataset
+is compressed (zstd, as in the other benches; `none` shows what is left without decompression).
+
+Where others use the machine, rates cannot be compared, but CPU can, nearly: beside each rate stand
+the microseconds of CPU that all processes of the job together take for a row, Ray's own included.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -18,10 +23,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 
 import engine
 from scripts.bench_job import ROOT, dataset, say, warm
@@ -37,54 +44,85 @@ JOBS: dict[str, tuple[str, ...]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    rows_a_second: float
+    cpu_a_row: float
+    """Microseconds."""
+
+    def __str__(self) -> str:
+        return f"{self.rows_a_second:,.0f} ({self.cpu_a_row:.1f} µs)"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--input", default="zstd", help="compression of the dataset")
+    parser.add_argument("--no-ray", action="store_true")
     parser.add_argument("--sparsity", type=float, default=0.9)
     args = parser.parse_args()
     folder = Path(tempfile.gettempdir()) / "colonnade-bench"
-    data = dataset(folder / f"rows-{args.rows}", args.rows)
+    named = "" if args.input == "zstd" else f"-{args.input}"
+    data = dataset(folder / f"rows-{args.rows}{named}", args.rows, args.input)
     model = folder / f"mlp-{args.sparsity}.onnx"
     onnx.save(mlp(SIZES, args.sparsity), model)
     warm(data)
 
-    rates: dict[str, list[float]] = {name: [] for name in ("engine alone", *JOBS)}
+    jobs = {name: words for name, words in JOBS.items() if not (args.no_ray and "ray" in words)}
+    rates: dict[str, list[Rate]] = {name: [] for name in ("engine alone", *jobs)}
     for number in range(args.repeats):
         rates["engine alone"].append(alone(model))
-        for name, options in JOBS.items():
+        for name, options in jobs.items():
             rates[name].append(running(model, data, folder / "out-scaling", options))
-        said = ", ".join(f"{name} {found[-1]:,.0f}" for name, found in rates.items())
+        said = ", ".join(f"{name} {found[-1]}" for name, found in rates.items())
         say(f"round {number + 1}, rows/s: {said}")
     shutil.rmtree(folder / "out-scaling")
-    middle = {name: statistics.median(found) for name, found in rates.items()}
-    for name, rate in middle.items():
-        print(f"{name:16} {rate:9,.0f} rows/s")
-    both = middle["a scorer a core"]
-    print(f"job / engine alone: {both / middle['engine alone']:.2f}")
-    print(f"{len(CORES)} scorers / one: {both / middle['one scorer']:.2f}")
-    print(f"Ray / local: {middle['the same, Ray'] / both:.2f}")
+    report({name: middle(found) for name, found in rates.items()})
 
 
-def alone(model: Path, seconds: float = 3.0) -> float:
-    """Rows a second of one session on all cores."""
+def middle(rates: list[Rate]) -> Rate:
+    return Rate(
+        statistics.median(rate.rows_a_second for rate in rates),
+        statistics.median(rate.cpu_a_row for rate in rates),
+    )
+
+
+def report(rates: dict[str, Rate]) -> None:
+    for name, rate in rates.items():
+        print(f"{name:16} {rate.rows_a_second:9,.0f} rows/s {rate.cpu_a_row:7.1f} µs of CPU a row")
+    print(f"{'':24} by the clock   by CPU")
+    for first, second in (
+        ("a scorer a core", "engine alone"),
+        ("a scorer a core", "one scorer"),
+        ("the same, Ray", "a scorer a core"),
+    ):
+        if first in rates:
+            clock = rates[first].rows_a_second / rates[second].rows_a_second
+            cpu = rates[second].cpu_a_row / rates[first].cpu_a_row
+            print(f"{first} / {second}: {clock:.2f} {cpu:.2f}")
+
+
+def alone(model: Path, seconds: float = 3.0) -> Rate:
+    """One session on all cores."""
     x = np.random.default_rng(0).standard_normal((BATCH_ROWS, SIZES[0]), np.float32)
     with engine.Session(engine.compile(str(model)), cpus=CORES) as session:
         session.run({"x": x})
-        began, rows = time.perf_counter(), 0
+        began, cpu, rows = time.perf_counter(), time.process_time(), 0
         while time.perf_counter() - began < seconds:
             session.run({"x": x})
             rows += len(x)
-        return rows / (time.perf_counter() - began)
+        spent = time.process_time() - cpu
+        return Rate(rows / (time.perf_counter() - began), spent / rows * 1e6)
 
 
-def running(model: Path, data: Path, output: Path, options: tuple[str, ...]) -> float:
-    """Rows a second of a job between its first and its last tenth."""
+def running(model: Path, data: Path, output: Path, options: tuple[str, ...]) -> Rate:
+    """A job between its first and its last tenth."""
     shutil.rmtree(output, ignore_errors=True)
     words = [sys.executable, "-m", "jobs.cli", "run", "--model", str(model), "--input", str(data)]
     words += ["--output", str(output), "--threads", "1", "--progress", "json", *options]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    times: list[tuple[float, int]] = []
+    seen: list[tuple[int, float, float]] = []
     rows = 0
     with subprocess.Popen(
         words, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -94,11 +132,23 @@ def running(model: Path, data: Path, output: Path, options: tuple[str, ...]) -> 
             event = json.loads(line) if line.startswith("{") else {}
             if event.get("event") == "PartCommitted":
                 rows += event["rows_in"]
-                times.append((time.perf_counter(), rows))
+                seen.append((rows, time.perf_counter(), cpu_of(process.pid)))
     if process.returncode:
         raise SystemExit(f"{' '.join(words)}: exit code {process.returncode}")
-    inner = [(at, done) for at, done in times if 0.1 * rows <= done <= 0.9 * rows]
-    return (inner[-1][1] - inner[0][1]) / (inner[-1][0] - inner[0][0])
+    inner = [one for one in seen if 0.1 * rows <= one[0] <= 0.9 * rows]
+    done, seconds, cpu = (last - first for first, last in zip(inner[0], inner[-1], strict=True))
+    return Rate(done / seconds, cpu / done * 1e6)
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU that a process and all that live below it have taken."""
+    total = 0.0
+    process = psutil.Process(pid)
+    for one in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 if __name__ == "__main__":

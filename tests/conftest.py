@@ -41,8 +41,8 @@ def _turn(nodeid: str) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Files go whole to a worker, and all files with a real Ray to the same one: two clusters of one
-    machine starve each other."""
+    """Files go whole to a worker, and all files with a real Ray to the same one: clusters beside
+    each other starve."""
     from xdist.scheduler import LoadFileScheduling
 
     class OneCluster(LoadFileScheduling):  # type: ignore[misc]

@@ -13,7 +13,7 @@ killed and whenever.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,11 +49,6 @@ class Lock(Protocol):
 
 class Log(Protocol):
     """Lines that are only added to; each `append` survives the process once it has returned."""
-
-    @property
-    def data(self) -> bytes:
-        """All whole lines, as they were when the log was opened."""
-        ...
 
     def append(self, lines: bytes) -> None: ...
 
@@ -122,8 +117,8 @@ class Store(Protocol):
 
     def open_log(self, name: str) -> Log: ...
 
-    def read_log(self, name: str) -> bytes:
-        """The log's whole lines, b"" where there is none. Changes nothing."""
+    def read_log(self, name: str) -> Iterator[bytes]:
+        """The log's whole lines in order; none where there is no log. Changes nothing."""
         ...
 
     def delete_log(self, name: str) -> None: ...
@@ -215,9 +210,9 @@ def checksum(store: Store, name: str) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def whole_lines(data: bytes) -> bytes:
-    """Without a torn last line, which a crash in mid-write leaves."""
-    return data[: data.rfind(b"\n") + 1]
+def whole_lines(data: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines without a torn last one, which a crash in mid-write leaves."""
+    return (line for line in data if line.endswith(b"\n"))
 
 
 def store_at(where: str | Path) -> Store:

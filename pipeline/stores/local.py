@@ -1,10 +1,12 @@
 """A folder of this machine or of a network file system: write, sync, rename, sync the folder."""
 
+# ruff: noqa: PTH105, PTH106, PTH108, PTH110, PTH116 - see LocalStore._at
+
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from pipeline.errors import OutputError
 from pipeline.lock import FileLock, holder
 from pipeline.stores import TEMP, is_hidden, whole_lines
 
+TAIL_NBYTES = 1 << 16
+"""Of a log, read at once for its last whole line."""
+
 
 class LocalStore:
     """A Store where a file appears by a rename."""
@@ -28,6 +33,10 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.where = str(root)
+
+    def _at(self, name: str) -> str:
+        """A file's path. Not by pathlib, which was two fifths of what a commit costs the driver."""
+        return f"{self.where}/{name}"
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
@@ -37,16 +46,16 @@ class LocalStore:
 
     def delete(self, *names: str) -> None:
         for name in names:
-            (self.root / name).unlink(missing_ok=True)
-            for folder in list((self.root / name).parents)[: name.count("/")]:
-                if "=" not in folder.name:
-                    break
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._at(name))
+            folder = name
+            while "=" in (folder := folder.rpartition("/")[0]).rpartition("/")[2]:
                 with contextlib.suppress(OSError):  # partition folders go with their last part
-                    folder.rmdir()
+                    os.rmdir(self._at(folder))
 
     def nbytes(self, name: str) -> int:
         try:
-            return (self.root / name).stat().st_size
+            return os.stat(self._at(name)).st_size
         except FileNotFoundError:
             return -1
 
@@ -70,9 +79,9 @@ class LocalStore:
     def open_log(self, name: str) -> FileLog:
         return FileLog(self.root / name)
 
-    def read_log(self, name: str) -> bytes:
-        path = self.root / name
-        return whole_lines(path.read_bytes()) if path.exists() else b""
+    def read_log(self, name: str) -> Iterator[bytes]:
+        with contextlib.suppress(FileNotFoundError), (self.root / name).open("rb") as file:
+            yield from whole_lines(file)
 
     def delete_log(self, name: str) -> None:
         self.delete(name)
@@ -115,11 +124,11 @@ class LocalStore:
         return HashedFile(path)
 
     def publish(self, staged: str, final: str) -> None:
-        target = self.root / final
-        if not target.parent.exists():
-            self.make(str(Path(final).parent))
-        (self.root / staged).replace(target)
-        sync_folder(target.parent)
+        folder = final.rpartition("/")[0]
+        if not os.path.exists(self._at(folder)):
+            self.make(folder)
+        os.replace(self._at(staged), self._at(final))
+        sync_folder(self._at(folder))
 
     def unpublish(self, final: str) -> None:
         self.delete(final)
@@ -136,11 +145,10 @@ class FileLog:
 
     def __init__(self, path: Path) -> None:
         """Opens or creates it, cutting a torn last line off. Raises OSError."""
-        data = path.read_bytes() if path.exists() else b""
-        self.data = whole_lines(data)
-        self._nbytes = len(self.data)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        if self._nbytes != len(data):
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        nbytes = os.fstat(self._file).st_size
+        self._nbytes = _whole_nbytes(self._file, nbytes)
+        if self._nbytes != nbytes:
             os.ftruncate(self._file, self._nbytes)
             os.fsync(self._file)
 
@@ -159,3 +167,14 @@ class FileLog:
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def _whole_nbytes(file: int, nbytes: int) -> int:
+    """Bytes of a file up to the end of its last whole line, looked for from its end."""
+    while nbytes:
+        first = max(0, nbytes - TAIL_NBYTES)
+        found = os.pread(file, nbytes - first, first).rfind(b"\n")
+        if found >= 0:
+            return first + found + 1
+        nbytes = first
+    return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -75,9 +75,10 @@ class ObjectStore:
     def open_log(self, name: str) -> ObjectLog:
         return ObjectLog(self, name)
 
-    def read_log(self, name: str) -> bytes:
+    def read_log(self, name: str) -> Iterator[bytes]:
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            return b"".join(map(whole_lines, pool.map(self.read, self._pieces(name))))
+            for piece in pool.map(self.read, self._pieces(name)):
+                yield from whole_lines(io.BytesIO(piece))
 
     def delete_log(self, name: str) -> None:
         self.delete(*self._pieces(name))
@@ -182,7 +183,6 @@ class ObjectLog:
     def __init__(self, store: ObjectStore, name: str) -> None:
         self._store, self._name = store, name
         self._number = len(store.names(name))
-        self.data = store.read_log(name)
 
     def append(self, lines: bytes) -> None:
         piece = f"{self._number:08d}-{uuid.uuid4().hex[:8]}.jsonl"

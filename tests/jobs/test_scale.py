@@ -6,11 +6,12 @@ import cProfile
 import pstats
 import tracemalloc
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from pipeline.price import SHARD_NBYTES
-from scripts.bench_scale import measure
+from scripts.bench_scale import measure, resume
 
 FEW, MANY = 100, 400
 
@@ -51,3 +52,20 @@ def test_memory_grows_with_shards_as_priced_and_not_with_rows(tmp_path: Path) ->
     few, many = (held(tmp_path / f"{n}", n, 1000) for n in (FEW, MANY))
     assert (many - few) / (MANY - FEW) < SHARD_NBYTES
     assert abs(held(tmp_path / "rows", MANY, 64_000) - many) < 128 << 10
+
+
+def test_a_resume_holds_what_is_priced_and_looks_at_footers_some_at_a_time(tmp_path: Path) -> None:
+    def resumed(shards: int) -> int:
+        folder = tmp_path / f"{shards}"
+        folder.mkdir()
+        measure(folder, shards, 1000)
+        tracemalloc.start()
+        try:
+            resume(folder, shards, 1000)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    with patch("pipeline.resume.SURVEYED", 16):
+        few, many = (resumed(n) for n in (FEW, MANY))
+    assert (many - few) / (MANY - FEW) < SHARD_NBYTES

@@ -162,3 +162,9 @@ def test_a_tokenizer_is_a_path_and_needs_not_be_given(tmp_path: Path) -> None:
     assert resolve(NEEDED).tokenizer is None
     with pytest.raises(SpecError, match="max_tokens: expected at least 1, got 0"):
         resolve({**NEEDED, "max_tokens": 0})
+
+
+def test_arrow_files_know_no_snappy() -> None:
+    with pytest.raises(SpecError, match="compression: Arrow files know zstd and lz4, not snappy"):
+        resolve({**NEEDED, "format": "arrow", "compression": "snappy"})
+    assert resolve({**NEEDED, "compression": "snappy"}).compression == "snappy"

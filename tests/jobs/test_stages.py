@@ -214,6 +214,23 @@ def test_auto_on_this_machine(source: Source, tmp_path: Path) -> None:
     assert len(run.events("ScorerReady")[0]["report"]["stages"]) == 1
 
 
+def test_scorers_are_told_the_compression(source: Source, tmp_path: Path) -> None:
+    """And a run knows it: another one writes other bytes."""
+    found = {}
+    for compression in ("auto", "lz4"):
+        spec = resolve(
+            {
+                "model": str(source.model), "input": [str(source.data)],
+                "output": str(tmp_path / "out"), "compression": compression,
+            }
+        )  # fmt: skip
+        seat = Seat(0, "here", Place(0, 0, (0,)), 16 << 30, 16 << 30)
+        found[compression] = prepare(spec, (seat,))
+        assert found[compression].specs[0].compression == compression
+    digests = {prepared.run.fingerprint.digest for prepared in found.values()}
+    assert len(digests) == 2
+
+
 def test_nodes_too_small_for_a_stage_are_refused(source: Source, tmp_path: Path) -> None:
     """In the plan, with the numbers of each stage; the second's process has its interpreter."""
     spec = resolve(

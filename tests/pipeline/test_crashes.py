@@ -36,7 +36,7 @@ def die(inputs: Path, output: Path, failpoint: str) -> None:
 
 def journalled(output: Path) -> set[int]:
     path = output / "_colonnade/journal.jsonl"
-    return set(replay(path.read_bytes())) if path.exists() else set()
+    return set(replay(path.read_bytes().splitlines())) if path.exists() else set()
 
 
 def check_whole(output: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +14,7 @@ from pipeline.durable import sync_folder
 from pipeline.journal import Journal, replay
 from pipeline.records import ManifestEntry
 from pipeline.stores import whole_lines
-from pipeline.stores.local import FileLog
+from pipeline.stores.local import FileLog, LocalStore
 from pipeline.wire import to_plain
 
 
@@ -34,6 +35,10 @@ def entry(shard: int, nbytes: int = 10) -> ManifestEntry:
     )
 
 
+def lines_of(path: Path) -> list[bytes]:
+    return list(LocalStore(path.parent).read_log(path.name))
+
+
 def line(e: ManifestEntry) -> bytes:
     return json.dumps(to_plain(e)).encode() + b"\n"
 
@@ -45,8 +50,8 @@ def test_a_journal_cut_anywhere_replays_its_whole_lines(
     lines = [line(entry(s, i)) for i, s in enumerate(shards)]
     whole = b"".join(lines)
     cut = data.draw(st.integers(0, len(whole)))
-    data_left = whole_lines(whole[:cut])
-    entries, nbytes = replay(data_left), len(data_left)
+    data_left = list(whole_lines(io.BytesIO(whole[:cut])))
+    entries, nbytes = replay(data_left), sum(map(len, data_left))
     assert nbytes <= cut
     kept = whole[:nbytes].count(b"\n")
     assert sum(map(len, lines[:kept])) == nbytes
@@ -62,20 +67,31 @@ def test_appending_goes_on_after_any_series_of_cuts(
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
     for shard, cut in enumerate(cuts):
+        before = replay(lines_of(path))
         journal = Journal(FileLog(path))
-        before = dict(journal.entries)
         journal.append([entry(shard), entry(shard + 100)])
         journal.close()
         added = {shard: entry(shard), shard + 100: entry(shard + 100)}
-        assert replay(whole_lines(path.read_bytes())) == before | added
+        assert replay(lines_of(path)) == before | added
         path.write_bytes(path.read_bytes()[: max(0, path.stat().st_size - cut)])
+
+
+@pytest.mark.parametrize("torn", [1, 100, 1 << 16, 200_000])
+def test_a_torn_line_of_any_length_is_cut_off(tmp_path: Path, torn: int) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(line(entry(0)) + b"x" * torn)
+    journal = Journal(FileLog(path))
+    assert path.read_bytes() == line(entry(0))
+    journal.append([entry(1)])
+    journal.close()
+    assert path.read_bytes() == line(entry(0)) + line(entry(1))
 
 
 @given(st.integers(0, 2), st.binary(max_size=20))
 def test_a_damaged_line_costs_only_itself(position: int, garbage: bytes) -> None:
     lines = [line(entry(s)) for s in range(3)]
     lines[position] = garbage.replace(b"\n", b"") + b"\n"
-    entries = replay(b"".join(lines))
+    entries = replay(lines)
     assert set(entries) == {0, 1, 2} - {position}
 
 
@@ -89,7 +105,7 @@ def test_a_failed_append_leaves_no_half_line(tmp_path: Path) -> None:
         journal.append([entry(1)])
     journal.append([entry(2)])
     journal.close()
-    assert set(replay((tmp_path / "journal.jsonl").read_bytes())) == {0, 2}
+    assert set(replay(lines_of(tmp_path / "journal.jsonl"))) == {0, 2}
 
 
 @pytest.mark.parametrize("number", [22, 5])

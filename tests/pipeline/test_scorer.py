@@ -201,6 +201,14 @@ def test_a_scorer_that_cannot_start_dies_and_says_why(
     assert not (tmp_path / "out").exists()
 
 
+def test_compression_is_the_specs(model: SmallModel, tmp_path: Path) -> None:
+    dataset = write_rows(tmp_path / "a.parquet", list(values(100)), FIXED)
+    spec = model.spec(dataset, tmp_path / "out", compression="lz4")
+    (event,) = parts(score(spec, plan_shards(dataset)))
+    group = pq.read_metadata(tmp_path / "out" / event.part.temp).row_group(0)
+    assert {group.column(i).compression for i in range(2)} == {"LZ4"}
+
+
 def test_abandoned_leases_leave_nothing(model: SmallModel, tmp_path: Path) -> None:
     dataset = write_rows(tmp_path / "a.parquet", list(values()), FIXED)
     ready = threading.Event()
