@@ -13,7 +13,7 @@ from engine.images.corners import Corner, Fill, Made, Site
 from engine.images.layout import NO_GRID, Layout
 from engine.images.planning import Plan, cheapest, plans_of
 from engine.images.schedule import Task
-from engine.images.segment import Array, Images
+from engine.images.segment import Array, Images, Order
 from engine.images.steps import Bordered, export_step, fills_of, import_step, steps_of
 from engine.ops.image_work import (
     Convolution,
@@ -74,6 +74,7 @@ def images(
         rings=tuple(plan.rings.values()),
         lanes=lanes,
         whole=tuple(sorted(plan.whole)),
+        bands=plan.bands,
         considered=considered,
     )
 
@@ -85,12 +86,12 @@ def band(plane: Plane) -> int:
 
 def _plan(
     jobs: Sequence[_Job], structures: Mapping[str, str], lanes: int, columns: bool
-) -> tuple[Plan, tuple[str, ...]]:
-    """The plan to follow, and a line for each that was considered."""
+) -> tuple[Plan, tuple[Order, ...]]:
+    """The plan to follow, and the orders that were considered."""
     weights = [_weights_nbytes(job, structures) for job in jobs]
     plans = plans_of([job.task for job in jobs], weights, lanes)
-    chosen = cheapest(plans, lanes) if columns else plans[-1]
-    return chosen, tuple(f"{'*' if p is chosen else ' '} {p}" for p in plans)
+    chosen = cheapest(plans) if columns else plans[-1]
+    return chosen, tuple(p.order(chosen=p is chosen) for p in plans)
 
 
 def _weights_nbytes(job: _Job, structures: Mapping[str, str]) -> int:
