@@ -59,13 +59,50 @@ def images(
     if columns:
         jobs = [_over(job, structures, lanes) for job in jobs]
     plan, considered = _plan(jobs, structures, lanes, columns)
-    tasks = [job.task for job in jobs]
+    nodes = tuple(node for node, _ in group)
+    return _built(_Parts(nodes, jobs, imports, exports, structures), lanes, plan, considered)
+
+
+def lone(work: Convolution, structure: str, lanes: int) -> Images:
+    """A segment of one convolution, depth first, whose node is called as its value is."""
+    values = {read.value: read.plane for read in work.reads} | {work.write: work.plane}
+    borders = [
+        Border(name, i, p.channels * p.height * p.width, np.dtype(np.float32))
+        for i, (name, p) in enumerate(values.items())
+    ]
+    jobs = [_Job(_source(b, values[b.value]), "", b) for b in borders[:-1]]
+    jobs += [
+        _Job(Task(work.write, work.plane, _band(work), work.reads), work.write, work),
+        _Job(_export(borders[-1], work.plane), "", borders[-1]),
+    ]
+    structures = {work.write: structure}
+    weights = [_weights_nbytes(job, structures) for job in jobs]
+    plan = plans_of([job.task for job in jobs], weights, lanes)[0]
+    parts = _Parts((work.write,), jobs, borders[:-1], borders[-1:], structures)
+    return _built(parts, lanes, plan, ())
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a segment is built of."""
+
+    nodes: tuple[str, ...]
+    jobs: Sequence[_Job]
+    imports: Sequence[Border]
+    exports: Sequence[Border]
+    structures: Mapping[str, str]
+    """Of each convolution, by node."""
+
+
+def _built(parts: _Parts, lanes: int, plan: Plan, considered: tuple[Order, ...]) -> Images:
+    jobs, imports, exports = parts.jobs, parts.imports, parts.exports
+    tasks, structures = [job.task for job in jobs], parts.structures
     borders = {b.value: b for b in (*imports, *exports)}
     made = [_steps(job, plan.layouts, structures, lanes, borders) for job in jobs]
     fills = [fills_of(plan.layouts[t.write], lanes) if t.write else () for t in tasks]
     tape = _Tape(tasks, made, fills, plan)
     return Images(
-        nodes=tuple(node for node, _ in group),
+        nodes=parts.nodes,
         steps=tuple(tape.steps),
         tape=tape.written(),
         imports=tuple(imports),
@@ -136,8 +173,11 @@ def _sink(work: Border | Turned, graph: Graph) -> Task:
     """What only reads: an export."""
     if isinstance(work, Turned):
         return Task("", work.plane, band(work.plane), work.reads)
-    plane = _plane(graph, work)
-    return Task("", plane, band(plane), (Read(work.value, plane, padded=False),))
+    return _export(work, _plane(graph, work))
+
+
+def _export(border: Border, plane: Plane) -> Task:
+    return Task("", plane, band(plane), (Read(border.value, plane, padded=False),))
 
 
 def _over(job: _Job, structures: Mapping[str, str], lanes: int) -> _Job:
