@@ -19,6 +19,7 @@ from engine.errors import EngineError, UnsupportedError
 from engine.graph import Graph
 from engine.hollow import hollow
 from engine.images.choosing import choose_structure
+from engine.images.confirming import confirmed_structure
 from engine.kernels.table import REGISTERS_A_TILE, WIDTHS, points_of_tile
 from engine.mapped import settled
 from engine.ops.image_work import Convolution
@@ -98,8 +99,7 @@ def _segment(c: Compilation) -> Compilation:
 
     def kernel_for(node: str, work: Linear | Convolution) -> str:
         if isinstance(work, Convolution):
-            lanes, sparse = points // REGISTERS_A_TILE, c.settings.sparse
-            chosen[node] = choose_structure(node, work, lanes, asked.get(node), sparse=sparse)
+            chosen[node] = _chosen_structure(c, node, work, points // REGISTERS_A_TILE)
         elif node in asked:
             chosen[node] = recorded(node, asked[node], points)
         else:
@@ -128,6 +128,14 @@ def _chosen(c: Compilation, node: str, work: Linear, points: int) -> Choice:
     if c.timer is None or not c.settings.confirm:
         return choice
     return confirmed(choice, work.weights, sparsity, points, c.timer)
+
+
+def _chosen_structure(c: Compilation, node: str, work: Convolution, lanes: int) -> Choice:
+    """The same for a convolution; or as recorded."""
+    choice = choose_structure(node, work, lanes, c.asked.get(node), sparse=c.settings.sparse)
+    if c.timer is None or not c.settings.confirm:
+        return choice
+    return confirmed_structure(choice, work, lanes, c.timer)
 
 
 def _program(c: Compilation, segments: list[Segment], kernels: Mapping[str, str]) -> Program:

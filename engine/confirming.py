@@ -11,7 +11,7 @@ matrix took 0.6 to 0.8 s, once, and two more to load numba; from 50 % zeros on n
 
 Linear kernels add the products of an output in the order of its inputs, all of them, so for finite
 numbers the choice changes no byte (but perhaps the sign of a zero). With NaN and infinity it does:
-kernels that skip a zero weight do not multiply it.
+kernels that skip a zero weight do not multiply it. Convolutions: images/confirming.py.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from engine.dispatch import Choice
+from engine.ops.image_work import Convolution
 from engine.sparsity import Sparsity
 
 Array = np.ndarray[Any, Any]
@@ -48,13 +49,23 @@ class Timer(Protocol):
     ) -> Mapping[str, float]:
         """Nanoseconds of each kernel for W[M, K] and one tile of `points`."""
 
+    def convolution(
+        self, work: Convolution, structures: Sequence[str], lanes: int
+    ) -> Mapping[str, float]:
+        """Nanoseconds of each way to pack its weights, for a lane group of images."""
+
 
 def doubtful(choice: Choice) -> tuple[str, ...]:
     """The chosen kernel and those close to it; nothing where there is none, or too little to do."""
+    return close_to(choice, WORTH)
+
+
+def close_to(choice: Choice, worth: float) -> tuple[str, ...]:
+    """The same, from `worth` predicted cycles on."""
     costs = {c.kernel: c.cycles for c in choice.candidates if c.cycles is not None}
     least = costs.get(choice.kernel, 0.0)
     close = tuple(kernel for kernel, cycles in costs.items() if cycles <= DOUBT * least)
-    return close if len(close) > 1 and least >= WORTH else ()
+    return close if len(close) > 1 and least >= worth else ()
 
 
 def confirmed(
@@ -64,8 +75,12 @@ def confirmed(
     close = doubtful(choice)
     if not close:
         return choice
-    times = timer(weights, sparsity, close, points)
-    fastest = min(close, key=times.__getitem__)
+    return settled(choice, timer(weights, sparsity, close, points), f"; {sparsity}")
+
+
+def settled(choice: Choice, times: Mapping[str, float], about: str = "") -> Choice:
+    """By nanoseconds of the chosen kernel and those close to it; `about` ends a new reason."""
+    fastest = min(times, key=times.__getitem__)
     gain = times[choice.kernel] / times[fastest]
     candidates = tuple(
         replace(c, microseconds=times[c.kernel] / 1e3) if c.kernel in times else c
@@ -75,4 +90,4 @@ def confirmed(
         reason = f"{choice.reason}; confirmed by timing"
         return replace(choice, reason=reason, candidates=candidates)
     reason = f"measured {gain:.2f} times as fast as {choice.kernel}, the cost model's choice"
-    return replace(choice, kernel=fastest, reason=f"{reason}; {sparsity}", candidates=candidates)
+    return replace(choice, kernel=fastest, reason=f"{reason}{about}", candidates=candidates)

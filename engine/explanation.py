@@ -18,7 +18,7 @@ from engine.rewrites import Event
 from engine.segments import Fallback
 from engine.sparsity import Sparsity, measure
 from engine.work_share import TYPICAL_TOKENS, multiply_adds
-from engine.working_set import WorkingSet, working_sets
+from engine.working_set import ImageSet, WorkingSet, working_sets
 from numa.topology import Topology
 
 DEFAULT_L2 = 512 * 1024
@@ -73,7 +73,7 @@ class Explanation:
     program: Program
     choices: tuple[Choice, ...]
     nodes: tuple[NodeReport, ...]
-    working_sets: tuple[WorkingSet, ...]
+    working_sets: tuple[WorkingSet | ImageSet, ...]
     sequences: SequenceReport | None
     """None where the model has none."""
 
@@ -89,7 +89,7 @@ class Explanation:
             ("Graph as compiled", str(self.graph).split("\n")),
             ("Kernels", self._kernel_lines()),
             *self._sequence_section(),
-            ("Working set", [str(w) for w in self.working_sets] or ["no columns"]),
+            ("Working set", self._working_set_lines() or ["no columns"]),
             ("Fallbacks", self._fallback_lines()),
             ("Program", str(self.program).split("\n")),
             ("Fingerprint", [self.program.fingerprint]),
@@ -98,6 +98,9 @@ class Explanation:
 
     def _sequence_section(self) -> list[tuple[str, list[str]]]:
         return [("Sequences", self.sequences.lines())] if self.sequences else []
+
+    def _working_set_lines(self) -> list[str]:
+        return [line for w in self.working_sets for line in str(w).split("\n")]
 
     def _kernel_lines(self) -> list[str]:
         lines = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
@@ -157,13 +157,16 @@ def time_product(
 def time_in_turns(
     kernels: Sequence[str], weights: Array, points: int, budget: float = SHORT_BUDGET
 ) -> dict[str, float]:
-    """Seconds of each kernel for W[M, K] and one tile, on one core; kernels take turns, so that a
-    neighbour's burst slows none of them alone."""
-    cpu = min(os.sched_getaffinity(0))
-    with staying_on([cpu]):
-        products = {kernel: _Product(kernel, weights, points, points) for kernel in kernels}
-        rounds = [{k: p.seconds(budget) for k, p in products.items()} for _ in range(TURNS)]
-    return {kernel: min(times[kernel] for times in rounds) for kernel in kernels}
+    """Seconds of each kernel for W[M, K] and one tile, on one core."""
+    return in_turns({k: _Product(k, weights, points, points).seconds for k in kernels}, budget)
+
+
+def in_turns(timed: Mapping[str, Callable[[float], float]], budget: float) -> dict[str, float]:
+    """The shortest seconds of each, on one core; what is `timed` takes turns of `budget` seconds,
+    so that a neighbour's burst slows none of them alone."""
+    with staying_on([min(os.sched_getaffinity(0))]):
+        rounds = [{name: run(budget) for name, run in timed.items()} for _ in range(TURNS)]
+    return {name: min(times[name] for times in rounds) for name in timed}
 
 
 class _Product:
@@ -178,23 +181,29 @@ class _Product:
         self._operands = (x, y, *linear_words(kernel, weights, bias, (0.0, np.inf), points))
         """Kept: the step has their addresses."""
         words = [o if isinstance(o, int) else o.ctypes.data for o in self._operands]
-        self._step = np.array([address(kernel), *words], np.int64)
+        self._step = np.array([[address(kernel), *words]], np.int64)
         self._live = live
 
     def seconds(self, budget: float) -> float:
         """The shortest time of one product, over some tries that take `budget` seconds."""
-        once = _calls(self._step, self._live, 1)
-        count = max(1, math.ceil(SHORTEST / max(once, 1e-9)))
-        tries = max(MIN_TRIES, int(budget / (count * max(once, 1e-9))))
-        return min(_calls(self._step, self._live, count) for _ in range(tries)) / count
+        return shortest(lambda count: call_seconds(self._step, self._live, count), budget)
 
 
-def _calls(step: Array, live: int, count: int) -> float:
-    """Seconds of `count` calls one after another in machine code: a column a call."""
-    stage = np.array([1, 0, 1, live], np.int64)  # the step, once for the whole of a column
+def shortest(calls: Callable[[int], float], budget: float) -> float:
+    """Seconds of one call, over some tries that take `budget` seconds; `calls` takes how many to
+    make, and gives their seconds."""
+    once = max(calls(1), 1e-9)
+    count = max(1, math.ceil(SHORTEST / once))
+    tries = max(MIN_TRIES, int(budget / (count * once)))
+    return min(calls(count) for _ in range(tries)) / count
+
+
+def call_seconds(steps: Array, live: int, count: int, arena: int = 0) -> float:
+    """Seconds of `count` times all steps, int64[steps, words], in machine code: a column each."""
+    stage = np.array([1, 0, len(steps), live], np.int64)  # once for the whole of a column
     table = np.tile(np.array([0, live, 0, live], np.int64), (count, 1))
     held = np.array(
-        [stage.ctypes.data, 1, 0, 0, step.ctypes.data, step.nbytes, 0, 0, 1, 0], np.int64
+        [stage.ctypes.data, 1, 0, 0, steps.ctypes.data, steps.strides[0], arena, 0, 1, 0], np.int64
     )
     counter = np.zeros(1, np.int64)
     loop = run_columns()

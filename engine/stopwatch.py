@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -21,8 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from engine.images.confirming import kind_of
 from engine.kernels.cache import cache_folder
 from engine.kernels.registers import processor_name
+from engine.ops.image_work import Convolution
 from engine.sparsity import Sparsity
 
 Array = np.ndarray[Any, Any]
@@ -44,9 +46,24 @@ class Stopwatch:
         self, weights: Array, sparsity: Sparsity, kernels: Sequence[str], points: int
     ) -> Mapping[str, float]:
         """Nanoseconds of each kernel for W[M, K] and one tile of `points`."""
-        kind = _kind(sparsity, points)
+        return self._remembered(
+            _kind(sparsity, points), kernels, lambda: _timed(weights, kernels, points)
+        )
+
+    def convolution(
+        self, work: Convolution, structures: Sequence[str], lanes: int
+    ) -> Mapping[str, float]:
+        """Nanoseconds of each way to pack its weights, for a lane group of images."""
+        return self._remembered(
+            kind_of(work, lanes), structures, lambda: _timed_structures(work, structures, lanes)
+        )
+
+    def _remembered(
+        self, kind: str, kernels: Sequence[str], timed: Callable[[], dict[str, float]]
+    ) -> Mapping[str, float]:
+        """Nanoseconds of each kernel for work of that kind, timed where they are not known."""
         if not self._known.get(kind, {}).keys() >= set(kernels):
-            self._known[kind] = _timed(weights, kernels, points)
+            self._known[kind] = timed()
             _write(self.path, _read(self.path) | self._known)
         return {kernel: self._known[kind][kernel] for kernel in kernels}
 
@@ -67,6 +84,13 @@ def _timed(weights: Array, kernels: Sequence[str], points: int) -> dict[str, flo
     scale = 1e9 * len(weights) / max(1, len(part))
     found = time_in_turns(kernels, part, points)
     return {kernel: round(scale * seconds, 1) for kernel, seconds in found.items()}
+
+
+def _timed_structures(work: Convolution, structures: Sequence[str], lanes: int) -> dict[str, float]:
+    from engine.images.timing import time_structures  # machine code comes with it
+
+    found = time_structures(work, structures, lanes)
+    return {structure: round(1e9 * seconds, 1) for structure, seconds in found.items()}
 
 
 def _read(path: Path) -> dict[str, dict[str, float]]:

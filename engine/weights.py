@@ -13,12 +13,17 @@ from engine.mapped import stays_in_place
 
 Array = np.ndarray[Any, Any]
 LINE = 64
+LARGE_PAGE = 2 << 20
+"""Linux gives pages of so many bytes to what begins on one and fills some, where numpy asks for
+them: from 4 MB on. With an arena of 14.5 MB (MobileNetV1, Zen 4, two threads) an image took 2.97 ms
+of a processor from a cache line on, 2.83 so, and 3.13 in pages of 4 KB (a busy machine's best)."""
 
 
 def aligned(nbytes: int) -> Array:
-    """Zeroed uint8[nbytes] that starts on a cache line."""
-    raw = np.zeros(nbytes + LINE, np.uint8)
-    start = -raw.ctypes.data % LINE
+    """Zeroed uint8[nbytes] that starts on a cache line; what is large, on a large page."""
+    boundary = LARGE_PAGE if nbytes >= 2 * LARGE_PAGE else LINE
+    raw = np.zeros(nbytes + boundary, np.uint8)
+    start = -raw.ctypes.data % boundary
     return raw[start : start + nbytes]
 
 

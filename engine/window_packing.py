@@ -61,21 +61,35 @@ def pack_blk4(weights: Array, place: Taps) -> Packed:
 
 def pack_pair(weights: Array, place: Taps) -> Packed:
     """The taps that two outputs share, then those of each alone; outputs with much in common are
-    paired."""
-    pairs = pairs_of((weights != 0).reshape(len(weights), -1))
-    single = pairs[:, 0] == pairs[:, 1]
-    blocks, heads, offsets, values = [], [], [], []
-    for block, tap, here in _blocks(weights, place):
-        blocks.append(block)
-        two = here[pairs]  # [pairs, 2, taps]
-        two[single, 1] = 0
-        a, b = (two != 0).transpose(1, 0, 2)
-        kinds = np.stack([a & b, a & ~b, b & ~a], axis=1)
-        heads.append(np.column_stack([pairs, kinds.sum(axis=2)]))
-        offsets.append(tap[np.nonzero(kinds)[2]])
-        taken = kinds[..., None] & np.array([[1, 1], [1, 0], [0, 1]], bool)[:, None]
-        values.append(np.broadcast_to(two.transpose(0, 2, 1)[:, None], taken.shape)[taken])
-    return _streams(blocks, heads, offsets, values)
+    paired. Only weights that are not zero are looked at, once for all blocks."""
+    flat = weights.reshape(len(weights), -1)
+    pairs = pairs_of(flat != 0)
+    window = _Window.of(weights, place)
+    output, at = np.divmod(np.flatnonzero(flat != 0), max(1, flat.shape[1]))
+    pair, other = _partners(pairs)
+    twin = flat[other[output], at]
+    twin[other[output] == output] = 0  # the last output of an odd number, alone in its pair
+    second = pairs[pair[output], 0] != output
+    kind = np.where(twin != 0, 0, 1 + second)
+    taken = (kind > 0) | ~second  # what is shared is taken with the first of the two
+    output, at, kind, twin = output[taken], at[taken], kind[taken], twin[taken]
+    run = (window.block[at] * len(pairs) + pair[output]) * 3 + kind
+    runs = len(window.begins) * len(pairs) * 3
+    # blocks, pairs, kinds, and taps as they lie: numbers of 16 bits are sorted by counting
+    order = np.argsort(run.astype(np.min_scalar_type(runs)), kind="stable")
+    counts = np.bincount(run, minlength=runs).reshape(-1, 3)
+    both = np.stack([flat[output, at], twin], axis=1)[order]
+    heads = np.column_stack([np.tile(pairs, (len(window.begins), 1)), counts])
+    used = np.stack([np.ones(len(order), bool), kind[order] == 0], axis=1)
+    return _streams(window.begins, [heads], [window.tap[at[order]]], [both[used]])
+
+
+def _partners(pairs: Array) -> tuple[Array, Array]:
+    """For each output its pair and the other one of it."""
+    pair, other = np.empty((2, int(pairs.max(initial=-1)) + 1), np.int64)
+    for mine, its in (pairs.T, pairs[:, ::-1].T):
+        pair[mine], other[mine] = np.arange(len(pairs)), its
+    return pair, other
 
 
 def pairs_of(present: Array) -> Array:
@@ -109,20 +123,43 @@ def _pack(weights: Array, place: Taps) -> Packed:
     return _streams(blocks, heads, offsets, values)
 
 
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The taps of W[M, C, kh, kw], cut into blocks of some channels and one row each."""
+
+    begins: list[tuple[int, int, int]]
+    """Bytes to each block's row, bytes to its first channel, channels."""
+    width: int
+    """Channels of a block; the last may have fewer."""
+    block: Array
+    """int[C * kh * kw]: each tap's block,"""
+    tap: Array
+    """and how many bytes behind its begin it lies."""
+
+    @classmethod
+    def of(cls, weights: Array, place: Taps) -> _Window:
+        channels, rows, columns = weights.shape[1:]
+        width = place.block_channels(columns)
+        width = -(-channels // -(-channels // width)) if channels else 1  # blocks all alike
+        down, right = place.dilations[0], place.dilations[1] * place.lanes * 4
+        begins = [
+            (ky * down, first * place.channel_nbytes, min(width, channels - first))
+            for first in range(0, max(channels, 1), width)
+            for ky in range(rows)
+        ]
+        channel, ky, kx = (i.ravel() for i in np.indices(weights.shape[1:]))
+        tap = channel % width * place.channel_nbytes + kx * right
+        return cls(begins, width, channel // width * rows + ky, tap)
+
+
 def _blocks(weights: Array, place: Taps) -> Iterator[tuple[tuple[int, int, int], Array, Array]]:
     """Of W[M, C, kh, kw]: where each block begins, bytes to its taps, and its weights[M, taps]."""
-    channels, rows, columns = weights.shape[1:]
-    width = place.block_channels(columns)
-    width = -(-channels // -(-channels // width)) if channels else 1  # blocks all alike
-    down, right = place.dilations[0], place.dilations[1] * place.lanes * 4
-    for first in range(0, max(channels, 1), width):
-        here = weights[:, first : first + width]
-        tap = np.add.outer(
-            np.arange(here.shape[1]) * place.channel_nbytes, np.arange(columns) * right
-        )
-        for ky in range(rows):
-            begin = ky * down, first * place.channel_nbytes, here.shape[1]
-            yield begin, tap.ravel(), here[:, :, ky].reshape(len(here), -1)
+    window, rows = _Window.of(weights, place), weights.shape[2]
+    taps = window.tap.reshape(weights.shape[1:])
+    for number, begin in enumerate(window.begins):
+        channels, ky = divmod(number, rows)
+        part = np.s_[channels * window.width : (channels + 1) * window.width, ky]
+        yield begin, taps[part].ravel(), weights[:, *part].reshape(len(weights), -1)
 
 
 def _streams(

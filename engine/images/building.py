@@ -13,7 +13,7 @@ from engine.images.corners import Corner, Fill, Made, Site
 from engine.images.layout import NO_GRID, Layout
 from engine.images.planning import Plan, cheapest, plans_of
 from engine.images.schedule import Task
-from engine.images.segment import Array, Images
+from engine.images.segment import Array, Images, Order
 from engine.images.steps import Bordered, export_step, fills_of, import_step, steps_of
 from engine.ops.image_work import (
     Convolution,
@@ -59,13 +59,50 @@ def images(
     if columns:
         jobs = [_over(job, structures, lanes) for job in jobs]
     plan, considered = _plan(jobs, structures, lanes, columns)
-    tasks = [job.task for job in jobs]
+    nodes = tuple(node for node, _ in group)
+    return _built(_Parts(nodes, jobs, imports, exports, structures), lanes, plan, considered)
+
+
+def lone(work: Convolution, structure: str, lanes: int) -> Images:
+    """A segment of one convolution, depth first, whose node is called as its value is."""
+    values = {read.value: read.plane for read in work.reads} | {work.write: work.plane}
+    borders = [
+        Border(name, i, p.channels * p.height * p.width, np.dtype(np.float32))
+        for i, (name, p) in enumerate(values.items())
+    ]
+    jobs = [_Job(_source(b, values[b.value]), "", b) for b in borders[:-1]]
+    jobs += [
+        _Job(Task(work.write, work.plane, _band(work), work.reads), work.write, work),
+        _Job(_export(borders[-1], work.plane), "", borders[-1]),
+    ]
+    structures = {work.write: structure}
+    weights = [_weights_nbytes(job, structures) for job in jobs]
+    plan = plans_of([job.task for job in jobs], weights, lanes)[0]
+    parts = _Parts((work.write,), jobs, borders[:-1], borders[-1:], structures)
+    return _built(parts, lanes, plan, ())
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a segment is built of."""
+
+    nodes: tuple[str, ...]
+    jobs: Sequence[_Job]
+    imports: Sequence[Border]
+    exports: Sequence[Border]
+    structures: Mapping[str, str]
+    """Of each convolution, by node."""
+
+
+def _built(parts: _Parts, lanes: int, plan: Plan, considered: tuple[Order, ...]) -> Images:
+    jobs, imports, exports = parts.jobs, parts.imports, parts.exports
+    tasks, structures = [job.task for job in jobs], parts.structures
     borders = {b.value: b for b in (*imports, *exports)}
     made = [_steps(job, plan.layouts, structures, lanes, borders) for job in jobs]
     fills = [fills_of(plan.layouts[t.write], lanes) if t.write else () for t in tasks]
     tape = _Tape(tasks, made, fills, plan)
     return Images(
-        nodes=tuple(node for node, _ in group),
+        nodes=parts.nodes,
         steps=tuple(tape.steps),
         tape=tape.written(),
         imports=tuple(imports),
@@ -74,6 +111,7 @@ def images(
         rings=tuple(plan.rings.values()),
         lanes=lanes,
         whole=tuple(sorted(plan.whole)),
+        bands=plan.bands,
         considered=considered,
     )
 
@@ -85,12 +123,12 @@ def band(plane: Plane) -> int:
 
 def _plan(
     jobs: Sequence[_Job], structures: Mapping[str, str], lanes: int, columns: bool
-) -> tuple[Plan, tuple[str, ...]]:
-    """The plan to follow, and a line for each that was considered."""
+) -> tuple[Plan, tuple[Order, ...]]:
+    """The plan to follow, and the orders that were considered."""
     weights = [_weights_nbytes(job, structures) for job in jobs]
     plans = plans_of([job.task for job in jobs], weights, lanes)
-    chosen = cheapest(plans, lanes) if columns else plans[-1]
-    return chosen, tuple(f"{'*' if p is chosen else ' '} {p}" for p in plans)
+    chosen = cheapest(plans) if columns else plans[-1]
+    return chosen, tuple(p.order(chosen=p is chosen) for p in plans)
 
 
 def _weights_nbytes(job: _Job, structures: Mapping[str, str]) -> int:
@@ -135,8 +173,11 @@ def _sink(work: Border | Turned, graph: Graph) -> Task:
     """What only reads: an export."""
     if isinstance(work, Turned):
         return Task("", work.plane, band(work.plane), work.reads)
-    plane = _plane(graph, work)
-    return Task("", plane, band(plane), (Read(work.value, plane, padded=False),))
+    return _export(work, _plane(graph, work))
+
+
+def _export(border: Border, plane: Plane) -> Task:
+    return Task("", plane, band(plane), (Read(border.value, plane, padded=False),))
 
 
 def _over(job: _Job, structures: Mapping[str, str], lanes: int) -> _Job:

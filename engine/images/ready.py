@@ -46,7 +46,7 @@ class ReadyImages:
         def copy(head: int) -> None:
             # whoever writes a page first decides on which NUMA node it lies
             self._weights[head] = Weights()
-            self._tapes[head] = _words(segment, self._weights[head])
+            self._tapes[head] = words_of(segment, self._weights[head])
 
         def make_room(index: int) -> None:
             self._arenas[index] = aligned(max(LINE, segment.arena.nbytes))
@@ -139,8 +139,8 @@ def _columns(rows: int, lanes: int) -> Array:
     return np.stack([first, count, first, count], axis=1)
 
 
-def _words(segment: Images, weights: Weights) -> Array:
-    """int64[visits, STEP_WORDS], on cache lines."""
+def words_of(segment: Images, weights: Weights) -> Array:
+    """int64[visits, STEP_WORDS], on cache lines: the tape with addresses of kernels and weights."""
     fixed = np.zeros((max(1, len(segment.steps)), STEP_WORDS), np.int64)
     for row, step in zip(fixed, segment.steps, strict=False):
         row[0] = address(step.kernel)

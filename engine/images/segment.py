@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.arena import Arena
+from engine.images.bands import Band
+from engine.images.pricing import Traffic
 from engine.images.schedule import Ring
 from numa.notation import size
 
@@ -66,6 +68,22 @@ class ImageStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Order:
+    """An order of visits that was priced."""
+
+    name: str
+    arena_nbytes: int
+    traffic: Traffic
+    chosen: bool
+    too_large: bool
+    """Whether its arena is larger than one should be (planning.py)."""
+
+    def __str__(self) -> str:
+        arena = f"arena {size(self.arena_nbytes)}{', too large' if self.too_large else ''}"
+        return f"{'*' if self.chosen else ' '} {self.name}: {arena}, {self.traffic}"
+
+
+@dataclass(frozen=True, slots=True)
 class Images:
     """Nodes that run depth first over a group of images, band by band of their rows."""
 
@@ -81,8 +99,10 @@ class Images:
     """Images of a group."""
     whole: tuple[str, ...] = ()
     """Values that are finished before their first reader begins: cache stops."""
-    considered: tuple[str, ...] = ()
-    """The orders that were priced, a line each, the chosen one with a star."""
+    bands: tuple[Band, ...] = ()
+    """Of each value."""
+    considered: tuple[Order, ...] = ()
+    """The orders that were priced, depth first before layer by layer."""
 
     @property
     def points(self) -> int:
@@ -108,13 +128,13 @@ class Images:
             f"columns of {self.lanes} images, arena {size(self.arena.nbytes)}, "
             f"{size(self.weights_nbytes)} of weights, {len(self.tape):,} visits"
         )
-        kept = {r.value: r for r in self.rings}
+        kept, bands = {r.value: r for r in self.rings}, {b.value: b for b in self.bands}
         lines = [head, *(f"  order {line}" for line in self.considered)]
         for step in self.steps:
             if not step.node and not step.reads and step.kernel.startswith(FILL):
                 continue  # a few for each padded value: they say nothing that its ring does not
             ring = kept.get(step.writes[0]) if step.writes else None
-            rows = "" if ring is None else f"   rows kept {ring.slots}"
+            rows = "" if ring is None else f"   {bands[ring.value]}, kept {ring.slots}"
             stop = ", whole" if ring is not None and ring.value in self.whole else ""
             over = f", over {ring.home}" if ring is not None and ring.home != ring.value else ""
             lines.append(f"  {step}{rows}{stop}{over}")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from engine.cutting import COLUMN_TOKENS
 from engine.images.segment import Images
 from engine.segments import OFFSETS, POSITIONS, Border, Column, Fallback, Segment, Sequences
-from engine.working_set import WorkingSet
+from engine.working_set import ImageSet, WorkingSet
 from jobs.bench.courses import bar, courses
 from jobs.bench.report import Report
 from jobs.pages.markup import Markup, join, tag
@@ -70,6 +70,8 @@ def _foot(report: Report, index: int, segment: Segment) -> Markup:
     if isinstance(segment, Fallback):
         return tag("div", "arrays of rows, in memory", cls="foot soft small")
     w = next(w for w in report.explanation.working_sets if w.segment == index)
+    if isinstance(w, ImageSet):
+        return tag("div", tag("div", _visits(w), cls="cache"), cls="foot")
     rows = [_panels(w, segment)]
     if w.group > 1:
         rows.append(_gauge(f"of a group of {w.group} tiles", w.group_nbytes, w, "share weights"))
@@ -98,7 +100,20 @@ def _panels(w: WorkingSet, segment: Column | Sequences | Images) -> list[Markup]
     ]
 
 
-def _gauge(what: str, nbytes: int, w: WorkingSet, about: str) -> list[Markup]:
+def _visits(w: ImageSet) -> list[list[Markup]]:
+    """A gauge for the visits of each size of picture, by what the largest touches."""
+    largest: dict[str, int] = {}
+    for band in w.bands:
+        name = f"{band.height}x{band.width}"
+        largest[name] = max(band.nbytes, largest.get(name, 0))
+    about = f"at most a visit; {w.fitting:.0%} of all fit in {size(w.l2_nbytes)} of L2, the mark"
+    return [
+        _gauge(f"{name} pixels", nbytes, w, about if i == 0 else "")
+        for i, (name, nbytes) in enumerate(largest.items())
+    ]
+
+
+def _gauge(what: str, nbytes: int, w: WorkingSet | ImageSet, about: str) -> list[Markup]:
     return [
         tag("div", what, cls="soft"),
         _against_l2(nbytes, w.l2_nbytes),

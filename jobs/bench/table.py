@@ -143,7 +143,8 @@ def _foot(report: Report) -> Group:
         ),
     ]
     lines += [Text(str(s)) for s in report.segments]
-    lines += [Text(visible(str(w))) for w in report.explanation.working_sets]
+    for found in report.explanation.working_sets:
+        lines += [Text(visible(line)) for line in str(found).split("\n")]
     share = sum(s.share for s in profile.steps if s.kernel == "reference")
     if share:
         lines.append(

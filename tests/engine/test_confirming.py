@@ -16,6 +16,7 @@ from engine import dispatch, stopwatch
 from engine.confirming import confirmed, doubtful
 from engine.dispatch import Choice, choose
 from engine.kernels.table import kernels_of
+from engine.ops.image_work import Convolution
 from engine.reader import graph_of
 from engine.sparsity import Sparsity, measure
 from engine.stopwatch import Stopwatch
@@ -40,6 +41,12 @@ class Scripted:
     ) -> Mapping[str, float]:
         self.asked.append(tuple(kernels))
         return {k: self.nanoseconds[dispatch.structure_of(k)] for k in kernels}
+
+    def convolution(
+        self, work: Convolution, structures: Sequence[str], lanes: int
+    ) -> Mapping[str, float]:
+        self.asked.append(tuple(structures))
+        return {s: self.nanoseconds[s] for s in structures}
 
 
 def settled(zeros: float, timer: Scripted) -> Choice:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-from engine.images.planning import Plan, cheapest, plans_of
+from engine.arena import Arena
+from engine.images.planning import ARENA_NBYTES, Plan, cheapest, plans_of
+from engine.images.pricing import Traffic
 from engine.images.schedule import Task
 from engine.ops.image_work import Plane, Read, Window
 
@@ -32,7 +34,7 @@ def test_large_maps_go_depth_first_and_cost_less_so() -> None:
     deep, layers = by_name["depth first"], by_name["layer by layer"]
     assert deep.arena.nbytes < layers.arena.nbytes / 4
     assert deep.traffic.cycles < layers.traffic.cycles
-    assert cheapest(plans, 8).name != "layer by layer"
+    assert cheapest(plans).name != "layer by layer"
 
 
 def test_large_weights_behind_small_maps_pass_once_a_group() -> None:
@@ -41,15 +43,57 @@ def test_large_weights_behind_small_maps_pass_once_a_group() -> None:
     by_name = named(plans)
     deep, layers = by_name["depth first"], by_name["layer by layer"]
     assert layers.traffic.cycles < deep.traffic.cycles, "each row reads all weights again"
-    assert cheapest(plans, 8).name == "layer by layer"
+    assert cheapest(plans).name == "layer by layer"
 
 
 def test_a_plan_that_needs_too_much_memory_is_not_taken() -> None:
-    tasks = chain([Plane(64, 56, 56)] * 4)
-    plans = plans_of(tasks, [0, *[64 << 20] * 3, 0], 8)  # such weights ask for layer by layer
-    small = cheapest(plans, 1)  # for one lane 2 MB may be used
+    tasks = chain([Plane(128, 56, 56)] * 4)
+    weights = [0, *[64 << 20] * 3, 0]  # such weights ask for layer by layer
+    layers = plans_of(chain([Plane(64, 28, 28)] * 4), weights, 8)
+    assert cheapest(layers).name == "layer by layer" and not cheapest(layers).too_large
+    plans = plans_of(tasks, weights, 16)
+    small, whole = cheapest(plans), named(plans)["layer by layer"]
+    assert whole.arena.nbytes > ARENA_NBYTES and whole.too_large and not small.too_large
     assert small.arena.nbytes == min(p.arena.nbytes for p in plans)
-    assert "arena" in str(small) and "MB from memory" in str(small)
+    assert whole.traffic.cycles < small.traffic.cycles
+    assert "too large" in str(whole.order(chosen=False))
+    assert str(small.order(chosen=True)).startswith("* depth first: arena")
+
+
+def test_where_all_are_too_large_the_smallest_is_taken() -> None:
+    plans = plans_of(chain([Plane(1024, 112, 112)] * 3), [0, 1 << 30, 1 << 30, 0], 16)
+    assert all(p.too_large for p in plans)
+    assert cheapest(plans).arena.nbytes == min(p.arena.nbytes for p in plans)
+
+
+def test_of_plans_that_cost_alike_the_one_with_the_smaller_arena_is_taken() -> None:
+    large, small, dear = (
+        replace(plan, name=name, traffic=Traffic(0, cycles * 4), arena=Arena((), nbytes))
+        for plan, name, cycles, nbytes in (
+            (plans_of(chain([Plane(4, 8, 8)] * 2), [0] * 3, 8)[0], "large", 1000, 9 << 20),
+            (plans_of(chain([Plane(4, 8, 8)] * 2), [0] * 3, 8)[0], "small", 1090, 4 << 20),
+            (plans_of(chain([Plane(4, 8, 8)] * 2), [0] * 3, 8)[0], "dear", 1110, 2 << 20),
+        )
+    )
+    assert cheapest([large, small, dear]).name == "small"
+
+
+def test_a_band_knows_its_halo_and_what_a_visit_touches() -> None:
+    """Rows of 16 pixels (17 with padding that keeps sets of L1 apart) of 8 channels and 8 lanes."""
+    tasks = chain([Plane(8, 16, 16), Plane(8, 16, 16), Plane(16, 8, 8)], band=2)
+    deep = plans_of(tasks, [0, 100, 200, 0], 8)[0]
+    source, same, half = deep.bands
+    slots = {n: layout.slot_nbytes for n, layout in deep.layouts.items()}
+    assert [(b.value, b.rows, b.height, b.halo) for b in deep.bands] == [
+        ("v0", 2, 16, 0),
+        ("v1", 2, 16, 2),  # a window of 3 rows moves on by 2, of the 4 that it read
+        ("v2", 2, 8, 1),
+    ]
+    assert [b.visits for b in deep.bands] == [8, 8, 4]
+    assert source.nbytes == 2 * slots["v0"]
+    assert same.nbytes == 3 * slots["v0"] + 2 * slots["v1"] + 100  # a row less at the upper edge
+    assert half.rows_nbytes == 4 * slots["v1"] + 2 * slots["v2"] and half.weights_nbytes == 200
+    assert str(same) == "band 2 of 16, halo 2"
 
 
 def test_orders_change_where_a_picture_shrinks_and_nothing_in_front_is_needed_any_more() -> None:
