@@ -52,9 +52,14 @@ class ParquetRows:
         if not self._groups:
             return
         columns = self._plain_columns(batch_rows)
+        if not columns:
+            # Of no fields, a batch still has rows. A flat field "x.y" is read with "x" too: the
+            # names are paths. Hence the select.
+            decoded = self._decoded(self._names, batch_rows)
+            yield from (batch.select(self._names) for batch in decoded)
+            return
         others = [name for name in self._names if name not in columns]
         for rows, batch in self._together(others, batch_rows):
-            # A flat field "x.y" is read with "x" too: the names are paths. Hence by name.
             arrays, fields = [], []
             for name in self._names:
                 plain = name in columns
