@@ -259,6 +259,16 @@ def _near_tile(shape, points, step, arena, head, tile, shift, first, last, low, 
         y += 4 * size
 
 
+@inline
+def _one_tile(shape, points, step, arena, head, tile, shift, first, last, low, high, near):
+    """`near` is None for no, and its branch is not compiled. A kernel that closed over one of the
+    functions, or was given it, would be another kernel in each process, and not kept on disk."""
+    if near is None:
+        _tile(shape, points, step, arena, head, tile, shift, first, last, low, high)
+    else:
+        _near_tile(shape, points, step, arena, head, tile, shift, first, last, low, high)
+
+
 def attention(points, near):
     """`live` sequences of the batch from `row` on. Words:
 
@@ -279,7 +289,7 @@ def attention(points, near):
     17     address of the table float32[heads, ...], by query - key, with T entries of slack in
            front and behind; 0 for none
     """
-    half, one_tile = points // 2, _near_tile if near else _tile
+    half, seen = points // 2, True if near else None
 
     def kernel(step, arena, row, live, borders):
         heads = load_i64(step + 72)
@@ -293,19 +303,20 @@ def attention(points, near):
                     low = max(first - tile * points, 0)
                     high = min(last - tile * points, points)
                     if high <= half:
-                        one_tile(
-                            zeros(half), points, step, arena, head, tile, 0, first, last, low, high
-                        )
+                        _one_tile(
+                            zeros(half), points, step, arena, head, tile, 0,
+                            first, last, low, high, seen,
+                        )  # fmt: skip
                     elif low >= half:
                         low, high = low - half, high - half
-                        one_tile(
+                        _one_tile(
                             zeros(half), points, step, arena, head, tile, 4 * half,
-                            first, last, low, high,
+                            first, last, low, high, seen,
                         )  # fmt: skip
                     else:
-                        one_tile(
+                        _one_tile(
                             zeros(points), points, step, arena, head, tile, 0,
-                            first, last, low, high,
+                            first, last, low, high, seen,
                         )  # fmt: skip
 
     return kernel
