@@ -1,0 +1,36 @@
+"""Epilogues: what is done to four outputs of a product while they are in L1.
+
+A linear kernel calls one for each slice, after the last block of inputs, by the address in its
+step: so every kernel has all of them, and the code of none is compiled into another. The call
+takes a few cycles of a slice; what it spares is a pass over the whole panel, which lies in L2.
+
+Called with five int64: address of the parameters (a, b), address of the panel, bytes from there to
+the first output and, 32 bits higher, to the second; the same for the third and the fourth; and how
+many of the tile's points are rows that exist.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+
+from __future__ import annotations
+
+from engine.kernels.elementwise import apply
+from engine.kernels.slices import LOW
+from engine.kernels.table import NARROW
+from engine.kernels.vector import load, load_float, store, zeros
+
+
+def epilogue(points, name):
+    """y = f(y; a, b) on four outputs of a tile of `points`, as the kernel of that function does."""
+    half = points // 2
+
+    def kernel(pair, y, first_two, last_two, live):
+        a, b = load_float(pair), load_float(pair + 4)
+        for offset in (first_two & LOW, first_two >> 32, last_two & LOW, last_two >> 32):
+            at = y + offset
+            if live <= NARROW:
+                store(at, apply(name, load(zeros(NARROW), at), a, b))
+            else:
+                for t in range(0, live, half):
+                    store(at + 4 * t, apply(name, load(zeros(half), at + 4 * t), a, b))
+
+    return kernel
