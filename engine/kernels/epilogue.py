@@ -29,8 +29,9 @@ def epilogue(points, name):
             at = y + offset
             if live <= NARROW:
                 store(at, apply(name, load(zeros(NARROW), at), a, b))
+            elif live <= half:
+                store(at, apply(name, load(zeros(half), at), a, b))
             else:
-                for t in range(0, live, half):
-                    store(at + 4 * t, apply(name, load(zeros(half), at + 4 * t), a, b))
+                store(at, apply(name, load(zeros(points), at), a, b))
 
     return kernel
