@@ -35,8 +35,8 @@ accumulators that wait for each other: 76 GFLOP/s, against 97 with 32."""
 REGISTERS_A_TILE = 2
 NARROW = 8
 """Lanes that the few rows of a nearly empty tile take: with fewer a step costs as much. On Zen 4,
-sell4, 2048x2048, 90 % zeros (2026-11-25), a tile of 8 rows costs 0.38 of one of 32, and of 16
-0.55."""
+sell4, 2048x2048, 90 % zeros (2026-11-29), a tile of 8 rows costs 0.37 of one of 32, of 16 0.56, of
+24 0.84."""
 OFFSET_REACH = 1 << 16
 """Bytes of the panel that blk4's 16-bit offsets cover: the longest block of inputs there can be."""
 OFFSET_UNIT = 8
