@@ -92,17 +92,19 @@ def segments(
     points: int,
     depth_first: bool = True,
     hollow: bool = False,
+    epilogues: bool = True,
 ) -> list[Segment]:
     """The nodes in groups of one kind, each made into a segment.
 
     Images are ordered here, `depth_first` or layer by layer; of other columns the session does it.
+    Without `epilogues` linear kernels have nothing but bounds.
     """
     groups = _groups(graph, lowered)
     made: list[Segment] = []
     for index, group in enumerate(groups):
         later = {n for g in groups[index + 1 :] for item in g for n in item.node.reads}
         wanted = later | {v.name for v in graph.outputs}
-        frame = Frame(graph, wanted, choose, points, depth_first, hollow)
+        frame = Frame(graph, wanted, choose, points, depth_first, hollow, epilogues)
         made.append(_SEGMENTS[_kind(group[0], graph)](group, frame))
     return made
 

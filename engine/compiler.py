@@ -106,9 +106,8 @@ def _segment(c: Compilation) -> Compilation:
             chosen[node] = _chosen(c, node, work, points)
         return chosen[node].kernel
 
-    segments = columns.segments(
-        c.graph, c.lowered, kernel_for, points, c.settings.columns, c.hollow
-    )
+    how = (points, c.settings.columns, c.hollow, c.settings.epilogues)
+    segments = columns.segments(c.graph, c.lowered, kernel_for, *how)
     unknown = sorted(asked.keys() - chosen.keys())
     if unknown:
         raise EngineError(

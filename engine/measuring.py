@@ -27,8 +27,9 @@ from engine.kernels.building import address
 from engine.kernels.peak import clock_ghz, peak_gflops
 from engine.kernels.running import run_columns
 from engine.ops.work import Linear
-from engine.steps import linear_words
-from engine.weights import aligned
+from engine.segments import Code
+from engine.steps import Ending, linear_words
+from engine.weights import Weights, aligned
 from numa.affinity import staying_on
 
 Array = np.ndarray[Any, Any]
@@ -177,12 +178,21 @@ class _Product:
         x = aligned((inputs + 3) * points * 4).view(np.float32)
         x[:] = np.random.default_rng(1).standard_normal(len(x))
         y = aligned((outputs + 3) * points * 4)
-        bias = np.zeros(outputs, np.float32)
-        self._operands = (x, y, *linear_words(kernel, weights, bias, (0.0, np.inf), points))
-        """Kept: the step has their addresses."""
-        words = [o if isinstance(o, int) else o.ctypes.data for o in self._operands]
-        self._step = np.array([[address(kernel), *words]], np.int64)
+        bias, relu = np.zeros(outputs, np.float32), Ending(bounds=(0.0, np.inf))
+        operands = linear_words(kernel, weights, bias, relu, points)
+        self._kept = (x, y)
+        """The step has their addresses, and those of weights on cache lines, as in a session."""
+        self._weights = Weights()
+        words = [address(kernel), x.ctypes.data, y.ctypes.data]
+        words += [self._word(o) for o in operands]
+        words += [y.ctypes.data]  # nothing is added
+        self._step = np.array([words], np.int64)
         self._live = live
+
+    def _word(self, operand: Array | Code | int) -> int:
+        if isinstance(operand, Code):
+            return address(operand.kernel)
+        return self._weights.address(operand) if isinstance(operand, np.ndarray) else operand
 
     def seconds(self, budget: float) -> float:
         """The shortest time of one product, over some tries that take `budget` seconds."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels.table import OFFSET_REACH
+from engine.kernels.table import OFFSET_REACH, OFFSET_UNIT
 
 Array = np.ndarray[Any, Any]
 
@@ -97,7 +97,7 @@ def _pack_block(
     target = 4 * (first_step[slice_of] + position)[in_step] + lane[in_step]
     offsets = np.zeros(4 * int(steps.sum()), np.uint16)
     values = np.zeros(len(offsets), np.float32)
-    offsets[target] = (columns * size)[in_step]
+    offsets[target] = (columns * (size // OFFSET_UNIT))[in_step]
     values[target] = found[in_step]
 
     late = np.flatnonzero(~in_step)

@@ -61,9 +61,9 @@ def first_input_only(node: Node, graph: Graph) -> str | None:
     return None if rows == [0] else f"{node.inputs[rows[-1]]}, a parameter, has rows"
 
 
-def conv(node: Node, graph: Graph) -> str | None:
-    """Of a `colonnade.Conv`: its images, and what is added to its results."""
-    wanted = [0, 3] if node.inputs[3] else [0]
+def weighted(node: Node, graph: Graph) -> str | None:
+    """Of a `colonnade.Conv` or Linear: its images or rows, and what is added to its results."""
+    wanted = [0, 3] if any(node.inputs[3:]) else [0]
     rows = rows_in(node, graph)
     return None if rows == wanted else f"expected rows in the inputs {wanted}, got them in {rows}"
 

@@ -17,7 +17,6 @@ from engine.row_rules import (
     axis_rule,
     batch_normalization,
     broadcast,
-    conv,
     dropout,
     einsum,
     first_input_only,
@@ -40,6 +39,7 @@ from engine.row_rules import (
     squeeze,
     transpose,
     trilu,
+    weighted,
 )
 
 Rule = Callable[[Node, Graph], str | None]
@@ -157,10 +157,10 @@ _RULES: dict[tuple[str, str], Rule] = {
     **{("ai.onnx.ml", op): first_input_only for op in _ML_ELEMENTS},
     **{(NATIVE, op): broadcast for op in UNARY},
     (NATIVE, "Channels"): first_input_only,
-    (NATIVE, "Conv"): conv,
+    (NATIVE, "Conv"): weighted,
     (NATIVE, "DepthToSpace"): first_input_only,
     **{(NATIVE, op): row_by_row for op in TRANSFORMER},
-    (NATIVE, "Linear"): rows_by_features,
+    (NATIVE, "Linear"): weighted,
     ("", "Attention"): attention,
     ("", "BatchNormalization"): batch_normalization,
     ("", "CumSum"): axis_rule(None, by_input=1),

@@ -103,8 +103,18 @@ class Count:
         return self.value
 
 
-Operand = Panel | Place | Stride | Count | Array | int
-"""A word of a step: a panel becomes its offset, an array its address, a number itself."""
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A kernel that another one calls, as a word of a step: its address."""
+
+    kernel: str
+
+    def __str__(self) -> str:
+        return self.kernel
+
+
+Operand = Panel | Place | Stride | Count | Code | Array | int
+"""A word of a step: a panel becomes its offset, an array or code its address, a number itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,9 @@ class Settings:
     """Depth first over columns; off: layer after layer over the whole batch."""
     sparse: bool = True
     """Kernels that skip zeros; off: every weight is multiplied."""
+    epilogues: bool = True
+    """GELU, SiLU and the like, and sums with another panel, within linear kernels; off: another
+    pass over the panel each."""
     confirm: bool = True
     """Kernels that the cost model cannot tell apart are timed, where `compile` is given a timer."""
     points: int | None = None

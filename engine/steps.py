@@ -12,12 +12,24 @@ from engine.arena import Lifetime
 from engine.dispatch import structure_of
 from engine.graph import Graph, Node, Value
 from engine.hollow import hollow
+from engine.kernels.table import EPILOGUE_NAMES, epilogue_name
 from engine.mapped import release
 from engine.ops.image_work import Convolution, ImageWork
 from engine.ops.native import map_unary
 from engine.ops.work import PER_POINT, Alias, Linear, Map, Refusal, Work
 from engine.packing import PACKINGS, round_up
-from engine.segments import SLICE, Border, Count, Operand, Panel, Place, Step, Stride, slack_nbytes
+from engine.segments import (
+    SLICE,
+    Border,
+    Code,
+    Count,
+    Operand,
+    Panel,
+    Place,
+    Step,
+    Stride,
+    slack_nbytes,
+)
 
 Array = np.ndarray[Any, Any]
 _NO_CLAMP = (-np.inf, np.inf)
@@ -55,6 +67,26 @@ class Frame:
     """Of images; what else runs in columns leaves that to the session."""
     hollow: bool = False
     """Whether steps keep no weights."""
+    epilogues: bool = True
+    """Whether linear kernels do more to their sums than to keep them within bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What a linear kernel does to its sums before it writes them for the last time: in this
+    order."""
+
+    rest: Panel | None = None
+    """Added to them."""
+    bounds: tuple[float, float] = _NO_CLAMP
+    function: tuple[str, float, float] | None = None
+    """A name of EPILOGUE_NAMES with its two parameters."""
+
+    def __str__(self) -> str:
+        said = [f"adds {self.rest}"] if self.rest is not None else []
+        if self.bounds != _NO_CLAMP:
+            said.append(f"clamp {self.bounds[0]:g}..{self.bounds[1]:g}")
+        return ", ".join(said if self.function is None else [*said, self.function[0]])
 
 
 class StepBuilder:
@@ -64,6 +96,7 @@ class StepBuilder:
         self.graph = frame.graph
         self.choose = frame.choose
         self.points = frame.points
+        self.epilogues = frame.epilogues
         self._hollow = frame.hollow
         self.root: dict[str, Panel] = {}
         """Value -> where it lies: a panel of that name, or a part of one."""
@@ -139,20 +172,32 @@ class StepBuilder:
         outputs, inputs = work.weights.shape
         x = self.root[work.x]
         self._own(work.y, outputs * work.repeats)
-        clamp, after = split_clamp(work.activations)
-        slabs = [_Slab(work, rows, kernel, clamp, self.points) for rows in _slabs(work, kernel)]
+        end, after = self._ending(work)
+        slabs = [_Slab(work, rows, kernel, end, self.points) for rows in _slabs(work, kernel)]
         release(source)  # they are packed now
         steps = []
         for i in range(work.repeats):
             here = Panel(x.value, x.shift + i * inputs)
-            for slab in slabs:
-                target = Panel(work.y, i * outputs + slab.rows.start)
-                steps.append(slab.step(node, here, target))
-        for name, a, b in after:  # in place, while the panel is in L2
-            m = map_unary(name, (a, b), work.y, work.y, outputs * work.repeats)
+            steps += [slab.step(node, here, i * outputs + slab.rows.start) for slab in slabs]
+        for m in after:  # in place, while the panel is in L2
+            reads = tuple(dict.fromkeys(self.root[n].value for n in m.reads))
             kernel = f"{m.kernel}_x{self.points}"
-            steps.append(Step(node, kernel, m.operands, (work.y,), (work.y,), m.detail))
+            steps.append(Step(node, kernel, m.operands, reads, (work.y,), m.detail))
         return steps
+
+    def _ending(self, work: Linear) -> tuple[Ending, list[Map]]:
+        """What the kernel does to its sums, and the passes over y that follow it."""
+        features = self.features[work.y]
+        rest = self.root[work.rest] if work.rest else None
+        if rest is not None and not self.epilogues:
+            operands = (Panel(work.y), rest, Panel(work.y), features)
+            passes = [Map("add_f32", operands, (work.y, work.rest), work.y)]
+            return Ending(), passes + _passes(work.activations, work.y, features)
+        bounds, after = split_clamp(work.activations)
+        function = None
+        if self.epilogues and after and after[0][0] in EPILOGUE_NAMES:
+            function = after.pop(0)
+        return Ending(rest, bounds, function), _passes(after, work.y, features)
 
     # ---- memory ---------------------------------------------------------------------------
 
@@ -223,28 +268,37 @@ def _panels(work: Work | ImageWork | Refusal) -> tuple[str, ...]:
     """Values that the work takes as panels."""
     if isinstance(work, Map):
         return work.reads
-    return (work.x,) if isinstance(work, Alias | Linear) else ()
+    if isinstance(work, Linear):
+        return work.reads
+    return (work.x,) if isinstance(work, Alias) else ()
+
+
+def _passes(activations: Sequence[tuple[str, float, float]], y: str, features: int) -> list[Map]:
+    """Functions over all of a panel, in place."""
+    return [map_unary(name, (a, b), y, y, features) for name, a, b in activations]
 
 
 class _Slab:
     """Some outputs of a Linear, packed for one step."""
 
-    def __init__(
-        self, work: Linear, rows: range, kernel: str, clamp: tuple[float, float], points: int
-    ) -> None:
-        self.rows, self._kernel = rows, kernel
+    def __init__(self, work: Linear, rows: range, kernel: str, end: Ending, points: int) -> None:
+        self.rows, self._kernel, self._y, self._rest = rows, kernel, work.y, end.rest
         part = slice(rows.start, rows.stop)
         weights = work.weights[part]
-        self._words = linear_words(kernel, weights, work.bias[part], clamp, points)
+        self._words = linear_words(kernel, weights, work.bias[part], end, points)
         self._size, self._nonzeros = weights.size, int(np.count_nonzero(weights))
-        self._detail = f"{self._nonzeros} of {len(rows)}x{weights.shape[1]}"
-        if clamp != _NO_CLAMP:
-            self._detail += f", clamp {clamp[0]:g}..{clamp[1]:g}"
+        parts = (f"{self._nonzeros} of {len(rows)}x{weights.shape[1]}", str(end))
+        self._detail = ", ".join(part for part in parts if part)
 
-    def step(self, node: str, x: Panel, y: Panel) -> Step:
-        operands = (x, y, *self._words)
-        work = (self._size, self._nonzeros)
-        return Step(node, self._kernel, operands, (x.value,), (y.value,), self._detail, *work)
+    def step(self, node: str, x: Panel, first: int) -> Step:
+        """Its outputs as features of y from `first` on."""
+        y = Panel(self._y, first)
+        rest = y
+        if self._rest is not None:
+            rest = replace(self._rest, shift=self._rest.shift + first)
+        reads = tuple(dict.fromkeys((x.value, *([] if rest is y else [rest.value]))))
+        operands, work = (x, y, *self._words, rest), (self._size, self._nonzeros)
+        return Step(node, self._kernel, operands, reads, (self._y,), self._detail, *work)
 
 
 def _slabs(work: Linear, kernel: str) -> list[range]:
@@ -275,10 +329,14 @@ def split_clamp(
 
 
 def linear_words(
-    kernel: str, weights: Array, bias: Array, clamp: tuple[float, float], points: int
-) -> tuple[Array | int, ...]:
-    """Packed weights, then numbers, bias and clamp: words 3 and on of a linear kernel."""
+    kernel: str, weights: Array, bias: Array, end: Ending, points: int
+) -> tuple[Array | Code | int, ...]:
+    """Packed weights, then numbers, bias, bounds and parameters, and the epilogue: words 3 and on
+    of a linear kernel, up to the last, which is the panel that is added, or y."""
     packed = PACKINGS[structure_of(kernel)](weights, points)
     padded = np.zeros(round_up(len(bias), SLICE), np.float32)
     padded[: len(bias)] = bias
-    return (*packed.streams, *packed.numbers, padded, np.array(clamp, np.float32))
+    name, a, b = end.function or ("", 0.0, 0.0)
+    code = Code(epilogue_name(name, points)) if name else 0
+    ends = np.array((*end.bounds, a, b), np.float32)
+    return (*packed.streams, *packed.numbers, padded, ends, code)

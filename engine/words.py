@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.kernels.building import address
-from engine.segments import Panel, Sequences, Stage, Step
+from engine.segments import Code, Panel, Sequences, Stage, Step
 from engine.weights import Weights
 
 Array = np.ndarray[Any, Any]
@@ -62,6 +62,8 @@ class Words:
                 self._panel(operand, number, place, stage)
             elif isinstance(operand, np.ndarray):
                 self._fixed[number, place] = weights.address(operand)
+            elif isinstance(operand, Code):
+                self._fixed[number, place] = address(operand.kernel)
             else:
                 assert isinstance(operand, int)
                 self._fixed[number, place] = operand

@@ -61,12 +61,19 @@ def buckets(net: Net, q: str, k: str, mask: str, together: bool = False) -> str:
     return write.op("Add", added(net, q, k, mask), bias)
 
 
-def linear(net: Net, q: str, k: str, mask: str) -> str:
-    """ALiBi: a slope a head, times the distance."""
+def slopes(net: Net, q: str, k: str, mask: str, of: str = "signed", hidden: bool = False) -> str:
+    """ALiBi: a slope a head, times the distance; `of` its amount, or its square, which is none.
+    Keys behind the query may be `hidden`."""
     write = net.write
-    slopes = write.weight("slopes", np.array([0.5, 0.25, 0.125, 0.0625], np.float32)[:, None, None])
-    bias = write.op("Mul", write.cast(_distances(net, q), TensorProto.FLOAT), slopes)
-    return write.op("Add", added(net, q, k, mask), write.unsqueeze(bias, 0))
+    each = np.array([0.5, 0.25, 0.0883883, 0.0625], np.float32)[:, None, None]
+    distance = write.cast(_distances(net, q), TensorProto.FLOAT)
+    if of == "amount":
+        distance = write.op("Neg", write.op("Abs", distance))
+    if of == "square":
+        distance = write.op("Mul", distance, distance)
+    bias = write.op("Mul", distance, write.weight("slopes", each))
+    scores = (plus_causal if hidden else added)(net, q, k, mask)
+    return write.op("Add", scores, write.unsqueeze(bias, 0))
 
 
 def plus_causal(net: Net, q: str, k: str, mask: str) -> str:

@@ -16,10 +16,10 @@ from exporter_distances import (
     added,
     buckets,
     filled_behind,
-    linear,
     plus_causal,
     relative,
     scaled_after,
+    slopes,
 )
 from exporter_masks import (
     by_range,
@@ -297,7 +297,10 @@ WAYS: Mapping[str, Way] = {
     "every second": way(_OWN, mask=every_second, mask_value=FLOAT_MIN),
     "buckets": scored(buckets),
     "buckets and mask": scored(partial(buckets, together=True), mask_value=FLOAT_MIN),
-    "linear": scored(linear, _OWN),
+    "slopes": scored(slopes),
+    "slopes of amounts": scored(partial(slopes, of="amount")),
+    "slopes, causal": scored(partial(slopes, hidden=True)),
+    "squares": scored(partial(slopes, of="square"), _OWN),
     "rotary": scored(added, heads=rotated),
     "rotary, split": scored(added, heads=partial(rotated, turn=by_split)),
     "rotary, partly": scored(added, heads=partial(rotated, turn=partly)),

@@ -86,7 +86,7 @@ def unpack_sell4(
             entry = head[(block * slices + s) * 8 :][:8]
             for _ in range(entry[4]):
                 for lane in range(4):
-                    k = start + int(offsets[4 * step + lane]) // size
+                    k = start + 8 * int(offsets[4 * step + lane]) // size
                     weights[entry[lane] // size, k] += values[4 * step + lane]
                 step += 1
             for _ in range(entry[5]):

@@ -36,6 +36,39 @@ def undefined(lanes):
     return ir.Constant(ir.VectorType(F32, lanes), ir.Undefined)
 
 
+def register_type(kind):
+    """One of the pieces that a vector type of vector.py is kept in."""
+    return ir.VectorType(F32, kind.lanes // kind.pieces)
+
+
+def value_type(kind):
+    """All of it: a vector, or an array of pieces, which no instruction indexes at run time, so
+    that LLVM keeps each in a register of its own."""
+    piece = register_type(kind)
+    return piece if kind.pieces == 1 else ir.ArrayType(piece, kind.pieces)
+
+
+def pieces_of(b, kind, value):
+    return [value] if kind.pieces == 1 else [b.extract_value(value, k) for k in range(kind.pieces)]
+
+
+def in_one(b, kind, pieces):
+    """The pieces as one value again."""
+    if kind.pieces == 1:
+        return pieces[0]
+    value = ir.Constant(value_type(kind), ir.Undefined)
+    for k, piece in enumerate(pieces):
+        value = b.insert_value(value, piece, k)
+    return value
+
+
+def places_of(b, kind, address):
+    """Pointers to its pieces, which lie side by side."""
+    piece = register_type(kind)
+    for k in range(kind.pieces):
+        yield at(b, b.add(address, ir.Constant(I64, 4 * piece.count * k)) if k else address, piece)
+
+
 def call_llvm(b, name, kind, args):
     """Calls LLVM's `name` on vectors of one kind; LLVM lowers it to the machine's instruction."""
     shape = ir.FunctionType(kind, [kind] * len(args))

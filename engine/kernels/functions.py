@@ -55,7 +55,7 @@ forced = njit(error_model="numpy", nogil=True, forceinline=True)
 
 @inline
 def _four_shuffled(shape, address):
-    four = load_four(address)
+    four = load_four(shape, address)
     return pick(shape, four, 0), pick(shape, four, 1), pick(shape, four, 2), pick(shape, four, 3)
 
 

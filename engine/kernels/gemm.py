@@ -12,17 +12,21 @@ are cut into blocks so that a block of the panel stays in L1 while all rows pass
 from __future__ import annotations
 
 from engine.kernels.functions import four_weights, four_weights_for_few, inline
-from engine.kernels.slices import added, begun, written
+from engine.kernels.registers import has_three_quarters
+from engine.kernels.slices import added, begun, ending, written
 from engine.kernels.table import NARROW
-from engine.kernels.vector import broadcast, load, load_i64, zeros
+from engine.kernels.vector import load, load_i64, zeros, zeros_in_pieces
 
 
 @inline
-def _dense4(shape, points, step, x, y):
-    """The whole product for one column. `step` words 3..9."""
+def _dense4(shape, points, step, x, y, live):
+    """The whole product for one column. `step` words 3..10."""
     values, inputs, outputs = load_i64(step + 24), load_i64(step + 32), load_i64(step + 40)
-    block_inputs, bias, clamp = load_i64(step + 48), load_i64(step + 56), load_i64(step + 64)
-    bounds = (broadcast(shape, clamp), broadcast(shape, clamp + 4))
+    block_inputs, bias, end = (
+        load_i64(step + 48),
+        load_i64(step + 56),
+        ending(step, step + 64, live),
+    )
     row, done = 4 * points, 0  # bytes from one input or output to the next
     while done < inputs:
         count = min(block_inputs, inputs - done)
@@ -33,18 +37,21 @@ def _dense4(shape, points, step, x, y):
                 sums = added(sums, four_weights(shape, values), load(shape, source))
                 values += 16
                 source += row
-            written(out, row, sums, bounds, done + count == inputs)
+            written(out, row, sums, end, done + count == inputs)
         x += count * row
         done += count
 
 
 @inline
-def _dense4_narrow(shape, points, step, x, y):
+def _dense4_narrow(shape, points, step, x, y, live):
     """The same by two slices at once, for registers so narrow that the sums of one would wait for
-    each other. `step` words 3..9."""
+    each other. `step` words 3..10."""
     values, inputs, outputs = load_i64(step + 24), load_i64(step + 32), load_i64(step + 40)
-    block_inputs, bias, clamp = load_i64(step + 48), load_i64(step + 56), load_i64(step + 64)
-    bounds = (broadcast(shape, clamp), broadcast(shape, clamp + 4))
+    block_inputs, bias, end = (
+        load_i64(step + 48),
+        load_i64(step + 56),
+        ending(step, step + 64, live),
+    )
     row, done = 4 * points, 0
     while done < inputs:
         count = min(block_inputs, inputs - done)
@@ -60,8 +67,8 @@ def _dense4_narrow(shape, points, step, x, y):
                 values += 16
                 other += 16
                 source += row
-            written(out, row, a, bounds, last)
-            written(out + 4 * row, row, b, bounds, last)
+            written(out, row, a, end, last)
+            written(out + 4 * row, row, b, end, last)
             values = other
         if outputs % 8 != 0:
             out, source = y + (outputs - 4) * row, x
@@ -70,23 +77,24 @@ def _dense4_narrow(shape, points, step, x, y):
                 a = added(a, four_weights_for_few(shape, values), load(shape, source))
                 values += 16
                 source += row
-            written(out, row, a, bounds, last)
+            written(out, row, a, end, last)
         x += count * row
         done += count
 
 
 def dense4(points):
-    """The kernel for register tiles of `points`; a column that fills no more than eight lanes, or
-    half of them, runs at that width."""
-    half = points // 2
+    """The kernel for register tiles of `points`, at one of four widths, as spmm.py's."""
+    half, three = points // 2, has_three_quarters(points)
 
     def kernel(step, arena, row, live, borders):
         x, y = arena + load_i64(step + 8), arena + load_i64(step + 16)
         if live <= NARROW:
-            _dense4_narrow(zeros(NARROW), points, step, x, y)
+            _dense4_narrow(zeros(NARROW), points, step, x, y, live)
         elif live <= half:
-            _dense4(zeros(half), points, step, x, y)
+            _dense4_narrow(zeros(half), points, step, x, y, live)
+        elif three and live <= 3 * NARROW:
+            _dense4(zeros_in_pieces(3, NARROW), points, step, x, y, live)
         else:
-            _dense4(zeros(points), points, step, x, y)
+            _dense4(zeros(points), points, step, x, y, live)
 
     return kernel

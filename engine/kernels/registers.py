@@ -35,6 +35,12 @@ def shuffles_are_free() -> bool:
     return "AuthenticAMD" in _words(Path("/proc/cpuinfo"), "vendor_id")
 
 
+def has_three_quarters(points: int) -> bool:
+    """Whether 17 to 24 rows of a tile of 32 `points` run in three registers of eight lanes: on
+    Zen 4, whose wide registers take two turns; others' take one, and two of them hold all 32."""
+    return points == 32 and shuffles_are_free()
+
+
 def processor_name() -> str:
     """What kernels are compiled for and run on: the processor's model, and what pins a tier."""
     pinned = [os.environ.get(f"NUMBA_CPU_{key}", "") for key in ("NAME", "FEATURES")]

@@ -7,6 +7,7 @@ from typing import Literal
 
 Family = Literal[
     "linear",
+    "epilogue",
     "unary",
     "binary",
     "constant",

@@ -11,11 +11,11 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
 from engine.kernels.building import cached_here
+from engine.kernels.calling import call_kernel
 from engine.kernels.emitting import I64, at
 from engine.kernels.functions import inline
 from engine.kernels.vector import load_i64, store_i64
@@ -31,18 +31,6 @@ def _fetch_add(typing, address, amount):
         return b.atomic_rmw("add", at(b, args[0], I64), args[1], "acq_rel")
 
     return types.int64(types.int64, types.int64), emit
-
-
-@intrinsic
-def _call_kernel(typing, function, step, arena, row, points, borders):
-    """Calls the compiled kernel at the address `function`: see kernels/table.py for the call."""
-
-    def emit(context, b, signature, args):
-        shape = ir.FunctionType(ir.VoidType(), [I64] * 5)
-        b.call(at(b, args[0], shape), args[1:])
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 6), emit
 
 
 def _run_columns(counter, columns, table, held):
@@ -79,7 +67,7 @@ def _run_whole(stage, held, column, arena):
     size, borders = load_i64(held + 40), load_i64(held + 72)
     step = load_i64(held + 32) + load_i64(stage + 8) * size
     for _ in range(load_i64(stage + 16)):
-        _call_kernel(load_i64(step), step, arena, load_i64(column), load_i64(column + 8), borders)
+        call_kernel(load_i64(step), step, arena, load_i64(column), load_i64(column + 8), borders)
         step += size
 
 
@@ -100,7 +88,7 @@ def _run_tiles(stage, held, column, arena):
             local, spread = load_i64(row + 8), load_i64(row + 16)
             for tile in range(done, done + count):
                 live = min(points, tokens - tile * points)
-                _call_kernel(load_i64(step), step, arena, token + tile * points, live, borders)
+                call_kernel(load_i64(step), step, arena, token + tile * points, live, borders)
                 _move(step, patch, local + spread, 1)
             _move(step, patch, local, -count)
             step += size

@@ -8,7 +8,7 @@ are its *extras*, taken one by one. So no zero is ever multiplied, and NaN and i
 that no weight touches stay out of the result.
 
     per block, per slice: head[8] = y offset of each of the 4 rows, steps, extras, -, - (int32)
-              per step:   offset[4] of each row's input in the block of x, bytes (uint16)
+              per step:   offset[4] of each row's input in the block of x, eights of bytes (uint16)
                           value[4] (float32)
               per extra:  y offset (int32), x offset (int32), value (float32), -
 
@@ -32,21 +32,24 @@ AVX-512 deals weights by shuffles again: 10 cycles of which the multiply-adds ne
 at 90 and 80 % zeros, of a core that peaks at 115; with a load for each weight 71-78.
 tests/engine/test_machine_code.py reads all three.
 
-Columns of at most eight rows run in registers of eight lanes, two slices at once. That takes 4.1
-to 4.5 cycles a step at 80 and 90 % zeros on Zen 4, half as wide registers alone 6: so eight rows
-reach two thirds of the rate of 32. What binds are the loads, one an input whatever the width: with
-a weight or two of the four loaded as well it takes 4.3 and 4.7; each slice costs 20 cycles more.
-Three registers of eight lanes for 17 to 24 rows take a tenth less than two of sixteen, which was
-not found worth the code.
+Columns of at most eight rows run in registers of eight lanes, two slices at once; 17 to 24 rows, on
+Zen 4, in three of them. A step takes 3.5, 5.5, 8.2 and 9.9 cycles there for 8, 16, 24 and 32 rows,
+and a slice 24, 31, 37 and 44 besides (1024x1024, 80 and 90 % zeros, 2026-11-29). So eight rows reach
+two thirds of the rate of 32, and nine half of it: loads bind, one of an input for each eight rows
+or part of them. What did not help with 8 and 16 lanes: 16-bit loads of each offset (a tenth slower),
+a load of each weight (a fifth to a third), one or two of four weights (5 %), two registers of eight
+for 16 rows (5 %), two slices at once there, blocks of other lengths (96 to 102 % up to 384 inputs).
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
 
-from engine.kernels.functions import four_weights, four_weights_for_few, inline
-from engine.kernels.slices import added, begun, bounded, written
+from engine.kernels.functions import forced, four_weights, four_weights_for_few, inline
+from engine.kernels.registers import has_three_quarters
+from engine.kernels.slices import added, begun, ended, ending, written
 from engine.kernels.table import NARROW, OFFSET_REACH
+from engine.kernels.table import OFFSET_UNIT as UNIT
 from engine.kernels.vector import (
     broadcast,
     fma,
@@ -58,6 +61,7 @@ from engine.kernels.vector import (
     scratch,
     store,
     zeros,
+    zeros_in_pieces,
 )
 
 _HELD_NBYTES = OFFSET_REACH // 2
@@ -65,14 +69,15 @@ _HELD_NBYTES = OFFSET_REACH // 2
 
 
 @inline
-def _step(shape, shift, offsets, values, x, sums):
-    """One non-zero of each of four rows; offsets in x are divided by 2 ** `shift`."""
+def _step(shape, unit, offsets, values, x, sums):
+    """One non-zero of each of four rows; `unit` is what offsets in x count in, bytes: 8 in a panel,
+    less in a narrower copy. A unit that addresses can have costs no instruction."""
     w0, w1, w2, w3 = four_weights(shape, values)
     word, (a0, a1, a2, a3) = load_i64(offsets), sums
-    a0 = fma(w0, load(shape, x + (half_word(word, 0) >> shift)), a0)
-    a1 = fma(w1, load(shape, x + (half_word(word, 1) >> shift)), a1)
-    a2 = fma(w2, load(shape, x + (half_word(word, 2) >> shift)), a2)
-    a3 = fma(w3, load(shape, x + (half_word(word, 3) >> shift)), a3)
+    a0 = fma(w0, load(shape, x + unit * half_word(word, 0)), a0)
+    a1 = fma(w1, load(shape, x + unit * half_word(word, 1)), a1)
+    a2 = fma(w2, load(shape, x + unit * half_word(word, 2)), a2)
+    a3 = fma(w3, load(shape, x + unit * half_word(word, 3)), a3)
     return a0, a1, a2, a3
 
 
@@ -88,7 +93,7 @@ def _extras(shape, shift, extras, count, x, y):
     return extras
 
 
-@inline
+@forced
 def _opened(shape, points, head, block, bias, y):
     """Sums of the four rows of a slice so far: an offset in y is a row times points floats, one in
     bias a float."""
@@ -104,7 +109,7 @@ def _opened(shape, points, head, block, bias, y):
     return load(shape, y + r0), load(shape, y + r1), load(shape, y + r2), load(shape, y + r3)
 
 
-@inline
+@forced
 def _put(head, y, sums):
     a0, a1, a2, a3 = sums
     store(y + load_i32(head), a0)
@@ -113,60 +118,54 @@ def _put(head, y, sums):
     store(y + load_i32(head + 12), a3)
 
 
-@inline
-def _closed(shape, shift, head, extras, x, y, sums, bounds, last):
-    """Writes the sums of a slice, with their extras and, after the last block, within bounds;
-    gives the address of the next slice's extras."""
+@forced
+def _closed(shape, shift, head, extras, x, y, sums, end, last):
+    """Writes the sums of a slice, adds their extras, and after the last block takes them through
+    the end; gives the address of the next slice's extras. Sums are read again only in the end:
+    with a second write after extras a slice took 20 cycles more."""
+    _put(head, y, sums)
     count = load_i32(head + 20)
     if count > 0:
-        _put(head, y, sums)
         extras = _extras(shape, shift, extras, count, x, y)
-        sums = (
-            load(shape, y + load_i32(head)),
-            load(shape, y + load_i32(head + 4)),
-            load(shape, y + load_i32(head + 8)),
-            load(shape, y + load_i32(head + 12)),
-        )
     if last:
-        sums = bounded(sums, bounds)
-    _put(head, y, sums)
+        a0, a1 = load(shape, y + load_i32(head)), load(shape, y + load_i32(head + 4))
+        a2, a3 = load(shape, y + load_i32(head + 8)), load(shape, y + load_i32(head + 12))
+        ended(y, load_i64(head), load_i64(head + 8), (a0, a1, a2, a3), end)
     return extras
 
 
 @inline
-def _sell4(shape, points, step, x, y):
-    """The whole product for one column; see the module for the streams. `step` words 3..12."""
+def _sell4(shape, points, step, x, y, live):
+    """The whole product for one column; see the module for the streams. `step` words 3..14."""
     head, offsets = load_i64(step + 24), load_i64(step + 32)
     values, extras = load_i64(step + 40), load_i64(step + 48)
     blocks, slices, block_nbytes = load_i64(step + 56), load_i64(step + 64), load_i64(step + 72)
-    bias, clamp = load_i64(step + 88), load_i64(step + 96)
-    bounds = (broadcast(shape, clamp), broadcast(shape, clamp + 4))
+    bias, end = load_i64(step + 88), ending(step, step + 96, live)
     for block in range(blocks):
         for _ in range(slices):
             sums = _opened(shape, points, head, block, bias, y)
             for _ in range(load_i32(head + 16)):
-                sums = _step(shape, 0, offsets, values, x, sums)
+                sums = _step(shape, UNIT, offsets, values, x, sums)
                 offsets += 8
                 values += 16
-            extras = _closed(shape, 0, head, extras, x, y, sums, bounds, block == blocks - 1)
+            extras = _closed(shape, 0, head, extras, x, y, sums, end, block == blocks - 1)
             head += 32
         x += block_nbytes
 
 
 @inline
-def _sell4_narrow(shape, shift, points, step, x, y):
+def _sell4_narrow(shape, shift, points, step, x, y, live):
     """The same for columns of at most 2 ** -`shift` of the points, by two slices at once: in
     registers so narrow the sums of one would wait for each other. The first of the two is never
     the longer one. A block's inputs are copied side by side, because at `points` floats from one to
-    the next they would fill a part of L1's sets only. `step` words 3..12."""
+    the next they would fill a part of L1's sets only. `step` words 3..14."""
     head, offsets = load_i64(step + 24), load_i64(step + 32)
     values, extras = load_i64(step + 40), load_i64(step + 48)
     blocks, slices, block_nbytes = load_i64(step + 56), load_i64(step + 64), load_i64(step + 72)
-    bias, clamp = load_i64(step + 88), load_i64(step + 96)
-    bounds = (broadcast(shape, clamp), broadcast(shape, clamp + 4))
-    held, end = scratch(_HELD_NBYTES), x + load_i64(step + 80)
+    bias, end = load_i64(step + 88), ending(step, step + 96, live)
+    held, stop = scratch(_HELD_NBYTES), x + load_i64(step + 80)
     for block in range(blocks):
-        _side_by_side(shape, shift, points, x, min(x + block_nbytes, end), held)
+        _side_by_side(shape, shift, points, x, min(x + block_nbytes, stop), held)
         x += block_nbytes
         last = block == blocks - 1
         for _ in range(slices // 2):
@@ -175,27 +174,27 @@ def _sell4_narrow(shape, shift, points, step, x, y):
             both = load_i32(head + 16)
             next_offsets, next_values = offsets + 8 * both, values + 16 * both
             for _ in range(both):
-                a = _step(shape, shift, offsets, values, held, a)
-                b = _step(shape, shift, next_offsets, next_values, held, b)
+                a = _step(shape, UNIT >> shift, offsets, values, held, a)
+                b = _step(shape, UNIT >> shift, next_offsets, next_values, held, b)
                 offsets += 8
                 values += 16
                 next_offsets += 8
                 next_values += 16
             for _ in range(load_i32(head + 48) - both):
-                b = _step(shape, shift, next_offsets, next_values, held, b)
+                b = _step(shape, UNIT >> shift, next_offsets, next_values, held, b)
                 next_offsets += 8
                 next_values += 16
             offsets, values = next_offsets, next_values
-            extras = _closed(shape, shift, head, extras, held, y, a, bounds, last)
-            extras = _closed(shape, shift, head + 32, extras, held, y, b, bounds, last)
+            extras = _closed(shape, shift, head, extras, held, y, a, end, last)
+            extras = _closed(shape, shift, head + 32, extras, held, y, b, end, last)
             head += 64
         if slices % 2 == 1:
             a = _opened(shape, points, head, block, bias, y)
             for _ in range(load_i32(head + 16)):
-                a = _step(shape, shift, offsets, values, held, a)
+                a = _step(shape, UNIT >> shift, offsets, values, held, a)
                 offsets += 8
                 values += 16
-            extras = _closed(shape, shift, head, extras, held, y, a, bounds, last)
+            extras = _closed(shape, shift, head, extras, held, y, a, end, last)
             head += 32
 
 
@@ -209,12 +208,11 @@ def _side_by_side(shape, shift, points, x, end, held):
 
 
 @inline
-def _blk4(shape, points, step, x, y):
-    """The whole product for one column; see the module for the streams. `step` words 3..10."""
+def _blk4(shape, points, step, x, y, live):
+    """The whole product for one column; see the module for the streams. `step` words 3..12."""
     head, offsets, values = load_i64(step + 24), load_i64(step + 32), load_i64(step + 40)
     blocks, slices, block_nbytes = load_i64(step + 48), load_i64(step + 56), load_i64(step + 64)
-    bias, clamp = load_i64(step + 72), load_i64(step + 80)
-    bounds, row = (broadcast(shape, clamp), broadcast(shape, clamp + 4)), 4 * points
+    bias, end, row = load_i64(step + 72), ending(step, step + 80, live), 4 * points
     for block in range(blocks):
         for _ in range(slices):
             out, b = y + load_i32(head), bias + load_i32(head) // points
@@ -223,7 +221,7 @@ def _blk4(shape, points, step, x, y):
                 sums = _block(shape, four_weights(shape, values), offsets, x, sums)
                 offsets += 2
                 values += 16
-            written(out, row, sums, bounds, block == blocks - 1)
+            written(out, row, sums, end, block == blocks - 1)
             head += 8
         x += block_nbytes
 
@@ -235,13 +233,12 @@ def _block(shape, weights, offsets, x, sums):
 
 
 @inline
-def _blk4_narrow(shape, points, step, x, y):
+def _blk4_narrow(shape, points, step, x, y, live):
     """The same by two slices at once, as `_sell4_narrow`; here the first of the two is never the
-    shorter one. `step` words 3..10."""
+    shorter one. `step` words 3..12."""
     head, offsets, values = load_i64(step + 24), load_i64(step + 32), load_i64(step + 40)
     blocks, slices, block_nbytes = load_i64(step + 48), load_i64(step + 56), load_i64(step + 64)
-    bias, clamp = load_i64(step + 72), load_i64(step + 80)
-    bounds, row = (broadcast(shape, clamp), broadcast(shape, clamp + 4)), 4 * points
+    bias, end, row = load_i64(step + 72), ending(step, step + 80, live), 4 * points
     for block in range(blocks):
         last = block == blocks - 1
         for pair in range(0, slices, 2):
@@ -258,12 +255,12 @@ def _blk4_narrow(shape, points, step, x, y):
                     values += 16
                     next_offsets += 2
                     next_values += 16
-                written(other, row, b, bounds, last)
+                written(other, row, b, end, last)
             for _ in range(steps - both):
                 sums = _block(shape, four_weights_for_few(shape, values), offsets, x, sums)
                 offsets += 2
                 values += 16
-            written(out, row, sums, bounds, last)
+            written(out, row, sums, end, last)
             offsets, values = next_offsets, next_values
             head += 16
         head -= 8 * (slices % 2)
@@ -271,33 +268,38 @@ def _blk4_narrow(shape, points, step, x, y):
 
 
 def blk4(points):
-    """The kernel for register tiles of `points`, at one of three widths, as `sell4`."""
-    half = points // 2
+    """The kernel for register tiles of `points`, at one of four widths, as `sell4`."""
+    half, three = points // 2, has_three_quarters(points)
 
     def kernel(step, arena, row, live, borders):
         x, y = arena + load_i64(step + 8), arena + load_i64(step + 16)
         if live <= NARROW:
-            _blk4_narrow(zeros(NARROW), points, step, x, y)
+            _blk4_narrow(zeros(NARROW), points, step, x, y, live)
         elif live <= half:
-            _blk4(zeros(half), points, step, x, y)
+            _blk4_narrow(zeros(half), points, step, x, y, live)
+        elif three and live <= 3 * NARROW:
+            _blk4(zeros_in_pieces(3, NARROW), points, step, x, y, live)
         else:
-            _blk4(zeros(points), points, step, x, y)
+            _blk4(zeros(points), points, step, x, y, live)
 
     return kernel
 
 
 def sell4(points):
     """The kernel for register tiles of `points`; a column that fills no more than eight lanes, or
-    half of them, runs at that width."""
+    half of them, or three registers of eight where that pays, runs at that width."""
     half, shift = points // 2, (points // NARROW).bit_length() - 1
+    three = has_three_quarters(points)
 
     def kernel(step, arena, row, live, borders):
         x, y = arena + load_i64(step + 8), arena + load_i64(step + 16)
         if live <= NARROW:
-            _sell4_narrow(zeros(NARROW), shift, points, step, x, y)
+            _sell4_narrow(zeros(NARROW), shift, points, step, x, y, live)
         elif live <= half:
-            _sell4(zeros(half), points, step, x, y)
+            _sell4(zeros(half), points, step, x, y, live)
+        elif three and live <= 3 * NARROW:
+            _sell4(zeros_in_pieces(3, NARROW), points, step, x, y, live)
         else:
-            _sell4(zeros(points), points, step, x, y)
+            _sell4(zeros(points), points, step, x, y, live)
 
     return kernel

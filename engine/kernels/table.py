@@ -35,10 +35,13 @@ accumulators that wait for each other: 76 GFLOP/s, against 97 with 32."""
 REGISTERS_A_TILE = 2
 NARROW = 8
 """Lanes that the few rows of a nearly empty tile take: with fewer a step costs as much. On Zen 4,
-sell4, 2048x2048, 90 % zeros (2026-11-25), a tile of 8 rows costs 0.38 of one of 32, and of 16
-0.55."""
+sell4, 2048x2048, 90 % zeros (2026-11-29), a tile of 8 rows costs 0.37 of one of 32, of 16 0.56, of
+24 0.84."""
 OFFSET_REACH = 1 << 16
-"""Bytes of the panel that a 16-bit offset covers: the longest block of inputs there can be."""
+"""Bytes of the panel that blk4's 16-bit offsets cover: the longest block of inputs there can be."""
+OFFSET_UNIT = 8
+"""Bytes that sell4's offsets count in: what an address is scaled by for nothing, and what leaves a
+narrower copy of the panel a whole number. Shifting them took a tenth of the time of eight rows."""
 
 
 def points_of_tile() -> int:
@@ -97,12 +100,21 @@ IMPORTS = {
 }
 """Element types a batch may come in, and their bytes; each is rounded to float32."""
 
+EPILOGUE_NAMES = ("Gelu", "GeluTanh", "Sigmoid", "Silu", "Tanh")
+"""Functions that linear kernels apply to four outputs while they are in L1, see epilogue.py; bounds
+and an added panel they have in their own code. Other functions pass over the whole panel."""
+
 _ELEMENTWISE = "engine.kernels.elementwise"
 _BORDERS = "engine.kernels.borders"
 _NORMALISE = "engine.kernels.normalise"
 _ATTENTION = "engine.kernels.attention"
 _ROTARY = "engine.kernels.rotary"
 _TOKENS = "engine.kernels.tokens"
+
+
+def epilogue_name(function: str, points: int) -> str:
+    """The kernel that does so to four outputs of a tile."""
+    return f"epilogue_{function.lower()}_f32_x{points}"
 
 
 def _rows(points: int) -> tuple[Kernel, ...]:
@@ -112,6 +124,15 @@ def _rows(points: int) -> tuple[Kernel, ...]:
         ),
         Kernel(f"spmm_f32_blk4x{points}", "linear", "engine.kernels.spmm:blk4", (points,), "blk4"),
         Kernel(f"gemm_f32_4x{points}", "linear", "engine.kernels.gemm:dense4", (points,), "dense4"),
+        *(
+            Kernel(
+                epilogue_name(name, points),
+                "epilogue",
+                "engine.kernels.epilogue:epilogue",
+                (points, name),
+            )
+            for name in EPILOGUE_NAMES
+        ),
         *(
             Kernel(
                 f"{name.lower()}_f32_x{points}", "unary", f"{_ELEMENTWISE}:unary", (points, name)

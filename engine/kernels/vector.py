@@ -7,8 +7,6 @@ four quarter-wide ones on NEON. What is measured of the machine code stands in k
 Where an instruction must know how many lanes to make, it takes any vector of that shape: so one
 function serves every width, by its argument's type (`zeros(16)` begins it). Addresses are int64;
 who calls keeps the memory alive. Nothing raises: kernels run without the interpreter's lock.
-
-Shapes: a vector holds one input or output of a tile, `T` points side by side.
 """
 
 # The names of numba's typing and lowering functions are numba's, and it ships no types.
@@ -30,11 +28,16 @@ from engine.kernels.emitting import (
     call_llvm,
     fused,
     hidden,
+    in_one,
     larger,
+    pieces_of,
+    places_of,
+    register_type,
     shuffle,
     smaller,
     splat,
     undefined,
+    value_type,
 )
 from engine.kernels.registers import register_lanes
 
@@ -43,17 +46,18 @@ _REGISTER_CLASS = {"x86_64": "x", "aarch64": "w", "arm64": "w"}
 
 
 class VectorType(types.Type):
-    """`lanes` floats in registers."""
+    """`lanes` floats in registers; in so many `pieces` of a register each where LLVM should not
+    choose the widest ones. What products need takes those, too."""
 
-    def __init__(self, lanes):
-        self.lanes = lanes
-        super().__init__(name=f"Vector({lanes} x float32)")
+    def __init__(self, lanes, pieces=1):
+        self.lanes, self.pieces = lanes, pieces
+        super().__init__(name=f"Vector({pieces} x {lanes // pieces} x float32)")
 
 
 @register_model(VectorType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager, kind):
-        super().__init__(manager, kind, ir.VectorType(F32, kind.lanes))
+        super().__init__(manager, kind, value_type(kind))
 
 
 # ---- memory ---------------------------------------------------------------------------------
@@ -64,7 +68,7 @@ def load(typing, shape, address):
     """As many floats at `address` as the vector `shape` has lanes."""
 
     def emit(context, b, signature, args):
-        return b.load(at(b, args[1], ir.VectorType(F32, shape.lanes)), align=4)
+        return in_one(b, shape, [b.load(p, align=4) for p in places_of(b, shape, args[1])])
 
     return shape(shape, types.int64), emit
 
@@ -74,7 +78,9 @@ def store(typing, address, vector):
     """Writes all lanes of `vector` at `address`."""
 
     def emit(context, b, signature, args):
-        b.store(args[1], at(b, args[0], ir.VectorType(F32, vector.lanes)), align=4)
+        places = places_of(b, vector, args[0])
+        for piece, place in zip(pieces_of(b, vector, args[1]), places, strict=True):
+            b.store(piece, place, align=4)
         return context.get_dummy_value()
 
     return types.void(types.int64, vector), emit
@@ -85,34 +91,35 @@ def broadcast(typing, shape, address):
     """The float at `address` in every lane of a vector like `shape`."""
 
     def emit(context, b, signature, args):
-        x = b.load(at(b, args[1], F32), align=4)
-        return splat(b, x, shape.lanes)
+        wide = splat(b, b.load(at(b, args[1], F32), align=4), shape.lanes // shape.pieces)
+        return in_one(b, shape, [wide] * shape.pieces)
 
     return shape(shape, types.int64), emit
 
 
 @intrinsic
-def load_four(typing, address):
-    """Four floats at `address`, again and again through a register that LLVM knows nothing about.
+def load_four(typing, shape, address):
+    """Four floats at `address`, again and again through a register that LLVM knows nothing about,
+    as wide as those of `shape`: for a wider one than that Zen 4 loads twice.
 
     The empty assembly hides where they come from. Without it LLVM turns every `pick` of a lane
     back into a broadcast from memory: one load instead of one shuffle, in kernels that loads
     bound. Measured on Zen 3, 2048x2048, 90 % zeros, 16 points: 49 against 62 GFLOP/s.
     """
-    kind = VectorType(register_lanes())
+    kind = VectorType(min(register_lanes(), shape.lanes // shape.pieces))
 
     def emit(context, b, signature, args):
-        four = b.load(at(b, args[0], ir.VectorType(F32, 4)), align=4)
+        four = b.load(at(b, args[1], ir.VectorType(F32, 4)), align=4)
         wide = shuffle(b, four, undefined(4), [lane % 4 for lane in range(kind.lanes)])
         machine = binding.get_default_triple().split("-")[0]
         register = _REGISTER_CLASS.get(machine)
         if register is None:  # correct everywhere, slower where it was never tried
             return wide
         vector = ir.VectorType(F32, kind.lanes)
-        shape = ir.FunctionType(vector, [vector])
-        return b.call(ir.InlineAsm(shape, "", f"={register},0"), [wide])
+        same = ir.FunctionType(vector, [vector])
+        return b.call(ir.InlineAsm(same, "", f"={register},0"), [wide])
 
-    return kind(types.int64), emit
+    return kind(shape, types.int64), emit
 
 
 @intrinsic(prefer_literal=True)
@@ -121,8 +128,10 @@ def pick(typing, shape, four, index):
     k = index.literal_value
 
     def emit(context, b, signature, args):
-        mask = [k + 4 * ((lane // 4) % (four.lanes // 4)) for lane in range(shape.lanes)]
-        return shuffle(b, args[1], undefined(four.lanes), mask)
+        lanes = range(shape.lanes // shape.pieces)
+        mask = [k + 4 * ((lane // 4) % (four.lanes // 4)) for lane in lanes]
+        wide = shuffle(b, args[1], undefined(four.lanes), mask)
+        return in_one(b, shape, [wide] * shape.pieces)
 
     return shape(shape, four, index), emit
 
@@ -228,16 +237,26 @@ def zeros(typing, lanes):
     if not isinstance(lanes, types.IntegerLiteral):
         return None
     kind = VectorType(lanes.literal_value)
-    return kind(lanes), lambda c, b, s, a: ir.Constant(
-        ir.VectorType(F32, kind.lanes), [0.0] * kind.lanes
-    )
+    return kind(lanes), lambda c, b, s, a: ir.Constant(register_type(kind), [0.0] * kind.lanes)
+
+
+@intrinsic(prefer_literal=True)
+def zeros_in_pieces(typing, pieces, lanes):
+    """Zero in every lane of a vector of `pieces` of `lanes` each, compile-time constants."""
+    if not isinstance(pieces, types.IntegerLiteral) or not isinstance(lanes, types.IntegerLiteral):
+        return None
+    kind = VectorType(pieces.literal_value * lanes.literal_value, pieces.literal_value)
+    zero = ir.Constant(register_type(kind), [0.0] * lanes.literal_value)
+    return kind(pieces, lanes), lambda c, b, s, a: in_one(b, kind, [zero] * kind.pieces)
 
 
 def _elementwise(emit_one, arity):
     """An intrinsic that maps `arity` vectors of one kind to one: emit_one(builder, kind, args)."""
 
     def emit(context, b, signature, args):
-        return emit_one(b, ir.VectorType(F32, signature.return_type.lanes), args)
+        kind = signature.return_type
+        pieces = zip(*(pieces_of(b, kind, a) for a in args), strict=True)
+        return in_one(b, kind, [emit_one(b, register_type(kind), one) for one in pieces])
 
     # numba reads the number of arguments off the function's own signature
     def one(typing, x):
@@ -297,8 +316,8 @@ def if_negative(typing, test, x, y):
 
     def emit(context, builder, signature, args):
         whole = ir.VectorType(I32, test.lanes)
-        bits = builder.bitcast(args[0], whole)
-        negative = builder.icmp_signed("<", bits, ir.Constant(whole, [0] * test.lanes))
+        zero = ir.Constant(whole, [0] * test.lanes)
+        negative = builder.icmp_signed("<", builder.bitcast(args[0], whole), zero)
         return builder.select(negative, args[1], args[2])
 
     return x(test, x, y), emit
@@ -309,8 +328,7 @@ def lane_numbers(typing, vector):
     """0, 1, 2 ... in the lanes of a vector shaped as `vector`."""
 
     def emit(context, b, signature, args):
-        numbers = [float(lane) for lane in range(vector.lanes)]
-        return ir.Constant(ir.VectorType(F32, vector.lanes), numbers)
+        return ir.Constant(register_type(vector), [float(k) for k in range(vector.lanes)])
 
     return vector(vector), emit
 

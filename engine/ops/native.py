@@ -65,7 +65,14 @@ def linear(node: Node, graph: Graph) -> Work | Refusal:
     unknown = [name for name, *_ in activations if name not in UNARY_NAMES]
     if unknown:
         return Refusal(f"no kernel for the activation {unknown[0]}")
-    return Linear(x.name, node.outputs[0], weights, bias, activations, repeats)
+    rest = node.inputs[3] if len(node.inputs) > 3 else ""
+    if rest:
+        added = float_panel(graph, node, rest)
+        if isinstance(added, Refusal):
+            return added
+        if added.shape != y.shape:
+            return Refusal(f"it adds {added} to {y}")
+    return Linear(x.name, node.outputs[0], weights, bias, activations, repeats, rest)
 
 
 def _misfit(x: Value, y: Value, weights: Array, bias: Array) -> str | None:

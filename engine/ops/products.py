@@ -70,12 +70,17 @@ def gemm(
 
 
 def linear(
-    node: Node, x: Array, weights: Array, bias: Array | None = None, multiply: Product = product
+    node: Node,
+    x: Array,
+    weights: Array,
+    bias: Array | None = None,
+    rest: Array | None = None,
+    multiply: Product = product,
 ) -> Array:
-    """y[..., M] = activations(x[..., K] @ W[M, K].T + b[M])."""
+    """y[..., M] = activations(x[..., K] @ W[M, K].T + b[M] + rest[..., M])."""
     y = multiply(x, weights.T)
-    if bias is not None:
-        y = y + bias
+    for addend in (bias, rest):
+        y = y if addend is None else y + addend
     for op, a, b in node.attributes.get("activations", ()):
         y = UNARY[op].numpy(y, a, b)
     return y

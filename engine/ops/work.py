@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = activations(W @ x + bias), `repeats` times over consecutive features of x and y."""
+    """y = activations(W @ x + bias + rest), `repeats` times over consecutive features of them."""
 
     x: str
     y: str
@@ -25,6 +25,12 @@ class Linear:
     """float32[M]."""
     activations: tuple[tuple[str, float, float], ...]
     repeats: int = 1
+    rest: str = ""
+    """A value like y, or empty."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.x, self.rest) if self.rest else (self.x,)
 
 
 PER_POINT = -1

@@ -85,7 +85,7 @@ def rewrite(graph: Graph, off: frozenset[str] = frozenset()) -> tuple[Graph, tup
     """The graph after all rewrites but `off`; the log has what fired, then what stays refused."""
     unknown = sorted(off - {r.name for r in REWRITES})
     if unknown:
-        known = ", ".join(("columns", "sparse", *(r.name for r in REWRITES)))
+        known = ", ".join(("columns", "sparse", "epilogues", *(r.name for r in REWRITES)))
         raise EngineError(f"off: expected names among {known}, got {unknown}; check --off")
     table = [r for r in REWRITES if r.name not in off]
     fired: list[Event] = []

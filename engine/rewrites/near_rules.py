@@ -1,16 +1,17 @@
 """What a part of a graph adds to scores by the distance of query and key, found out by trying it.
 
-Causal masks, windows, and biases of relative positions (T5, MPNet) give [N, heads, S, S], or less
-that broadcasts to it, which is
+Causal masks, windows, biases of relative positions (T5, MPNet) and slopes (ALiBi) give
+[N, heads, S, S], or less that broadcasts to it, which is
 
     y[n, h, q, k] = table[h, q - k] + f(mask[n, k])     where -ahead <= q - k <= back
                     a number that leaves no share         elsewhere
 
 With masks of one number only, y is a function of the distance, which is read off; a mask of many
 numbers has to give what these say together. How y goes on beyond the longest trial is told only
-where it has stopped changing well before. A key that a query does not see stays unseen whatever
-the mask says; so what a token says that the mask leaves out, and all it may see with it, is not
-kept: it gets equal shares of what it may see, not of everything.
+where it has stopped changing well before, or is a slope times the distance all along. A key that a
+query does not see stays unseen whatever the mask says; so what a token says that the mask leaves
+out, and all it may see with it, is not kept: it gets equal shares of what it may see, not of
+everything.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ LONG = 1024
 LEAST = 32
 """Tokens of the longest trial at least."""
 POSITIONS = 1 << 15
-"""Tokens of a sequence that a table is made for, where it has stopped changing."""
+"""Tokens of a sequence that a table is made for, where it is known how it goes on."""
 FILL = -1e9
 """What leaves no share beside any other score."""
+_EVENLY = 1e-6
+"""How far a table may be from its slope times the distance: by how float32 rounds it."""
 _DIGITS = 5
 """Of a difference of two sums: a mask of -10000 on numbers about 1 is rounded to 1/1000."""
 
@@ -219,9 +222,12 @@ def _measured(name: str, table: Array, rule: Rule | None) -> NearRule | str:
     if not values.any():
         return NearRule(rule, ends[0], ends[1], None, unseen)
     if positions >= LONG:
-        if not _stops(values, ahead, back):
+        if _stops(values, ahead, back):
+            values = _extended(values, POSITIONS)
+        elif _grows_evenly(values, ahead, back):
+            values = _continued(values, POSITIONS)
+        else:
             return f"{name} goes on changing with the distance"
-        values = _extended(values, POSITIONS)
     return NearRule(rule, ends[0], ends[1], np.ascontiguousarray(values), unseen)
 
 
@@ -230,6 +236,35 @@ def _stops(values: Array, ahead: int, back: int) -> bool:
     half = values.shape[1] // 4
     sides = ((values[:, :half], ahead), (values[:, -half:], back))
     return all(reach < half or bool((side == side[:, :1]).all()) for side, reach in sides)
+
+
+def _grows_evenly(values: Array, ahead: int, back: int) -> bool:
+    """Whether the table is a slope a head and side times the distance, as far as a key is seen."""
+    centre = values.shape[1] // 2
+    line = _line(values, centre)
+    near = slice(centre - ahead, centre + back + 1)
+    return bool(np.allclose(values[:, near], line[:, near], rtol=_EVENLY, atol=0))
+
+
+def _line(values: Array, positions: int) -> Array:
+    """[heads, 2 positions + 1]: on each side the number at distance 0, and a slope a head times the
+    distance, as far as the table goes."""
+    centre = values.shape[1] // 2
+    start = values[:, centre : centre + 1].astype(np.float64)
+    distances = np.arange(positions + 1)
+    sides = [
+        start + (values[:, end : end + 1].astype(np.float64) - start) / centre * distances
+        for end in (0, -1 % values.shape[1])
+    ]
+    return np.concatenate([sides[0][:, :0:-1], sides[1]], axis=1).astype(np.float32)
+
+
+def _continued(values: Array, positions: int) -> Array:
+    """The same table for more positions: its slopes go on."""
+    more, centre = positions - 1 - values.shape[1] // 2, values.shape[1] // 2
+    line = _line(values, positions - 1)
+    line[:, more : more + 2 * centre + 1] = values
+    return line
 
 
 def _extended(values: Array, positions: int) -> Array:

@@ -1,8 +1,8 @@
-"""What is added to a Conv's result joins it, so that the sum is made in a register.
+"""What is added to a Linear's or Conv's result joins it, so that the sum is made in a register.
 
-    conv(x, W) + b,  then + r   =   conv(x, W) + b + r         r of the result's shape
+    linear(x, W) + b,  then + r   =   linear(x, W) + b + r         r of the result's shape
 
-A Conv takes one r, before its activations. Where both sides of the sum are Convs that could, the
+Each takes one r, before its activations. Where both sides of the sum are some that could, the
 later one takes the other, which has been computed by then.
 """
 
@@ -12,34 +12,38 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.graph import NATIVE, Node
+from engine.graph import Node
 from engine.rewrites.rewrite import Edit, Rewrite, View
+from engine.rewrites.weighted import Weighted, weighted
 
 
 def _at(node: Node, view: View) -> Edit | str | None:
-    sides = [view.producer(name) for name in node.inputs]
-    convs = [p for p in sides if p is not None and p.label == f"{NATIVE}.Conv"]
-    if not convs:
+    found = [weighted(view.producer(name), view) for name in node.inputs]
+    sides = [side for side in found if side is not None]
+    if not sides:
         return None
-    reasons = [_refused(conv, node, view) for conv in convs]
+    reasons = [_refused(side, node, view) for side in sides]
     if all(reasons):
         return reasons[0]
-    able = [conv for conv, reason in zip(convs, reasons, strict=True) if not reason]
-    conv = max(able, key=view.graph.nodes.index)
-    (rest,) = (name for name in node.inputs if name != conv.outputs[0])
-    new = replace(conv, inputs=(*conv.inputs[:3], rest), outputs=node.outputs)
-    return Edit((conv, node), (new,), reason=f"{conv.name} adds {rest}")
+    able = [side.node for side, reason in zip(sides, reasons, strict=True) if not reason]
+    taker = max(able, key=view.graph.nodes.index)
+    (rest,) = (name for name in node.inputs if name != taker.outputs[0])
+    new = replace(taker, inputs=(*taker.inputs[:3], rest), outputs=node.outputs)
+    return Edit((taker, node), (new,), reason=f"{taker.name} adds {rest}")
 
 
-def _refused(conv: Node, node: Node, view: View) -> str | None:
-    """Why the Conv cannot add what the node adds to its result."""
-    (result,) = conv.outputs
-    if conv.attributes["activations"]:
-        return f"{conv.name} has an activation in between"
-    if conv.inputs[3]:
-        return f"{conv.name} adds {conv.inputs[3]} already"
+def _refused(side: Weighted, node: Node, view: View) -> str | None:
+    """Why the Linear or Conv cannot add what the node adds to its result."""
+    taker, (result,) = side.node, side.node.outputs
+    if taker.attributes["activations"]:
+        return f"{taker.name} has an activation in between"
+    if side.rest:
+        return f"{taker.name} adds {side.rest} already"
     if set(node.inputs) == {result}:
         return f"it adds {result} to itself"
+    constant = [name for name in node.inputs if view.constant(name) is not None]
+    if constant:
+        return f"{constant[0]} is constant"
     values = [view.value(name) for name in (*node.inputs, *node.outputs)]
     shapes = {v.shape if v is not None else None for v in values}
     if len(shapes) > 1 or None in shapes or any(v and v.dtype != np.float32 for v in values):
@@ -47,4 +51,6 @@ def _refused(conv: Node, node: Node, view: View) -> str | None:
     return view.shared(result)
 
 
-RESIDUAL = Rewrite("residual", "adds to a Conv's result inside the Conv", _at, frozenset({"Add"}))
+RESIDUAL = Rewrite(
+    "residual", "adds to a Linear's or Conv's result inside it", _at, frozenset({"Add"})
+)

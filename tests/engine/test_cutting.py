@@ -27,8 +27,11 @@ def test_every_row_is_in_one_column(points: int, threads: int, group: int) -> No
         (9, 2, [8, 1]),
         (16, 2, [8, 8]),
         (32, 2, [16, 16]),
-        (33, 2, [32, 1]),
+        (33, 2, [24, 9]),  # a tile and a row would take what a tile does
+        (64, 2, [32, 32]),
+        (96, 2, [48, 48]),
         (40, 4, [16, 16, 8]),
+        (65, 2, [40, 25]),
         (256, 2, [128, 128]),
     ],
 )

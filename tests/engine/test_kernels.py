@@ -11,8 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_calls import call, panel
 
+from engine.kernels.building import address
 from engine.kernels.row import Kernel
-from engine.kernels.table import IMPORTS, KERNELS, WIDTHS, kernels_of
+from engine.kernels.table import (
+    EPILOGUE_NAMES,
+    IMPORTS,
+    KERNELS,
+    WIDTHS,
+    epilogue_name,
+    kernels_of,
+)
 from engine.ops.unary import UNARY
 from engine.packing import PACKINGS, round_up
 
@@ -46,14 +54,24 @@ def problems(draw: st.DrawFn) -> tuple[Array, Array, Array, tuple[float, float],
 
 
 def run_linear(
-    kernel: Kernel, weights: Array, bias: Array, x: Array, bounds: tuple[float, float]
+    kernel: Kernel,
+    weights: Array,
+    bias: Array,
+    x: Array,
+    bounds: tuple[float, float],
+    rest: Array | None = None,
+    function: str = "",
 ) -> Array:
+    """y[live, M] of x[live, K], with `rest` added before the bounds and a function after them."""
     (outputs, inputs), live = weights.shape, len(x)
     packed = PACKINGS[kernel.structure](weights, kernel.points)
     padded = np.zeros(round_up(outputs, 4), np.float32)
     padded[:outputs] = bias
     source, target = panel(inputs, x, kernel.points), panel(outputs, None, kernel.points)
-    words = (*packed.streams, *packed.numbers, padded, np.array(bounds, np.float32))
+    ends = np.array((*bounds, 0.0, 0.0), np.float32)
+    added = target if rest is None else panel(outputs, rest, kernel.points)
+    code = address(epilogue_name(function, kernel.points)) if function else 0
+    words = (*packed.streams, *packed.numbers, padded, ends, code, added)
     call(kernel.name, (source, target, *words), live=live)
     return target[:outputs, :live].T
 
@@ -85,6 +103,36 @@ def test_nan_and_infinity_pass_through(
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
+def run_unary(name: str, points: int, x: Array) -> Array:
+    """f(x[live, K]) by the kernel that passes over a whole panel."""
+    held = panel(x.shape[1], x, points)
+    call(f"{name.lower()}_f32_x{points}", (held, held, x.shape[1], np.zeros(2, np.float32)))
+    return held[: x.shape[1], : len(x)].T
+
+
+@named("kernel", kernels_of("linear"), ids=ids)
+@named("outputs", [8, 37])
+def test_a_rest_and_an_epilogue_give_the_bytes_of_passes_of_their_own(
+    kernel: Kernel, outputs: int
+) -> None:
+    """Over several blocks of inputs, rows with extras, and an incomplete last slice."""
+    rng = np.random.default_rng(outputs)
+    weights = rng.standard_normal((outputs, 900)) * (rng.random((outputs, 900)) < 0.1)
+    weights, bias = weights.astype(np.float32), rng.standard_normal(outputs).astype(np.float32)
+    x = rng.standard_normal((kernel.points, 900)).astype(np.float32)
+    rest = rng.standard_normal((kernel.points, outputs)).astype(np.float32)
+    rest[0, 0], rest[0, 1], rest[0, 2] = np.nan, np.inf, -np.inf
+    unbound, bounds = (-np.inf, np.inf), (-3.0, 3.0)
+    for live in (3, kernel.points // 2, kernel.points * 3 // 4, kernel.points):
+        plain = run_linear(kernel, weights, bias, x[:live], unbound)
+        total = np.clip(plain + rest[:live], *np.float32(bounds))
+        got = run_linear(kernel, weights, bias, x[:live], bounds, rest[:live])
+        np.testing.assert_array_equal(got, total)
+        for name in EPILOGUE_NAMES:
+            got = run_linear(kernel, weights, bias, x[:live], bounds, rest[:live], name)
+            np.testing.assert_array_equal(got, run_unary(name, kernel.points, total), name)
+
+
 @named("structure", list(PACKINGS))
 def test_a_point_does_not_depend_on_its_neighbours(structure: str) -> None:
     """The same row gives the same bytes in any lane, in full and in nearly empty columns, and in
@@ -97,7 +145,7 @@ def test_a_point_does_not_depend_on_its_neighbours(structure: str) -> None:
     widest = max(kernels, key=lambda k: k.points)
     whole = run_linear(widest, weights, bias, x[: widest.points], bounds)
     for kernel in kernels:
-        for live in (1, 2, 4, 5, 8, 9, 16, 17, 24, 29):
+        for live in (1, 2, 4, 5, 8, 9, 16, 17, 24, 25, 29):
             some = run_linear(kernel, weights, bias, x[3 : 3 + min(live, kernel.points)], bounds)
             assert some.tobytes() == whole[3 : 3 + len(some)].tobytes(), (kernel.name, live)
 
@@ -205,7 +253,7 @@ def test_import_and_export_transpose(element: str, features: int, live: int, poi
 
 
 def test_every_row_has_a_test_above() -> None:
-    here = {"linear", "unary", "binary", "constant", "softmax", "import", "export"}
+    here = {"linear", "epilogue", "unary", "binary", "constant", "softmax", "import", "export"}
     beside = {"attention", "rotary"}  # test_attention_kernels
     beside |= {"broadcast", "embed", "norm", "pool", "reduction"}  # test_token_kernels
     beside |= {"conv", "depthwise"}  # test_conv_kernels; and pictures' in test_image_kernels

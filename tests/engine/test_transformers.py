@@ -18,6 +18,7 @@ from engine.compiler import Compilation, compilation
 from engine.program import Program
 from engine.ragged import Ragged
 from engine.reader import graph_of
+from engine.rewrites.near_rules import LONG, POSITIONS, NearRule, _measured
 from engine.segments import Fallback
 from scripts.models.bert import OUTPUTS, STYLES, bert
 from scripts.models.bert_weights import random_weights
@@ -127,13 +128,28 @@ def test_what_is_no_mask_of_keys_is_never_taken_for_one(way: str, reason: str) -
     assert any(reason in e.reason for e in events)
 
 
-def test_numbers_that_go_on_growing_with_the_distance_are_left_to_the_reference() -> None:
-    events = [e for e in compiled("linear").events if e.rewrite == "mask" and not e.fired]
+def test_numbers_that_grow_evenly_with_the_distance_go_on_beyond_the_longest_trial() -> None:
+    """Each slope is multiplied with the distance, as the model would; the last trial's is not."""
+    table = np.stack([s * np.arange(-1100, 1101, dtype=np.float32) for s in (-0.5, 0.0883883)])
+    table = table.astype(np.float32)
+    known = table[:, 1100 - LONG + 1 : 1100 + LONG]
+    rule = _measured("biases", known, None)
+    assert isinstance(rule, NearRule) and rule.table is not None
+    middle = rule.table.shape[1] // 2
+    assert (rule.table.shape[1] + 1) // 2 == POSITIONS
+    np.testing.assert_allclose(rule.table[:, middle - 1100 : middle + 1101], table, rtol=3e-7)
+    assert rule.table[:, middle - LONG + 1 : middle + LONG].tobytes() == known.tobytes()
+    bent = known + np.where(np.arange(known.shape[1]) < 3, 1, 0).astype(np.float32)
+    assert _measured("biases", bent, None) == "biases goes on changing with the distance"
+
+
+def test_numbers_that_grow_unevenly_with_the_distance_are_left_to_the_reference() -> None:
+    events = [e for e in compiled("squares").events if e.rewrite == "mask" and not e.fired]
     assert any("goes on changing with the distance" in e.reason for e in events)
 
 
 PLACE_WAYS = ["causal", "causal apart", "window of 8", "relative", "buckets", "four, causal"]
-PLACE_WAYS += ["counted", "counted by mask"]
+PLACE_WAYS += ["slopes, causal", "counted", "counted by mask"]
 
 
 @named("way", PLACE_WAYS)
