@@ -5,7 +5,8 @@ same pictures as pixels, 224x224, and runs in turn: decoding alone (Pillow, a th
 engine alone (one session on all cores, one batch again and again), a job of the pixels and one of
 the JPEGs, both with one scorer on all cores. Both kinds of work want the same cores, so no job can
 be faster than one after the other with no wait in between, 1 / (1 / decoding + 1 / engine): the
-last line says how much of that a job reaches. A job counts between its first and its last tenth.
+last lines say how much of that a job reaches, and what CPU it takes beside both. A job counts
+between its first and its last tenth.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import io
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,7 +33,7 @@ from pipeline.picture_rules import PictureRules
 from pipeline.pictures import Decoder
 from scripts.bench_job import say
 from scripts.bench_models import MODELS
-from scripts.bench_scaling import CORES, running
+from scripts.bench_scaling import CORES, Rate, middle, running
 
 SIDE = 224
 WIDTH, HEIGHT = 500, 375
@@ -60,27 +60,33 @@ def main() -> None:
         onnx.save(MODELS[args.model].make(args.sparsity, False), model)
         encoded, pixels = folder / "jpeg.parquet", folder / "pixels.parquet"
         decoder, batch = write(encoded, pixels, args.rows)
-        runs: dict[str, Callable[[], float]] = {
+        runs: dict[str, Callable[[], Rate]] = {
             "decoding alone": partial(decoding, decoder, batch),
             "engine alone": partial(alone, model),
             "job of pixels": partial(job, model, pixels, folder / "out"),
             "job of JPEGs": partial(job, model, encoded, folder / "out"),
         }
-        rates: dict[str, list[float]] = {name: [] for name in runs}
+        rates: dict[str, list[Rate]] = {name: [] for name in runs}
         for number in range(args.repeats):
             for name, run in runs.items():
                 rates[name].append(run())
-            said = ", ".join(f"{name} {found[-1]:,.0f}" for name, found in rates.items())
+            said = ", ".join(f"{name} {found[-1]}" for name, found in rates.items())
             say(f"round {number + 1}, pictures/s: {said}")
-    report({name: statistics.median(found) for name, found in rates.items()})
+    report({name: middle(found) for name, found in rates.items()})
 
 
-def report(rates: dict[str, float]) -> None:
+def report(rates: dict[str, Rate]) -> None:
     for name, rate in rates.items():
-        print(f"{name:16} {rate:9,.0f} pictures/s")
-    both = 1 / (1 / rates["decoding alone"] + 1 / rates["engine alone"])
-    print(f"one after the other, without a wait: {both:,.0f} pictures/s")
-    print(f"job of JPEGs / that: {rates['job of JPEGs'] / both:.2f}")
+        print(
+            f"{name:16} {rate.rows_a_second:7,.0f} pictures/s, "
+            f"{rate.cpu_a_row:7,.0f} µs of CPU a picture"
+        )
+    decoded, run, job = (rates[n] for n in ("decoding alone", "engine alone", "job of JPEGs"))
+    both = 1 / (1 / decoded.rows_a_second + 1 / run.rows_a_second)
+    cpu = decoded.cpu_a_row + run.cpu_a_row
+    print(f"one after the other, without a wait: {both:,.0f} pictures/s, {cpu:,.0f} µs")
+    print(f"job of JPEGs / that: {job.rows_a_second / both:.2f} by the clock")
+    print(f"that / job of JPEGs: {cpu / job.cpu_a_row:.2f} by CPU")
 
 
 def write(encoded: Path, pixels: Path, rows: int) -> tuple[Decoder, pa.RecordBatch]:
@@ -115,28 +121,30 @@ def jpeg(number: int) -> bytes:
     return file.getvalue()
 
 
-def decoding(decoder: Decoder, batch: pa.RecordBatch) -> float:
-    """Pictures a second."""
-    began, rows = time.perf_counter(), 0
-    while time.perf_counter() - began < SECONDS:
-        rows += len(decoder(batch))
-    return rows / (time.perf_counter() - began)
+def decoding(decoder: Decoder, batch: pa.RecordBatch) -> Rate:
+    return repeated(partial(decoder, batch), len(batch))
 
 
-def alone(model: Path) -> float:
-    """Pictures a second of one session on all cores."""
+def alone(model: Path) -> Rate:
+    """One session on all cores."""
     x = np.random.default_rng(0).standard_normal((GROUP_ROWS, 3, SIDE, SIDE), np.float32)
     with engine.Session(engine.compile(str(model)), cpus=CORES) as session:
-        session.run({"input": x})
-        began, rows = time.perf_counter(), 0
-        while time.perf_counter() - began < SECONDS:
-            session.run({"input": x})
-            rows += len(x)
-        return rows / (time.perf_counter() - began)
+        return repeated(partial(session.run, {"input": x}), len(x))
 
 
-def job(model: Path, data: Path, output: Path) -> float:
-    """Pictures a second of `colonnade run`."""
+def repeated(call: Callable[[], object], rows: int) -> Rate:
+    """Of calls that take `rows` each, one after another; the first is not timed."""
+    call()
+    began, cpu, calls = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - began < SECONDS:
+        call()
+        calls += 1
+    spent = time.process_time() - cpu
+    return Rate(calls * rows / (time.perf_counter() - began), spent / (calls * rows) * 1e6)
+
+
+def job(model: Path, data: Path, output: Path) -> Rate:
+    """`colonnade run`."""
     options = (*JOB, "--image", "mean=0.5,std=0.25")
     rate = running(model, data, output, options)
     shutil.rmtree(output)
