@@ -4,7 +4,7 @@ Outputs in pairs and outputs alone are often predicted to take nearly the same. 
 products of an output in another order, so the last bits depend on the choice: it is recorded with a
 run, and a resume and every scorer take it as recorded.
 
-The convolutions of ResNet-50, 90 % zeros, took 2.8 s to time, once, numba's start with them (Zen 4,
+The convolutions of ResNet-50, 90 % zeros, took 3 s to time, once, numba's start with them (Zen 4,
 busy). Of them only the first changed, from blocks of four to pairs, which are 1.07 times as fast.
 """
 

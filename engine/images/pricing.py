@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 L2_NBYTES = 1 << 20
 L3_NBYTES = 16 << 20
 """A thread's share, where few threads share one: as on the machine where orders were timed. With
-4 MB MobileNetV1 layer by layer was called cheaper than in columns, which are 1.6 times as fast."""
+4 MB MobileNetV1 layer by layer was called cheaper than in columns, which are 1.5 times as fast."""
 L3_NBYTES_A_CYCLE, MEMORY_NBYTES_A_CYCLE = 10.0, 4.0
 """What one core is taken to get: within what is published of Zen 3, not measured here. Only the
 order of the plans depends on it."""

@@ -110,7 +110,7 @@ def test_every_way_to_pack_can_be_timed(lanes: int) -> None:
 
 def test_the_time_of_a_part_is_told_as_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """A visit of one row of 28, of 256 of 300 outputs."""
-    monkeypatch.setattr(timing, "in_turns", lambda timed, budget: dict.fromkeys(timed, 0.5))
+    monkeypatch.setattr(timing, "in_turns", lambda timed, budget, turns: dict.fromkeys(timed, 0.5))
     assert timing.time_structures(work(outputs=300), ["nz"], 8) == {"nz": 0.5 * 28 * 300 / 256}
     assert timing.time_structures(work(group=2), ["nz"], 8) == {"nz": 0.5 * 28}
 

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pyarrow.parquet as pq
 import pytest
 import token_jobs
 from onnx import numpy_helper
 
+from scripts import bench_pictures
 from scripts.bench_minilm import pruned, workload
 from scripts.bench_models import check_agreement
+from scripts.bench_scaling import Rate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,3 +99,33 @@ def test_outputs_that_differ_end_the_bench() -> None:
         check_agreement(y + np.float32(0.01), y)
     with pytest.raises(SystemExit, match="outputs differ"):
         check_agreement(np.full(64, np.nan, np.float32), y)
+
+
+def test_pictures_are_written_encoded_and_decoded_alike(tmp_path: Path) -> None:
+    encoded, pixels = tmp_path / "jpeg.parquet", tmp_path / "pixels.parquet"
+    decoder, batch = bench_pictures.write(encoded, pixels, 3)
+    made = decoder(batch)
+    table = pq.read_table(pixels)
+    assert table["id"].to_pylist() == batch.column("id").to_pylist() == [0, 1, 2]
+    side = bench_pictures.SIDE
+    found = table["input"].combine_chunks().flatten().to_numpy().reshape(3, 3, side, side)
+    column = next(n for n in made.schema.names if "pixels" in n)
+    assert found.ravel().tobytes() == made.column(column).flatten().to_numpy().tobytes()
+    assert found.std() > 10 and (found[0] != found[1]).any()
+    assert 20_000 < batch.column("input").nbytes / 3 < 200_000, "as large as a photograph"
+
+
+def test_a_job_of_pictures_is_held_to_decoding_and_engine_together(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rates = {
+        "decoding alone": Rate(600.0, 3000.0),
+        "engine alone": Rate(300.0, 6000.0),
+        "job of pixels": Rate(280.0, 6500.0),
+        "job of JPEGs": Rate(150.0, 10000.0),
+    }
+    bench_pictures.report(rates)
+    told = capsys.readouterr().out
+    assert "without a wait: 200 pictures/s, 9,000 µs" in told
+    assert "job of JPEGs / that: 0.75 by the clock" in told
+    assert "that / job of JPEGs: 0.90 by CPU" in told
