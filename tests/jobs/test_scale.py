@@ -12,7 +12,6 @@ import pytest
 
 from pipeline.fingerprint import Fingerprint
 from pipeline.price import SHARD_NBYTES
-from pipeline.verify import verify
 from scripts.bench_scale import measure, resume
 
 FEW, MANY = 100, 400
@@ -79,6 +78,4 @@ def test_a_resume_hashes_the_run_a_few_times_and_not_for_each_part(tmp_path: Pat
     hashed = Mock(wraps=Fingerprint.digest.fget)
     with patch.object(Fingerprint, "digest", property(lambda run: hashed(run))):
         resume(tmp_path, FEW, 1000)
-        report = verify(str(tmp_path / "out"), None)
-    assert report.parts == FEW
     assert 0 < hashed.call_count < 10
