@@ -21,7 +21,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dictionaries import leaf_types, width
 from pipeline.stores import Sink
+
+VALUES_AT_ONCE = 1 << 10
+NUMBERS_AT_ONCE = 1 << 14
 
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
@@ -49,7 +53,15 @@ def open_writer(
         compression_level=_levels(schema, compression),
         use_dictionary=worth or False,
         write_statistics=worth or False,
+        write_batch_size=_batch_values(schema),
     )
+
+
+def _batch_values(schema: pa.Schema) -> int:
+    """Values written at once: a page ends after the batch that fills it, so that long strings must
+    be few. For numbers pyarrow's 1024 took 15 to 20 % more CPU than sixteen times as many."""
+    kinds = [kind for field in schema for kind in leaf_types(field.type)]
+    return NUMBERS_AT_ONCE if all(map(width, kinds)) else VALUES_AT_ONCE
 
 
 def _levels(schema: pa.Schema, compression: str) -> int | dict[str, int] | None:

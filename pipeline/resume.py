@@ -172,10 +172,11 @@ def survey(output: Store, shards: Sequence[Shard], run: RunRecord) -> Survey:
     adopted: list[ManifestEntry] = []
     broken: list[str] = []
     indices = sorted(there.values())
+    digest = run.fingerprint.digest  # of all files: once, and not for each part
 
     def look(index: int) -> tuple[ManifestEntry | None, ManifestEntry | None]:
         entry = known.get(index)
-        return entry, _look(output, shards[index], entry, run)
+        return entry, _look(output, shards[index], entry, run, digest)
 
     def look_at(some: Sequence[int]) -> list[tuple[ManifestEntry | None, ManifestEntry | None]]:
         return [look(index) for index in some]
@@ -198,7 +199,7 @@ def survey(output: Store, shards: Sequence[Shard], run: RunRecord) -> Survey:
 
 
 def _look(
-    output: Store, shard: Shard, entry: ManifestEntry | None, run: RunRecord
+    output: Store, shard: Shard, entry: ManifestEntry | None, run: RunRecord, digest: str
 ) -> ManifestEntry | None:
     """The entry of a final part: the journal's if its footer and size agree, else a new one."""
     name = part_of(shard, run.format)
@@ -209,7 +210,7 @@ def _look(
         if output.may_pass(e):
             raise
         return None
-    if marks != footer_marks(run.fingerprint.digest, shard):
+    if marks != footer_marks(digest, shard):
         raise OutputError(
             f"{joined(output.where, name)}: expected {shard} as this run makes it, got "
             f"{_whose(marks, shard)}; delete it, choose another output, or --restart to throw "

@@ -180,15 +180,16 @@ def _whole_run(output: Store, run: RunRecord, manifest: Manifest) -> Iterator[_P
 
 
 def _parts(output: Store, run: RunRecord, manifest: Manifest) -> list[_Problem]:
+    digest = run.fingerprint.digest  # of all files: once, and not for each part
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        checked = pool.map(lambda e: _part(output, run, e), manifest.entries)
+        checked = pool.map(lambda e: _part(output, run.format, digest, e), manifest.entries)
         return [problem for problems in checked for problem in problems]
 
 
-def _part(output: Store, run: RunRecord, entry: ManifestEntry) -> list[_Problem]:
+def _part(output: Store, parts: str, digest: str, entry: ManifestEntry) -> list[_Problem]:
     """What is wrong with one part and its rejects."""
     problems = []
-    files = [(entry.path, entry.nbytes, entry.checksum, entry.rows_out, run.format)]
+    files = [(entry.path, entry.nbytes, entry.checksum, entry.rows_out, parts)]
     if entry.rejects_path:
         facts = (entry.rejects_nbytes, entry.rejects_checksum, entry.rejects, "parquet")
         files.append((entry.rejects_path, *facts))
@@ -203,7 +204,7 @@ def _part(output: Store, run: RunRecord, entry: ManifestEntry) -> list[_Problem]
                 what = f"expected {expected:.19}, got {hashed:.19}: its bytes have changed"
             elif (footer := read_marks(output, name, format))[1] != rows:
                 what = f"expected {rows} rows, got {footer[1]}"
-            elif footer[0].get("colonnade.fingerprint") != run.fingerprint.digest:
+            elif footer[0].get("colonnade.fingerprint") != digest:
                 what = "its footer names another run"
         except (pa.ArrowException, OSError) as e:
             what = f"cannot be read: {e}"

@@ -50,6 +50,14 @@ if TYPE_CHECKING:
 _OBJECT_STORE_NBYTES = 80 << 20
 """Ray's least; only leases and events pass, and those travel inline."""
 
+_OURS = {
+    "RAY_worker_niceness": "0",  # Ray's is 15
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_event_stats": "0",
+}
+"""How a cluster of our own is started, unless the environment says otherwise: nobody looks at what
+Ray's processes note of each call, and they run on the engines' cores."""
+
 _KILL_SECONDS = 1.0
 """For an actor that is killed to be gone; one that is frozen takes Ray five."""
 
@@ -184,9 +192,10 @@ class RayExecutor:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         environment = source_environment()
         if self._address is None:
-            # The raylet hands its environment on: packages, and workers without Ray's nice 15.
+            # The raylet hands its environment on.
             os.environ.update(environment)
-            os.environ.setdefault("RAY_worker_niceness", "0")
+            for name, value in _OURS.items():
+                os.environ.setdefault(name, value)
             options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_NBYTES}
         else:
             options["runtime_env"] = {"env_vars": environment}

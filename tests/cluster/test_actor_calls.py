@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ray.exceptions import ActorUnavailableError
 from scripted_executor import shard
 
 from jobs.executors import ray as executor
+from jobs.executors import ray_actor
 from jobs.executors.ray_actor import MOST_EVENTS, Outbox, ScorerActor
 from pipeline.events import Event, PartDiscarded, RowsScored
 from pipeline.shards import Lease
@@ -113,3 +115,16 @@ def test_progress_is_dropped_when_nobody_asks() -> None:
         outbox.put(RowsScored(0, 1, 0, rows))
     outbox.put(PartDiscarded(0, 1, 0))
     assert len(outbox.after(0, 0.0)) == MOST_EVENTS + 1
+
+
+def test_progress_waits_for_more_and_a_result_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, result = RowsScored(0, 1, 0, 5), PartDiscarded(0, 1, 0)
+    outbox = Outbox()
+    outbox.put(progress)
+    monkeypatch.setattr(ray_actor, "LINGER_SECONDS", 60.0)
+    Timer(0.2, outbox.put, [result]).start()
+    assert outbox.after(0, 60.0) == [progress, result], "both in one answer"
+    assert outbox.after(0, 60.0) == [progress, result], "at once"
+    monkeypatch.setattr(ray_actor, "LINGER_SECONDS", 0.01)
+    outbox.put(progress)
+    assert outbox.after(2, 60.0) == [progress], "progress is not kept for ever"

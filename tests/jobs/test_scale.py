@@ -6,10 +6,11 @@ import cProfile
 import pstats
 import tracemalloc
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 
+from pipeline.fingerprint import Fingerprint
 from pipeline.price import SHARD_NBYTES
 from scripts.bench_scale import measure, resume
 
@@ -69,3 +70,12 @@ def test_a_resume_holds_what_is_priced_and_looks_at_footers_some_at_a_time(tmp_p
     with patch("pipeline.resume.SURVEYED", 16):
         few, many = (resumed(n) for n in (FEW, MANY))
     assert (many - few) / (MANY - FEW) < SHARD_NBYTES
+
+
+def test_a_resume_hashes_the_run_a_few_times_and_not_for_each_part(tmp_path: Path) -> None:
+    """Its fingerprint names every file: once a part would be files times parts."""
+    measure(tmp_path, FEW, 1000)
+    hashed = Mock(wraps=Fingerprint.digest.fget)
+    with patch.object(Fingerprint, "digest", property(lambda run: hashed(run))):
+        resume(tmp_path, FEW, 1000)
+    assert 0 < hashed.call_count < 10

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import parts
 from pipeline.errors import BindingError, OutputError, StorageError
+from pipeline.page_headers import page_header
 from pipeline.parts import Part, PartWriter, Reject, Seconds, check_writable, read_marks
 from pipeline.shards import Lease, Shard
 from pipeline.stores import store_at
@@ -185,6 +186,21 @@ def test_parts_are_compressed_as_asked(
         group = pq.read_metadata(path).row_group(0)
         assert {group.column(i).compression for i in range(3)} == codecs
         assert pq.read_table(path).num_rows == rows
+
+
+def test_long_strings_do_not_make_long_pages(tmp_path: Path) -> None:
+    """As many values at once as for numbers would be 16 MB of them."""
+    schema = pa.schema({"y": pa.float32(), "t": pa.string()})
+    writer = PartWriter(
+        tmp_path, Lease(SHARD, 0), schema, format="parquet", fingerprint="f", compression="none"
+    )
+    text = pa.array([f"{row:01000d}" for row in range(4000)])
+    writer.write(pa.record_batch([pa.array([0.5] * 4000, pa.float32()), text], schema=schema))
+    path = tmp_path / writer.close().temp
+    chunk = pq.read_metadata(path).row_group(0).column(1)
+    at = chunk.dictionary_page_offset or chunk.data_page_offset
+    first = page_header(path.read_bytes()[at : at + 200])
+    assert first.nbytes < 3 << 20
 
 
 def test_floats_that_do_not_shrink_are_not_squeezed(tmp_path: Path) -> None:

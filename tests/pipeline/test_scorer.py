@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from scorer_jobs import K, SmallModel, ended, score, write_rows
 
-from pipeline import failpoints
+from pipeline import failpoints, scoring
 from pipeline.dataset import Dataset
 from pipeline.events import Event, PartWritten, RowsScored, ScorerDied, ScorerReady, ShardFailed
-from pipeline.scorer import Scorer, ScorerSpec
+from pipeline.price import IN_HAND
+from pipeline.scorer import QUEUED, Scorer, ScorerSpec
 from pipeline.shards import Lease, plan_shards
 
 ROWS = 700
@@ -199,6 +201,40 @@ def test_a_scorer_that_cannot_start_dies_and_says_why(
     assert isinstance(event, ScorerDied) and event.refused
     assert reason in event.reason
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("fast", "slow"), [("prepare", "score"), ("score", "encode")])
+def test_no_thread_runs_ahead_of_the_next(
+    model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: str, slow: str
+) -> None:
+    """Between two threads are the batches that the plan prices, and no more."""
+    dataset = write_rows(tmp_path / "a.parquet", list(values()), FIXED)
+    quick, late, gate = getattr(scoring, fast), getattr(scoring, slow), threading.Event()
+    made: list[int] = []
+
+    def counted(*told: Any) -> Any:
+        made.append(0)
+        return quick(*told)
+
+    def held(*told: Any) -> Any:
+        assert gate.wait(60)
+        return late(*told)
+
+    monkeypatch.setattr(f"pipeline.scorer.{fast}", counted)
+    monkeypatch.setattr(f"pipeline.scorer.{slow}", held)
+    ready = threading.Event()
+    scorer = Scorer(model.spec(dataset, tmp_path / "out", batch_rows=10), lambda e: ready.set())
+    for shard in plan_shards(dataset):
+        scorer.submit(Lease(shard, 0))
+    assert ready.wait(60)
+    until = time.monotonic() + 60
+    while len(made) < QUEUED + IN_HAND and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert len(made) == QUEUED + IN_HAND
+    gate.set()
+    scorer.close()
+    assert len(made) == ROWS // 10
 
 
 def test_compression_is_the_specs(model: SmallModel, tmp_path: Path) -> None:
