@@ -65,11 +65,8 @@ def test_on_one_machine_and_on_two_the_bytes_are_those_of_one_piece(
     """Sequences: lists of any length go from stage to stage."""
     folder = token_jobs.write(tmp_path / "job", token_jobs.rows())
     found: list[Any] = []
-    for way, more in {
-        "whole": [],
-        "one": staged(tmp_path),
-        "two": staged(tmp_path, address),
-    }.items():
+    ways = {"whole": [], "one": staged(), "two": staged(address)}
+    for way, more in ways.items():
         run = colonnade(*token_jobs.words(folder, tmp_path / way, *more))
         assert run.code == 0, run.stderr
         found.append(parts(tmp_path / way))
