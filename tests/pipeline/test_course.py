@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,14 @@ import image_nets
 import numpy as np
 import onnx
 import pytest
-from exporters import batch, model
 
 import engine
-from engine.ragged import Ragged
 from engine.stages import compile_stage, cut
 from pipeline.bound import Binding
 from pipeline.fingerprint import model_sha256
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.stage_spec import NotAsPlanned, StagePlace
 from pipeline.startup import open_course
-from scripts.models.bert import STYLES
 
 rng = np.random.default_rng(8)
 
@@ -30,13 +26,6 @@ def pictures() -> tuple[onnx.ModelProto, dict[str, Any]]:
     (info,) = proto.graph.input
     shape = [d.dim_value for d in info.type.tensor_type.shape.dim[1:]]
     return proto, {info.name: rng.normal(size=(5, *shape)).astype(np.float32)}
-
-
-def sequences() -> tuple[onnx.ModelProto, dict[str, Any]]:
-    padded = batch((20, 1, 17, 33))
-    mask = padded.pop("attention_mask") == 1
-    feeds = {n: [a[m] for a, m in zip(x, mask, strict=True)] for n, x in padded.items()}
-    return model(STYLES["old"]), {n: Ragged.of(x) for n, x in feeds.items()}
 
 
 def spec(path: Path, count: int) -> ScorerSpec:
@@ -56,23 +45,18 @@ def spec(path: Path, count: int) -> ScorerSpec:
     )  # fmt: skip
 
 
-def same(have: Mapping[str, Any], want: Mapping[str, Any]) -> bool:
-    rows = [(a, b) for n in want for a, b in zip(have[n], want[n], strict=True)]
-    return have.keys() == want.keys() and all(a.tobytes() == b.tobytes() for a, b in rows)
-
-
-@pytest.mark.parametrize("net", [pictures, sequences])
-def test_three_processes_give_the_bytes_of_one(net: Any, tmp_path: Path) -> None:
-    proto, feeds = net()
+def test_three_processes_give_the_bytes_of_one(tmp_path: Path) -> None:
+    proto, feeds = pictures()
     onnx.save(proto, tmp_path / "m.onnx")
     with engine.Session(engine.compile(tmp_path / "m.onnx"), cpus=[0]) as session:
-        want = session.run(feeds)
+        want = {name: array.tobytes() for name, array in session.run(feeds).items()}
     course, ready = open_course(spec(tmp_path / "m.onnx", 3))
     try:
         assert [stage["stage"] for stage in ready.report["stages"]] == [1, 2]
         assert len({ready.report["pid"], *(s["pid"] for s in ready.report["stages"])}) == 3
-        assert same(course.run(feeds), want)
-        assert same(course.run(feeds), want), "and again, through the same rooms"
+        for _ in range(2):  # and again, through the same rooms
+            have = {name: np.asarray(array).tobytes() for name, array in course.run(feeds).items()}
+            assert have == want
     finally:
         course.close()
 
