@@ -94,11 +94,12 @@ def test_a_stage_of_another_model_says_so(tmp_path: Path) -> None:
 def test_a_stage_that_is_gone_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx.save(model(STYLES["old"]), tmp_path / "m.onnx")
     told, _ = spec(tmp_path / "m.onnx", 2)
-    link = RayLink(told, Handle(StageActor()))
+    handle = Handle(StageActor())
+    monkeypatch.setattr(handle, "open", handle._method(lambda told: {}))
 
     def gone(answer: Any) -> Any:
         raise ActorDiedError
 
     monkeypatch.setattr(ray_stages.ray, "get", gone)
     with pytest.raises(StageLost, match="stage 2: "):
-        link.ready()
+        RayLink(told, handle).ready()
