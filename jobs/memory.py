@@ -33,13 +33,16 @@ def check_memory(prepared: Prepared, seats: tuple[Seat, ...], *, joining: bool =
     Where a machine has several NUMA nodes, each node's engines against that node, too: memory
     that is bound to a full node is not taken from another, the kernel kills instead.
     """
+    if any(stage.machine != seat.machine for seat in seats for stage in seat.stages):
+        _check_across(prepared, seats, driver=not joining)
+        return
     for number, (machine, group) in enumerate(groupby(seats, key=lambda seat: seat.machine)):
         here = sorted(group, key=lambda seat: seat.place.nodes)
         driver = number == 0 and not joining
         _bound(prepared, here, driver=driver).check(here[0].memory_limit_nbytes, machine)
         _check_processes(prepared, here[0], machine)
         if prepared.stages:
-            _check_stages(prepared, here, machine)
+            _check_stages(prepared, here)
             continue
         for nodes, group_of_nodes in groupby(here, key=lambda seat: seat.place.nodes):
             there = list(group_of_nodes)
@@ -47,15 +50,43 @@ def check_memory(prepared: Prepared, seats: tuple[Seat, ...], *, joining: bool =
             _bound(prepared, there, driver=False).check(there[0].node_memory_nbytes, where)
 
 
+def _check_across(prepared: Prepared, seats: Sequence[Seat], *, driver: bool) -> None:
+    """Machines against the stages that live there, where scorers have several machines."""
+    held: dict[str, list[tuple[str, int]]] = {}
+    limits: dict[str, int] = {}
+    if driver:
+        held[seats[0].machine] = [("driver", prepared.plan.memory.driver)]
+    for seat in seats:
+        _check_processes(prepared, seat, seat.machine)
+        prices = _processes(prepared, seat)
+        for number, (stage, nbytes) in enumerate(zip(seat.stages, prices, strict=True)):
+            held.setdefault(stage.machine, []).append((f"stage {number}", nbytes))
+            limits[stage.machine] = stage.memory_limit_nbytes
+    for machine, all_of_it in held.items():
+        _expect(all_of_it, limits[machine], machine)
+    _check_stages(prepared, seats)
+
+
+def _expect(held: Sequence[tuple[str, int]], limit: int, where: str) -> None:
+    total = sum(nbytes for _, nbytes in held)
+    if total > limit:
+        said = ", ".join(f"{what} {size(nbytes)}" for what, nbytes in held)
+        raise MemoryPlanError(
+            f"{where}: expected stages within {size(limit)} of memory, got {size(total)} ({said}); "
+            "do more --stages, fewer --engines or a smaller --batch-rows"
+        )
+
+
 def _check_processes(prepared: Prepared, seat: Seat, machine: str) -> None:
     """Each process of a scorer against what one may take, where that was said."""
     limit = prepared.process_limit_nbytes
     prices = _processes(prepared, seat)
     if limit is not None and max(prices) > limit:
+        said = ", ".join(f"stage {number} {size(nbytes)}" for number, nbytes in enumerate(prices))
         more = "do more --stages" if len(prices) == 1 else "do more --stages or fewer --threads"
         raise MemoryPlanError(
             f"{machine}: expected each process of a scorer within {size(limit)} of memory "
-            f"(--scorer-memory), got {_said(dict(enumerate(prices)))}; "
+            f"(--scorer-memory), got {said}; "
             f"{more}, or a smaller --batch-rows"
         )
 
@@ -73,27 +104,18 @@ def _processes(prepared: Prepared, seat: Seat) -> tuple[int, ...]:
     return (front.engine - front.later, *later)
 
 
-def _said(prices: dict[int, int]) -> str:
-    return ", ".join(f"stage {number} {size(nbytes)}" for number, nbytes in prices.items())
-
-
-def _check_stages(prepared: Prepared, seats: Sequence[Seat], machine: str) -> None:
+def _check_stages(prepared: Prepared, seats: Sequence[Seat]) -> None:
     """Each NUMA node against the stages that live there."""
-    held: dict[int, list[tuple[int, int]]] = {}
-    limits: dict[int, int] = {}
+    held: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    limits: dict[tuple[str, int], int] = {}
     for seat in seats:
         prices = _processes(prepared, seat)
         for number, (stage, nbytes) in enumerate(zip(seat.stages, prices, strict=True)):
-            held.setdefault(stage.place.node, []).append((number, nbytes))
-            limits[stage.place.node] = stage.node_memory_nbytes
-    for node, stages in sorted(held.items()):
-        if (total := sum(nbytes for _, nbytes in stages)) > limits[node]:
-            said = ", ".join(f"stage {number} {size(nbytes)}" for number, nbytes in stages)
-            raise MemoryPlanError(
-                f"NUMA node {node} of {machine}: expected stages within {size(limits[node])} of "
-                f"memory, got {size(total)} ({said}); do more --stages, fewer --engines or a "
-                "smaller --batch-rows"
-            )
+            key = stage.machine, stage.place.node
+            held.setdefault(key, []).append((f"stage {number}", nbytes))
+            limits[key] = stage.node_memory_nbytes
+    for (machine, node), stages in sorted(held.items()):
+        _expect(stages, limits[machine, node], f"NUMA node {node} of {machine}")
 
 
 def _bound(prepared: Prepared, seats: Sequence[Seat], *, driver: bool) -> MemoryPrice:

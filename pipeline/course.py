@@ -7,13 +7,14 @@ stage, so that a scorer can give each stage a thread of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Protocol
 
 import engine
 from pipeline.sequences import Feed
+from pipeline.stage_spec import StageSpec
 
 
 class Runs(Protocol):
@@ -21,6 +22,16 @@ class Runs(Protocol):
 
     def run(self, feeds: Mapping[str, Feed]) -> Mapping[str, Feed]: ...
     def close(self) -> None: ...
+
+
+class Starts(Runs, Protocol):
+    """What runs a later stage: started when it is made, ready when it says so."""
+
+    def ready(self) -> dict[str, Any]: ...
+
+
+Link = Callable[[StageSpec], Starts]
+"""How later stages are started."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -150,17 +151,24 @@ def main(socket_handle: int, *rooms: int) -> None:
 
 
 def _opened(wire: _Wire) -> engine.Session | None:
-    spec = from_plain(StageSpec, wire.receive()["spec"])
     try:
-        program = spec.compiled()
+        session, found = opened(from_plain(StageSpec, wire.receive()["spec"]))
     except EngineError as error:
         wire.send("refused", message=str(error))
         return None
-    session = engine.Session(program, cpus=spec.cpus)
+    wire.send("ready", report=found)
+    return session
+
+
+def opened(spec: StageSpec) -> tuple[engine.Session, dict[str, Any]]:
+    """The stage in this process, which was started at its place, and the process's report.
+
+    Raises NotAsPlanned, and EngineError for a model that cannot be read.
+    """
+    session = engine.Session(spec.compiled(), cpus=spec.cpus)
     trim()  # of what reading and compiling took
     found = report(Place(spec.number, spec.node, spec.cpus)).to_json()
-    wire.send("ready", report={**found, "stage": spec.number})
-    return session
+    return session, {**found, "stage": spec.number, "host": platform.node()}
 
 
 def _serve(wire: _Wire, session: engine.Session, inbox: Room, outbox: Room) -> None:

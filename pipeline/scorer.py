@@ -25,11 +25,12 @@ import pyarrow as pa
 
 from engine.errors import EngineError
 from pipeline.batches import by_tokens
-from pipeline.course import Course
+from pipeline.course import Course, Link
 from pipeline.errors import RowError, StageLost
 from pipeline.events import Event, PartWritten, RowsScored, ScorerDied
 from pipeline.failpoints import reach
 from pipeline.failures import shard_failed
+from pipeline.links import Link as LocalLink
 from pipeline.parts import PartWriter, Reject, Seconds
 from pipeline.passage import Intake, Outlet
 from pipeline.reader import ShardReader
@@ -101,8 +102,11 @@ class Scorer:
     ShardFailed, unless the scorer dies (ScorerDied, after which nothing more is emitted).
     """
 
-    def __init__(self, spec: ScorerSpec, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self, spec: ScorerSpec, emit: Callable[[Event], None], link: Link = LocalLink
+    ) -> None:
         self.spec = spec
+        self._link = link
         self._emit_event = emit
         self._emit_lock = threading.Lock()
         self._dead = False
@@ -200,7 +204,7 @@ class Scorer:
     def _run_loop(self) -> None:
         """Opens the course, then is its first stage."""
         try:
-            self._course, ready = open_course(self.spec)
+            self._course, ready = open_course(self.spec, self._link)
             self._emit(ready)
         except Exception as e:
             self._die(e)

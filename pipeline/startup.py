@@ -11,32 +11,32 @@ import engine
 from engine.pixels import with_pixels
 from engine.stages import compile_stage, cut_at
 from numa.memory import trim
-from pipeline.course import Course, Leg, Runs
+from pipeline.course import Course, Leg, Link, Runs, Starts
 from pipeline.events import ScorerReady
-from pipeline.links import Link
+from pipeline.links import Link as LocalLink
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.stage_spec import check_model, check_program
 
 
-def open_course(spec: ScorerSpec) -> tuple[Course, ScorerReady]:
+def open_course(spec: ScorerSpec, link: Link = LocalLink) -> tuple[Course, ScorerReady]:
     """Compiles the planned program, or its first stage while other processes do theirs, and makes
-    it ready.
+    it ready. `link` starts the others: by default on this machine.
 
     Raises NotAsPlanned when model or program are not those that were planned: parts of one run
     must be of one program.
     """
     began = time.perf_counter()
-    links: list[Link] = []
+    links: list[Starts] = []
     try:
-        links += map(Link, spec.later_stages)
+        links += map(link, spec.later_stages)
         return _opened(spec, links, began)
     except BaseException:
-        for link in links:
-            link.close()
+        for started in links:
+            started.close()
         raise
 
 
-def _opened(spec: ScorerSpec, links: Sequence[Link], began: float) -> tuple[Course, ScorerReady]:
+def _opened(spec: ScorerSpec, links: Sequence[Starts], began: float) -> tuple[Course, ScorerReady]:
     check_model(spec.model, spec.model_sha256)
     program, flows = _compiled(spec)
     compiled = time.perf_counter()

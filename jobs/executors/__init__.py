@@ -40,23 +40,25 @@ class Seat:
 class StageSeat:
     """Room for one stage of a scorer's model."""
 
+    machine: str
     place: Place
+    memory_limit_nbytes: int
     node_memory_nbytes: int
 
 
-def seat_of(
-    number: int,
-    topology: Topology,
-    machine: str,
-    memory_limit_nbytes: int,
-    group: tuple[Place, ...],
-) -> Seat:
-    """The seat of a scorer on the places that `groups_of` gave it."""
-    stages = tuple(StageSeat(place, topology.memory_nbytes(*place.nodes)) for place in group)
+def stage_seat(
+    topology: Topology, machine: str, memory_limit_nbytes: int, place: Place
+) -> StageSeat:
+    """The seat of a stage, or of a model in one piece, at a place of a machine."""
+    return StageSeat(machine, place, memory_limit_nbytes, topology.memory_nbytes(*place.nodes))
+
+
+def seat_of(number: int, stages: Sequence[StageSeat]) -> Seat:
+    """The seat of a scorer whose model's stages sit there."""
     first = stages[0]
     return Seat(
-        number, machine, first.place, memory_limit_nbytes, first.node_memory_nbytes,
-        stages if len(stages) > 1 else (),
+        number, first.machine, first.place, first.memory_limit_nbytes, first.node_memory_nbytes,
+        tuple(stages) if len(stages) > 1 else (),
     )  # fmt: skip
 
 

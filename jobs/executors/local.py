@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
 
-from jobs.executors import Seat, groups_of, seat_of, source_environment
+from jobs.executors import Seat, groups_of, seat_of, source_environment, stage_seat
 from jobs.executors.serving import encode
 from numa import launch
 from numa.placement import Place
@@ -70,7 +70,8 @@ class LocalExecutor:
 
         machine, limit = socket.gethostname(), memory_limit(topology)
         return tuple(
-            seat_of(number, topology, machine, limit, group) for number, group in enumerate(groups)
+            seat_of(number, [stage_seat(topology, machine, limit, place) for place in group])
+            for number, group in enumerate(groups)
         )
 
     def arrivals(self) -> tuple[Seat, ...]:

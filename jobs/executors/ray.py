@@ -25,11 +25,12 @@ from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.errors import InfrastructureError
-from jobs.executors import Seat, seat_of, source_environment
+from jobs.executors import Seat, seat_of, source_environment, stage_seat
 from jobs.executors.ray_actor import CONCURRENCY, ScorerActor
 from jobs.executors.ray_census import Census, Changes
 from jobs.executors.ray_machines import (
     Homes,
+    Machine,
     begin_probe,
     check_reachable,
     cpus_of,
@@ -37,8 +38,10 @@ from jobs.executors.ray_machines import (
     probed,
     settle_all,
 )
+from jobs.executors.ray_stages import StageActor
 from numa import launch
 from numa.errors import NumaError
+from numa.placement import Place
 from pipeline.events import MachineRefused, ScorerDied, ScorerDraining, ScorerLeft
 
 if TYPE_CHECKING:
@@ -69,8 +72,10 @@ class _Actor:
     nothing on the other side.
     """
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, stages: tuple[Any, ...] = ()) -> None:
+        """`stages` are actors of later stages of its model, which live and die with it."""
         self.handle = handle
+        self.stages = stages
         self._seen = 0
         self.request = handle.events.remote(0)
         self._errands: dict[Any, tuple[Any, Any]] = {}
@@ -98,6 +103,23 @@ class _Actor:
                 ray.get(answer)
             except ActorUnavailableError:
                 self.send(method, message)
+
+
+def _actor(kind: type, room: tuple[Machine, Place], cpus: int, calls: int = 1) -> Any:
+    """An actor class at a place of a machine, which answers so many calls at once."""
+    machine, place = room
+    prefix = [machine.python, *launch.command(place)[1:]]
+    actor: Any = ray.remote(kind)
+    return actor.options(
+        num_cpus=cpus,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(machine.raylet, soft=False),
+        max_restarts=0,
+        max_concurrency=calls,
+        runtime_env={
+            "py_executable": shlex.join([*prefix, machine.python]),
+            "env_vars": source_environment(),
+        },
+    )
 
 
 class RayExecutor:
@@ -170,7 +192,8 @@ class RayExecutor:
     def kill(self, *scorers: int) -> None:
         killed = [self._actors.pop(number) for number in scorers if number in self._actors]
         for actor in killed:
-            ray.kill(actor.handle)
+            for handle in (actor.handle, *actor.stages):
+                ray.kill(handle)
         requests = [actor.request for actor in killed]
         if requests:
             ray.wait(requests, num_returns=len(requests), timeout=_KILL_SECONDS)
@@ -209,10 +232,10 @@ class RayExecutor:
         self._connected = True
 
     def _seat(self, number: int) -> Seat:
-        home = self._homes.of[number]
-        machine = home.machine
+        rooms = self._homes.of[number].rooms
         return seat_of(
-            number, machine.topology, machine.host, machine.memory_limit_nbytes, home.places
+            number,
+            [stage_seat(m.topology, m.host, m.memory_limit_nbytes, place) for m, place in rooms],
         )
 
     def _begin(self, number: int) -> None:
@@ -227,23 +250,13 @@ class RayExecutor:
 
     def _spawn(self, number: int) -> None:
         home = self._homes.of[number]
-        machine = home.machine
-        prefix = [machine.python, *launch.command(home.place)[1:]]
-        handle: Any = (
-            ray.remote(ScorerActor)
-            .options(
-                num_cpus=cpus_of(home.places),
-                scheduling_strategy=NodeAffinitySchedulingStrategy(machine.raylet, soft=False),
-                max_restarts=0,
-                max_concurrency=CONCURRENCY,
-                runtime_env={
-                    "py_executable": shlex.join([*prefix, machine.python]),
-                    "env_vars": source_environment(),
-                },
-            )
-            .remote(number)
+        far = tuple(
+            _actor(StageActor, room, len(room[1].cpus)).remote()
+            for room in (home.rooms[1:] if home.is_across else ())
         )
-        self._actors[number] = _Actor(handle)
+        cpus = cpus_of(home.places[:1] if home.is_across else home.places)
+        handle = _actor(ScorerActor, home.rooms[0], cpus, CONCURRENCY).remote(number, far)
+        self._actors[number] = _Actor(handle, far)
 
     def _collect(self, number: int) -> list[Event]:
         try:
@@ -270,6 +283,7 @@ class RayExecutor:
         for raylet, reason in changes.gone.items():
             lost = self._homes.vacate(raylet)
             self.kill(*lost)
+            self._came += self._homes.join()
             self._news += [ScorerLeft(number, reason) for number in lost]
 
     def _probed(self, probe: Any) -> list[Event]:

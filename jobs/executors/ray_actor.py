@@ -7,17 +7,20 @@ events stay in the outbox until a later call says that they arrived.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from queue import SimpleQueue
 from threading import Condition, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.executors.serving import serve, warm_up
 from pipeline.events import RowsScored, ScorerDied
 
 if TYPE_CHECKING:
+    from jobs.executors.ray_stages import RayLink
     from pipeline.events import Event
     from pipeline.scorer_spec import ScorerSpec
     from pipeline.shards import Lease
+    from pipeline.stage_spec import StageSpec
 
 CONCURRENCY = 4
 """Calls an actor answers at once: one waits for events, one takes a lease; the others are for
@@ -67,8 +70,10 @@ class Outbox:
 class ScorerActor:
     """Leases in, events out, pipeline.scorer between them."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, stages: Sequence[Any] = ()) -> None:
+        """`stages` are the StageActors of later stages, where those are on other machines."""
         self._number = number
+        self._stages = tuple(stages)
         self._spec: SimpleQueue[ScorerSpec] = SimpleQueue()
         self._leases: SimpleQueue[Lease] = SimpleQueue()
         self._known: set[tuple[int, int]] = set()
@@ -89,9 +94,15 @@ class ScorerActor:
         """Events behind the first `seen` of this life; waits a few seconds for one to happen."""
         return self._outbox.after(seen, POLL_SECONDS)
 
+    def _link(self, spec: StageSpec) -> RayLink:
+        from jobs.executors.ray_stages import RayLink  # imports ray: only in an actor
+
+        return RayLink(spec, self._stages[spec.number - 1])
+
     def _serve(self) -> None:
         try:
             warm_up()
-            serve(self._spec.get(), self._leases.get, self._outbox.put)
+            link = self._link if self._stages else None
+            serve(self._spec.get(), self._leases.get, self._outbox.put, link)
         except BaseException as error:
             self._outbox.put(ScorerDied(self._number, f"{type(error).__name__}: {error}"))

@@ -51,18 +51,34 @@ class Machine:
     memory_limit_nbytes: int
 
 
+Room = tuple[Machine, Place]
+
+
 @dataclass(frozen=True, slots=True)
 class Home:
     """Where a scorer lives."""
 
-    machine: Machine
-    places: tuple[Place, ...]
-    """One, or one for each stage of its model."""
+    rooms: tuple[Room, ...]
+    """One, or one for each stage of its model, the scorer's own first."""
+
+    @property
+    def machine(self) -> Machine:
+        """Of the scorer itself."""
+        return self.rooms[0][0]
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return tuple(place for _, place in self.rooms)
 
     @property
     def place(self) -> Place:
         """Of the scorer itself."""
         return self.places[0]
+
+    @property
+    def is_across(self) -> bool:
+        """Whether its stages live on several machines."""
+        return len({machine.raylet for machine, _ in self.rooms}) > 1
 
 
 def cpus_of(places: Iterable[Place]) -> int:
@@ -73,6 +89,10 @@ def cpus_of(places: Iterable[Place]) -> int:
 class Homes:
     """Places of all machines, and which scorer lives where. No core is taken twice: raylets that
     share a machine share its places, and those of one that is gone are free for the next.
+
+    The stages of a model live on one machine where each machine has a domain for each of them.
+    Otherwise, if there are several machines, they live `across` them: every machine's places are
+    for one stage each, and so many of them as there are stages make a home.
     """
 
     def __init__(
@@ -92,9 +112,28 @@ class Homes:
         self._free: dict[tuple[str, str], list[tuple[Place, ...]]] = {}
         """(host, boot) -> places where nobody lives."""
         self._groups: dict[tuple[str, str], Sequence[Machine]] = {}
+        self._across = False
+        self._single: list[Room] = []
+        """Across machines: rooms that are not enough for a home yet."""
         self._count = 0
         self.of: dict[int, Home] = {}
         """Scorer -> its home; numbers are never used again."""
+
+    def begin(self, groups: Iterable[Sequence[Machine]]) -> None:
+        """Settles every place of the machines that a job begins with, each on its raylets."""
+        groups = list(groups)
+        alone = all(
+            len(group) == 1 and len(group[0].topology.domains(self._domain)) >= self._stages
+            for group in groups
+        )
+        self._across = self._stages > 1 and not alone and sum(map(len, groups)) > 1
+        for group in groups:
+            self.settle(group, every=True)
+        if not self.of:
+            raise InfrastructureError(
+                f"ray: expected places for {self._stages} stages of a model, got "
+                f"{len(self._single)}; add machines, or give more --engines or fewer --stages"
+            )
 
     def settle(self, group: Sequence[Machine], *, every: bool) -> list[int]:
         """Numbers of scorers for the free places of one machine, on its raylets in `group`.
@@ -108,42 +147,65 @@ class Homes:
         if key not in self._free:
             wanted = max(self._engines or 1, len(group)) if len(group) > 1 else self._engines
             self._free[key] = groups_of(
-                group[0].topology, wanted, self._threads, self._stages,
+                group[0].topology, wanted, self._threads, 1 if self._across else self._stages,
                 domain=self._domain, smt=self._smt,
             )  # fmt: skip
         free, left = self._free[key], []
         offered = {machine.raylet: machine.cpus for machine in group}
-        settled: list[int] = []
+        found: list[Room] = []
         for places in free:
             machine = max(group, key=lambda machine: offered[machine.raylet])
             if offered[machine.raylet] < cpus_of(places):
                 left.append(places)
                 continue
             offered[machine.raylet] -= cpus_of(places)
-            self.of[self._count] = Home(machine, places)
-            settled.append(self._count)
-            self._count += 1
+            found += [(machine, place) for place in places]
         self._free[key] = left
-        if not settled or (every and left):
+        if not found or (every and left):
             raise InfrastructureError(_no_room(group, free))
-        return settled
+        self._single += found
+        return self.join()
+
+    def join(self) -> list[int]:
+        """Numbers of scorers for rooms where nobody lives, as many as those are enough for."""
+        made: list[int] = []
+        while len(self._single) >= self._stages:
+            rooms, self._single = self._single[: self._stages], self._single[self._stages :]
+            self.of[self._count] = Home(tuple(rooms))
+            made.append(self._count)
+            self._count += 1
+        return made
 
     def in_stages(self, stages: int) -> Homes:
         """Homes on the same machines for scorers of so many stages."""
         homes = Homes(self._engines, self._threads, stages, domain=self._domain, smt=self._smt)
-        for group in self._groups.values():
-            homes.settle(group, every=True)
+        homes.begin(self._groups.values())
         return homes
 
     def living_at(self, raylet: str) -> list[int]:
-        return [number for number, home in self.of.items() if home.machine.raylet == raylet]
+        """Scorers that have a stage there."""
+        return [
+            number
+            for number, home in self.of.items()
+            if any(machine.raylet == raylet for machine, _ in home.rooms)
+        ]
 
     def vacate(self, raylet: str) -> list[int]:
-        """Scorers whose raylet is gone; their places are free."""
+        """Scorers whose raylet is gone; their places are free, and those that they had on other
+        machines wait for `join`."""
         lost = self.living_at(raylet)
-        for number in lost:
-            home = self.of.pop(number)
-            self._free[home.machine.host, home.machine.boot].append(home.places)
+        rooms = [self.of.pop(number).rooms for number in lost]
+        if not self._across:
+            for home in rooms:
+                machine = home[0][0]
+                places = tuple(place for _, place in home)
+                self._free[machine.host, machine.boot].append(places)
+            return lost
+        self._single += [room for home in rooms for room in home]
+        gone = [room for room in self._single if room[0].raylet == raylet]
+        self._single = [room for room in self._single if room[0].raylet != raylet]
+        for machine, place in gone:
+            self._free[machine.host, machine.boot].append((place,))
         return lost
 
 
@@ -168,8 +230,7 @@ def settle_all(census: Census, homes: Homes) -> Homes:
     groups: dict[tuple[str, str], list[Machine]] = {}
     for machine in sorted(found, key=lambda m: (m.host, m.boot, m.raylet)):
         groups.setdefault((machine.host, machine.boot), []).append(machine)
-    for group in groups.values():
-        homes.settle(group, every=True)
+    homes.begin(groups.values())
     return homes
 
 

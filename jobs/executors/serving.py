@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from pipeline.course import Link
     from pipeline.events import Event
     from pipeline.scorer_spec import ScorerSpec
     from pipeline.shards import Lease
@@ -27,11 +28,20 @@ def warm_up() -> None:
         importlib.import_module(name)
 
 
-def serve(spec: ScorerSpec, next_lease: Callable[[], Lease], emit: Callable[[Event], None]) -> None:
-    """Score every lease that comes; never returns."""
+def serve(
+    spec: ScorerSpec,
+    next_lease: Callable[[], Lease],
+    emit: Callable[[Event], None],
+    link: Link | None = None,
+) -> None:
+    """Score every lease that comes; never returns. `link` starts later stages of the model, on
+    this machine if it is not given."""
     from pipeline.scorer import Scorer  # heavy: only in a scorer process
 
-    scorer = Scorer(spec, lambda event: emit(_with_placement(event, spec)))
+    def tell(event: Event) -> None:
+        emit(_with_placement(event, spec))
+
+    scorer = Scorer(spec, tell) if link is None else Scorer(spec, tell, link)
     while True:
         scorer.submit(next_lease())
 

@@ -184,6 +184,41 @@ def test_messages_are_lost_and_late(source: Source, tmp_path: Path, raylets: Ray
     small_job.check_exactly_once(source, output)
 
 
+def actors(kind: str) -> list[psutil.Process]:
+    """Ray names a process by the actor that it is."""
+    return [p for p in psutil.process_iter() if kind in " ".join(p.cmdline()[:1])]
+
+
+def test_a_stage_killed_on_another_machine(
+    source: Source, tmp_path: Path, raylets: Raylets
+) -> None:
+    """Than its scorer's: both start again, and nothing is lost, and the bytes are the same."""
+    if os.cpu_count() == 1:
+        pytest.skip("two stages need two cores")
+    raylets.have(2)
+    output, whole, frozen = tmp_path / "out", tmp_path / "whole", tmp_path / "frozen"
+    arguments = words(source, output, *on(raylets, "--stages", "2"))
+    with small_job.popen(*arguments, env=at("before_encode:4=stop", frozen)) as process:
+        while not frozen.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        (scorer,) = (p for p in actors("ScorerActor") if p.status() == "stopped")
+        (stage,) = actors("StageActor")
+        assert raylets.of(stage.pid) is not raylets.of(scorer.pid)
+        stage.kill()
+        os.kill(scorer.pid, signal.SIGCONT)
+        run = small_job.finish(process)
+    assert run.code == 0, run.stderr
+    (death,) = run.events("ScorerDied")
+    assert "stage 1" in death["reason"]
+    assert len(run.events("ScorerReady")) == 2
+    assert SHARDS < len(run.lent) <= SHARDS + 2, "only what was in flight is lent again"
+    small_job.check_exactly_once(source, output)
+    assert colonnade(*words(source, whole)).code == 0
+    for part in whole.glob("part-*"):
+        assert part.read_bytes() == (output / part.name).read_bytes()
+
+
 @pytest.mark.slow
 def test_stragglers_run_elsewhere(source: Source, tmp_path: Path, raylets: Raylets) -> None:
     """A frozen scorer holds two shards; the other one does them, long before it is missed."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from machines import BY_NAME, write_tree
 
 from jobs.errors import InfrastructureError
 from jobs.executors import ray_census
@@ -44,6 +46,43 @@ def test_places_of_a_raylet_that_is_gone_go_to_the_next() -> None:
     assert homes.vacate("r1") == [0] and list(homes.of) == [1]
     assert homes.settle([machine("r4", "alpha")], every=False) == [2], "a number is used once"
     assert homes.of[2].place == place and homes.of[2].machine.raylet == "r4"
+
+
+def test_stages_live_across_machines_that_have_no_domain_for_each() -> None:
+    homes = Homes(1, 1, 2)
+    homes.begin([[machine(f"r{n}", f"host{n}")] for n in range(5)])
+    assert [[m.raylet for m, _ in home.rooms] for home in homes.of.values()] == [
+        ["r0", "r1"], ["r2", "r3"]
+    ]  # fmt: skip
+    assert all(home.is_across for home in homes.of.values())
+    assert homes.living_at("r1") == [0] and homes.living_at("r4") == []
+    assert homes.vacate("r1") == [0] and homes.join() == [2], "r0 goes on with r4"
+    assert [m.raylet for m, _ in homes.of[2].rooms] == ["r4", "r0"]
+    assert homes.vacate("r4") == [2] and homes.join() == []
+    assert homes.settle([machine("r5", "host4")], every=False) == [3]
+    assert [m.raylet for m, _ in homes.of[3].rooms] == ["r0", "r5"]
+
+
+def test_stages_stay_on_a_machine_that_has_a_domain_for_each(tmp_path: Path) -> None:
+    """And on one that is alone, which shares its cores among them."""
+    four = Topology.discover(write_tree(BY_NAME["sub-NUMA clusters"], tmp_path))
+    homes = Homes(None, None, 2)
+    homes.begin(
+        [[replace(machine(f"r{n}", f"host{n}"), topology=four, cpus=999)] for n in range(2)]
+    )
+    assert [home.is_across for home in homes.of.values()] == [False] * 4, "two a machine"
+    if len(Topology.discover().cores) < 2:
+        pytest.skip("two stages need two cores")
+    homes = Homes(1, 1, 2)
+    homes.begin([[machine("r0", "alpha")]])
+    assert not homes.of[0].is_across and len(homes.of[0].places) == 2
+    again = homes.in_stages(1)
+    assert len(again.of[0].places) == 1
+
+
+def test_too_few_machines_for_the_stages_are_refused() -> None:
+    with pytest.raises(InfrastructureError, match="expected places for 3 stages of a model, got 2"):
+        Homes(1, 1, 3).begin([[machine(f"r{n}", f"host{n}")] for n in range(2)])
 
 
 class Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from pathlib import Path
@@ -32,10 +33,13 @@ def daemons(name: str, value: str) -> list[psutil.Process]:
 
 
 def test_cluster_started_by_the_command(source: Source, tmp_path: Path) -> None:
-    """Without an address Ray is started and stopped; the parts are the local executor's."""
+    """Without an address Ray is started and stopped; the parts are the local executor's, here by a
+    model in two stages."""
     local, ray = tmp_path / "local", tmp_path / "ray"
     assert colonnade(*words(source, local)).code == 0
-    run = colonnade(*words(source, ray, "--executor", "ray"), env={"COLONNADE_TEST_RUN": str(ray)})
+    stages = min(2, len(os.sched_getaffinity(0)))
+    more = ("--executor", "ray", "--stages", str(stages))
+    run = colonnade(*words(source, ray, *more), env={"COLONNADE_TEST_RUN": str(ray)})
     left = daemons("COLONNADE_TEST_RUN", str(ray))
     assert not left, "Ray was stopped"
     assert run.code == 0, run.stderr
@@ -44,6 +48,7 @@ def test_cluster_started_by_the_command(source: Source, tmp_path: Path) -> None:
         assert part.read_bytes() == (ray / part.name).read_bytes()
     report = run.events("ScorerReady")[0]["report"]
     assert report["threads_off_place"] == 0 and report["threads"] > 5, "Ray's threads, too"
+    assert [later["threads_off_place"] for later in report.get("stages", [])] == [0] * (stages - 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -145,7 +145,7 @@ def wide(path: Path) -> Path:
 
 def seats(stages: int, node_nbytes: int = 8 << 30) -> tuple[Seat, ...]:
     """One scorer on a machine with a NUMA node a stage."""
-    homes = [StageSeat(Place(n, n, (n,)), node_nbytes) for n in range(stages)]
+    homes = [StageSeat("here", Place(n, n, (n,)), 16 << 30, node_nbytes) for n in range(stages)]
     shared = tuple(homes) if stages > 1 else ()
     return (Seat(0, "here", homes[0].place, 16 << 30, node_nbytes, shared),)
 
@@ -239,7 +239,10 @@ def test_nodes_too_small_for_a_stage_are_refused(source: Source, tmp_path: Path)
             "output": str(tmp_path / "out"), "stages": 2,
         }
     )  # fmt: skip
-    homes = [StageSeat(Place(n, n, (n,)), nbytes) for n, nbytes in enumerate((8 << 30, 1 << 28))]
+    homes = [
+        StageSeat("here", Place(n, n, (n,)), 16 << 30, nbytes)
+        for n, nbytes in enumerate((8 << 30, 1 << 28))
+    ]
     seat = Seat(0, "here", homes[0].place, 16 << 30, homes[0].node_memory_nbytes, tuple(homes))
     prepared = prepare(spec, (seat,))
     with pytest.raises(
