@@ -53,7 +53,9 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     onnx.save(token_jobs.proto(), tmp_path / "tokens.onnx")
     cpu = str(min(os.sched_getaffinity(0)))
     words = [sys.executable, "-c", SESSION, str(tmp_path / "tokens.onnx"), cpu]
-    for turn in range(2):
-        run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stderr
-    assert turn == 1 and run.stdout == ""
+    runs = [
+        subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        for _ in range(2)
+    ]
+    assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
+    assert runs[1].stdout == ""
