@@ -32,14 +32,13 @@ AVX-512 deals weights by shuffles again: 10 cycles of which the multiply-adds ne
 at 90 and 80 % zeros, of a core that peaks at 115; with a load for each weight 71-78.
 tests/engine/test_machine_code.py reads all three.
 
-Columns of at most eight rows run in registers of eight lanes, two slices at once; 17 to 24 rows,
-on Zen 4, in three of them. A step takes 3.5, 5.5, 8.2 and 9.9 cycles there for 8, 16, 24 and 32
-rows, and a slice 24, 31, 37 and 44 besides (1024x1024, 80 and 90 % zeros, 2026-11-29). So eight
-rows reach two thirds of the rate of 32, and nine half of it: loads bind, one of an input for each
-eight rows or part of them. What did not help with 8 and 16 lanes: 16-bit loads of each offset (a
-tenth slower), a load of each weight (a fifth to a third), one or two of four weights (5 %), two
-registers of eight for 16 rows (5 %), two slices at once there, blocks of other lengths (96 to 102
-% up to 384 inputs).
+Columns of at most eight rows run in registers of eight lanes, two slices at once; 17 to 24 rows, on
+Zen 4, in three of them. A step takes 3.5, 5.5, 8.2 and 9.9 cycles there for 8, 16, 24 and 32 rows,
+and a slice 24, 31, 37 and 44 besides (1024x1024, 80 and 90 % zeros, 2026-11-29). So eight rows
+reach two thirds of the rate of 32, and nine half of it: loads bind, one of an input for each eight
+rows or part of them. What did not help with 8 and 16 lanes: a load of each offset (6 to 16 %
+slower), of each weight (a fifth to a third) or of one of four (8 %), two registers of eight for 16
+rows (4 %), two slices at once there, and blocks of other lengths.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
