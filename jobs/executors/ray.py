@@ -224,7 +224,7 @@ class RayExecutor:
             options["runtime_env"] = {"env_vars": environment}
         try:
             ray.init(address=self._address or "local", **options)
-        except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # a raylet that is late is a bare Exception in Ray
             raise InfrastructureError(
                 f"ray: expected a cluster at {self._address or 'this machine'}, got: {error}; "
                 "check --address and RAY_AUTH_MODE"

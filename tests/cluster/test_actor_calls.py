@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Timer
 from typing import Any
+from unittest.mock import Mock, patch
 
 import pytest
 from ray.exceptions import ActorUnavailableError
 from scripted_executor import shard
 
+from jobs.errors import InfrastructureError
 from jobs.executors import ray as executor
 from jobs.executors import ray_actor
 from jobs.executors.ray_actor import MOST_EVENTS, Outbox, ScorerActor
+from jobs.spec import JobSpec
 from pipeline.events import Event, PartDiscarded, RowsScored
 from pipeline.shards import Lease
 
@@ -128,3 +132,15 @@ def test_progress_waits_for_more_and_a_result_for_nothing(monkeypatch: pytest.Mo
     monkeypatch.setattr(ray_actor, "LINGER_SECONDS", 0.01)
     outbox.put(progress)
     assert outbox.after(2, 60.0) == [progress], "progress is not kept for ever"
+
+
+def test_a_ray_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine its node is late, which Ray says by an exception of no kind."""
+    late = Mock(side_effect=Exception("The current node timed out during startup."))
+    monkeypatch.setattr(executor.ray, "init", late)
+    spec = JobSpec(model="m", input=("in",), output="out", executor="ray")
+    with (
+        patch.dict(os.environ),
+        pytest.raises(InfrastructureError, match="timed out during startup"),
+    ):
+        executor.RayExecutor(spec).seats(1, 1, warm=False)
