@@ -212,6 +212,27 @@ def test_auto_on_this_machine(
     assert "and 1 place for later stages of the model" in capsys.readouterr().out
 
 
+def test_a_machine_too_small_for_its_stage_is_refused(source: Source, tmp_path: Path) -> None:
+    """Of stages that live on machines of their own; the first has the driver, too."""
+    (seat,) = seats(2)
+    first, second = seat.stages
+    far = replace(second, machine="there", memory_limit_nbytes=300 << 20)
+    across = replace(seat, stages=(first, far))
+    prepared = prepare(bounded(source, tmp_path, 2), (across,))
+    with pytest.raises(
+        MemoryPlanError,
+        match=r"there: expected stages within 300 MiB of memory, got 4\d\d MiB \(stage 1 4\d\d",
+    ):
+        check_memory(prepared, (across,))
+    roomy = replace(far, memory_limit_nbytes=1 << 30)
+    check_memory(prepared, (replace(seat, stages=(first, roomy)),))
+    tight = replace(first, memory_limit_nbytes=600 << 20)
+    beside = (replace(seat, stages=(tight, roomy)),)
+    with pytest.raises(MemoryPlanError, match=r"here: expected .* \(driver 3\d\d MiB, stage 0 4"):
+        check_memory(prepared, beside)
+    check_memory(prepared, beside, joining=True)
+
+
 def test_nodes_too_small_for_a_stage_are_refused(source: Source, tmp_path: Path) -> None:
     """In the plan, with the numbers of each stage; the second's process has its interpreter."""
     spec = resolve(
