@@ -27,6 +27,7 @@ from jobs.executors import Seat, StageSeat, groups_of
 from jobs.memory import _processes, check_memory
 from jobs.planning import prepare
 from jobs.resolving import resolve
+from jobs.run import score
 from jobs.spec import JobSpec
 from numa.errors import NumaError
 from numa.placement import Place
@@ -200,35 +201,36 @@ def test_auto_ends_where_there_are_no_more_places(source: Source, tmp_path: Path
 
 
 @two_cpus
-def test_auto_on_this_machine(source: Source, tmp_path: Path) -> None:
-    """A whole job that two stages fit and one does not; the resume command says auto, too."""
-    spec = bounded(source, tmp_path, "auto", engines=1, threads=1)
+def test_auto_on_this_machine(
+    source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The plan of a job, with the places that the executor has for two stages."""
+    spec = bounded(source, tmp_path, "auto", engines=1, threads=1, dry_run=True)
     whole, two = prepare(spec, seats(1)), prepare(replace(spec, stages=2), seats(2))
     (one,), both = _processes(whole, whole.seats[0]), _processes(two, two.seats[0])
-    run = colonnade(
-        "run", "--model", spec.model, "--input", str(source.data), "--output", spec.output,
-        "--engines", "1", "--threads", "1", "--progress", "json",
-        "--stages", "auto", "--scorer-memory", str((max(both) + one) // 2),
-    )  # fmt: skip
-    assert run.code == 0, run.stderr
-    assert len(run.events("ScorerReady")[0]["report"]["stages"]) == 1
+    assert score(replace(spec, scorer_memory=(max(both) + one) // 2)) == 0
+    assert "and 1 place for later stages of the model" in capsys.readouterr().out
 
 
-def test_scorers_are_told_the_compression(source: Source, tmp_path: Path) -> None:
-    """And a run knows it: another one writes other bytes."""
-    found = {}
-    for compression in ("auto", "lz4"):
-        spec = resolve(
-            {
-                "model": str(source.model), "input": [str(source.data)],
-                "output": str(tmp_path / "out"), "compression": compression,
-            }
-        )  # fmt: skip
-        seat = Seat(0, "here", Place(0, 0, (0,)), 16 << 30, 16 << 30)
-        found[compression] = prepare(spec, (seat,))
-        assert found[compression].specs[0].compression == compression
-    digests = {prepared.run.fingerprint.digest for prepared in found.values()}
-    assert len(digests) == 2
+def test_a_machine_too_small_for_its_stage_is_refused(source: Source, tmp_path: Path) -> None:
+    """Of stages that live on machines of their own; the first has the driver, too."""
+    (seat,) = seats(2)
+    first, second = seat.stages
+    far = replace(second, machine="there", memory_limit_nbytes=300 << 20)
+    across = replace(seat, stages=(first, far))
+    prepared = prepare(bounded(source, tmp_path, 2), (across,))
+    with pytest.raises(
+        MemoryPlanError,
+        match=r"there: expected stages within 300 MiB of memory, got 4\d\d MiB \(stage 1 4\d\d",
+    ):
+        check_memory(prepared, (across,))
+    roomy = replace(far, memory_limit_nbytes=1 << 30)
+    check_memory(prepared, (replace(seat, stages=(first, roomy)),))
+    tight = replace(first, memory_limit_nbytes=600 << 20)
+    beside = (replace(seat, stages=(tight, roomy)),)
+    with pytest.raises(MemoryPlanError, match=r"here: expected .* \(driver 3\d\d MiB, stage 0 4"):
+        check_memory(prepared, beside)
+    check_memory(prepared, beside, joining=True)
 
 
 def test_nodes_too_small_for_a_stage_are_refused(source: Source, tmp_path: Path) -> None:
