@@ -18,12 +18,13 @@ def floats(*shape: int) -> Array:
 
 
 def test_a_node_of_a_rewrite_takes_no_name_of_the_model() -> None:
-    """Gemm B with a C that flows becomes B and B.add, a name that the next node has already."""
+    """Gemm B with a C that flows, and is spread over the outputs, becomes B and B.add, a name that
+    the next node has already."""
     nodes = [node("Gemm", "x w z", "h", name="B"), node("Add", "h h", "y", name="B.add")]
-    proto = model(nodes, {"x": ["N", 4], "z": ["N", 3]}, "y", {"w": floats(4, 3)})
+    proto = model(nodes, {"x": ["N", 4], "z": ["N", 1]}, "y", {"w": floats(4, 3)})
     after, _ = rewrite(graph_of(proto))
     assert [n.name for n in after.nodes] == ["B", "B.add_2", "B.add"]
-    feeds = {"x": floats(5, 4), "z": floats(5, 3)}
+    feeds = {"x": floats(5, 4), "z": floats(5, 1)}
     expected = onnxruntime_run(proto, feeds)["y"]
     np.testing.assert_allclose(reference.run(after, feeds)["y"], expected, rtol=1e-5)
 
