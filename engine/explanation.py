@@ -15,7 +15,7 @@ from engine.graph import Graph
 from engine.ops.work import Linear, Refusal
 from engine.program import Program
 from engine.rewrites import Event
-from engine.segments import Fallback
+from engine.segments import Code, Fallback
 from engine.sparsity import Sparsity, measure
 from engine.work_share import TYPICAL_TOKENS, multiply_adds
 from engine.working_set import ImageSet, WorkingSet, working_sets
@@ -173,7 +173,8 @@ def _nodes(found: Compilation, tokens: int) -> tuple[NodeReport, ...]:
     for segment in found.program.segments:
         if not isinstance(segment, Fallback):
             for step in segment.steps:
-                kernels.setdefault(step.node, []).append(step.kernel)
+                within = (word.kernel for word in step.operands if isinstance(word, Code))
+                kernels.setdefault(step.node, []).extend((step.kernel, *within))
     work = {item.node.name: multiply_adds(item.node, found.graph, tokens) for item in found.lowered}
     total = sum(work.values()) or 1
     reports = []
