@@ -79,6 +79,11 @@ class Ledger(MutableMapping[int, ManifestEntry]):
             with contextlib.suppress(ValueError, StructError):
                 self[entry.shard] = entry
 
+    def keep(self, index: int, of: Ledger) -> None:
+        """Another ledger's entry, not copied."""
+        self._count += not self._packed[index]
+        self._packed[index] = of._packed[index]
+
     def totals(self) -> Totals:
         """Of all entries, without making each again."""
         sums = [0] * 4

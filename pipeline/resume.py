@@ -152,12 +152,13 @@ def survey(output: Store, shards: Sequence[Shard], run: RunRecord) -> Survey:
     Raises OutputError for a whole part of another run under one of our names.
     """
     format = run.format
-    there = {
-        name: int(match[1])
-        for name in output.files()
-        if (match := PART_NAME.fullmatch(name.rpartition("/")[2])) and match[2] == format
-    }
-    for name, index in there.items():
+    indices: list[int] = []
+    for name in output.files():
+        match = PART_NAME.fullmatch(name.rpartition("/")[2])
+        if match is None or match[2] != format:
+            continue
+        index = int(match[1])
+        indices.append(index)
         if index >= len(shards) or name != part_of(shards[index], format):
             raise OutputError(
                 f"{joined(output.where, name)}: expected parts 0 to {len(shards) - 1} in their "
@@ -171,7 +172,7 @@ def survey(output: Store, shards: Sequence[Shard], run: RunRecord) -> Survey:
     whole = Ledger(shards, format)
     adopted: list[ManifestEntry] = []
     broken: list[str] = []
-    indices = sorted(there.values())
+    indices.sort()
     digest = run.fingerprint.digest  # of all files: once, and not for each part
 
     def look(index: int) -> tuple[ManifestEntry | None, ManifestEntry | None]:
@@ -191,8 +192,10 @@ def survey(output: Store, shards: Sequence[Shard], run: RunRecord) -> Survey:
                 if now is None:
                     broken.append(part_of(shards[index], format))
                     continue
-                whole[index] = now
-                if now is not before:
+                if now is before:
+                    whole.keep(index, known)
+                else:
+                    whole[index] = now
                     adopted.append(now)
     lost = (part_of(shards[index], format) for index in known if index not in whole)
     return Survey(whole, tuple(adopted), tuple(broken), tuple(lost))
