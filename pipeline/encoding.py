@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dictionaries import leaf_types, width
+from pipeline.dictionaries import width
 from pipeline.stores import Sink
 
 VALUES_AT_ONCE = 1 << 10
@@ -60,8 +60,17 @@ def open_writer(
 def _batch_values(schema: pa.Schema) -> int:
     """Values written at once: a page ends after the batch that fills it, so that long strings must
     be few. For numbers pyarrow's 1024 took 15 to 20 % more CPU than sixteen times as many."""
-    kinds = [kind for field in schema for kind in leaf_types(field.type)]
-    return NUMBERS_AT_ONCE if all(map(width, kinds)) else VALUES_AT_ONCE
+    return NUMBERS_AT_ONCE if all(_has_one_size(field.type) for field in schema) else VALUES_AT_ONCE
+
+
+def _has_one_size(kind: pa.DataType) -> bool:
+    """Whether each of its values takes the same bytes. Lists of any length do not: their pages
+    would end where the batches do that they came in."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _has_one_size(kind.storage_type)
+    if pa.types.is_fixed_size_list(kind):
+        return _has_one_size(kind.value_type)
+    return kind.num_fields == 0 and width(kind) is not None
 
 
 def _levels(schema: pa.Schema, compression: str) -> int | dict[str, int] | None:
