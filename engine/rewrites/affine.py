@@ -152,6 +152,8 @@ def _before(node: Node, view: View) -> Edit | str | None:
             refusal = affine or refusal
             break
         refusal = view.shared(source) or _misfit(affine, after, view)
+        if not refusal and source == after.rest:
+            refusal = f"{node.name} adds {source}, too"
         if not refusal and after.padded and np.any(affine.shift):
             refusal = f"{node.name} pads with zeros, which {producer.name} would shift"
         if refusal:

@@ -180,6 +180,12 @@ def test_zero_weights_stay_zero() -> None:
             "h is read by 2 nodes",
         ),
         ([node("Mul", "x zero", "h"), node("MatMul", "h w", "y")], "y", "affine_before", "NaN"),
+        (
+            [node("Sub", "x v", "h"), node("MatMul", "h w", "k"), node("Add", "k h", "y")],
+            "y",
+            "affine_before",
+            "adds h, too",
+        ),
     ],
 )
 def test_scales_and_shifts_that_must_stay(
