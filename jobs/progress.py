@@ -86,6 +86,8 @@ class Log:
         now = monotonic()
         self._next_time = self._next_time or now + LOG_SECONDS
         self._next_share = self._next_share or tally.share // LOG_SHARE * LOG_SHARE + LOG_SHARE
+        if tally.share >= 1 and tally.committed_shards < tally.shards and now < self._next_time:
+            return False  # the last tenth is told when all of it is committed, too
         # 0.3 // 0.1 is 2: shares are compared with a little room.
         if tally.share < self._next_share - 1e-9 and now < self._next_time:
             return False

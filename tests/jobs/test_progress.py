@@ -102,9 +102,13 @@ def test_log_speaks_every_tenth_and_every_ten_seconds(now: list[float]) -> None:
     assert stream.getvalue().count("\n") == 2, "ten seconds went by"
     show(ShardSetAside(5, "poison"))
     assert stream.getvalue().endswith("shard 5 set aside: poison\n"), "troubles are told at once"
-    for index in range(3, 10):
+    for index in range(3, 9):
         show(committed(index))
+    show(RowsScored(0, 9, 0, 100))
+    assert not stream.getvalue().splitlines()[-1].startswith("100%"), "not all is committed"
+    show(committed(9))
     assert stream.getvalue().splitlines()[-1].startswith("100%")
+    assert "10 of 10 shards" in stream.getvalue().splitlines()[-1]
     assert "\r" not in stream.getvalue()
 
 
