@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import small_models as small
+from scripted_timer import Scripted
 
 import engine
 from engine import dispatch, stopwatch
 from engine.confirming import confirmed, doubtful
 from engine.dispatch import Choice, choose
 from engine.kernels.table import kernels_of
-from engine.ops.image_work import Convolution
 from engine.reader import graph_of
-from engine.sparsity import Sparsity, measure
+from engine.sparsity import measure
 from engine.stopwatch import Stopwatch
 
 Array = np.ndarray[Any, Any]
@@ -28,25 +27,6 @@ def matrix(zeros: float) -> Array:
     rng = np.random.default_rng(3)
     keep = rng.random((320, 320)) >= zeros
     return np.where(keep, rng.standard_normal((320, 320)), 0).astype(np.float32)
-
-
-class Scripted:
-    """A timer whose every answer is written down beforehand."""
-
-    def __init__(self, **nanoseconds: float) -> None:
-        self.nanoseconds, self.asked = nanoseconds, list[tuple[str, ...]]()
-
-    def __call__(
-        self, weights: Array, sparsity: Sparsity, kernels: Sequence[str], points: int
-    ) -> Mapping[str, float]:
-        self.asked.append(tuple(kernels))
-        return {k: self.nanoseconds[dispatch.structure_of(k)] for k in kernels}
-
-    def convolution(
-        self, work: Convolution, structures: Sequence[str], lanes: int
-    ) -> Mapping[str, float]:
-        self.asked.append(tuple(structures))
-        return {s: self.nanoseconds[s] for s in structures}
 
 
 def settled(zeros: float, timer: Scripted) -> Choice:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import small_models as small
+from scripted_timer import Scripted
 
 import engine
 from engine import stopwatch
@@ -19,28 +19,9 @@ from engine.images.confirming import confirmed_structure, kind_of
 from engine.images.timing import time_structures
 from engine.ops.image_work import Convolution, Plane, Read, Window
 from engine.reader import graph_of
-from engine.sparsity import Sparsity
 from engine.stopwatch import Stopwatch
 
 Array = np.ndarray[Any, Any]
-
-
-class Scripted:
-    """A timer whose every answer is written down beforehand."""
-
-    def __init__(self, **nanoseconds: float) -> None:
-        self.nanoseconds, self.asked = nanoseconds, list[tuple[str, ...]]()
-
-    def __call__(
-        self, weights: Array, sparsity: Sparsity, kernels: Sequence[str], points: int
-    ) -> Mapping[str, float]:
-        raise AssertionError("no linear kernel was expected")
-
-    def convolution(
-        self, work: Convolution, structures: Sequence[str], lanes: int
-    ) -> Mapping[str, float]:
-        self.asked.append(tuple(structures))
-        return {s: self.nanoseconds[s] for s in structures}
 
 
 def work(share: float = 0.1, outputs: int = 64, pixels: int = 28, group: int = 1) -> Convolution:
