@@ -110,7 +110,8 @@ class Driver:
 
     def _lend(self, prepared: Prepared, folder: RunFolder) -> Ending:
         """The loop, over the shards that are not committed yet."""
-        left = [s for s in prepared.plan.shards if s.index not in folder.committed]
+        shards, done = prepared.plan.shards, folder.committed
+        left = shards.without(done) if done else shards
         rejects = folder.committed.totals().rejects
         limits = self._limits()
         if not left:  # done before, or killed between the last commit and _SUCCESS

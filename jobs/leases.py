@@ -16,12 +16,14 @@ Pure bookkeeping: no process, no file. The rules it keeps:
 
 from __future__ import annotations
 
-from bisect import insort
-from collections.abc import Callable, Collection, Iterable
+from array import array
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from jobs.pace import Pace
 from pipeline.shards import Lease
@@ -75,21 +77,26 @@ class _Loan:
     since: float
 
 
-def _turn(shard: Shard) -> tuple[int, int]:
-    """The shard with the largest goes out first."""
-    return shard.nbytes, -shard.index
+def _turns(shards: Sequence[Shard]) -> list[int]:
+    """Places of the shards, that whose turn comes first last: the largest, then by index."""
+    numbers = (number for s in shards for number in (s.nbytes, -s.index))
+    nbytes, index = np.fromiter(numbers, np.int64, 2 * len(shards)).reshape(-1, 2).T
+    return list(np.lexsort((index, nbytes)).tolist())
 
 
 class LeaseTable:
     """Shards waiting, lent, done and set aside."""
 
-    def __init__(self, shards: Iterable[Shard], clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, shards: Sequence[Shard], clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._pace = Pace()
         self._cases: dict[int, _Case] = {}
         """Of shards that are lent, or were and are not closed."""
-        self._fresh = sorted(shards, key=_turn)
-        """What was never lent, or came back through no fault of its; the last goes out first."""
+        self._shards = shards
+        self._fresh = array("q", _turns(shards))
+        """Places of those that were never lent; the last goes out first."""
+        self._returned: list[Shard] = []
+        """Came back through no fault of theirs; they go out before the fresh ones."""
         self._troubled: list[int] = []
         """Indices of shards that failed before, oldest first; they go out after the fresh ones."""
         self._lent: dict[int, list[_Loan]] = {}
@@ -101,7 +108,7 @@ class LeaseTable:
     @property
     def waiting(self) -> int:
         """Shards that nobody holds and that are still to be done."""
-        return len(self._fresh) + len(self._troubled)
+        return len(self._fresh) + len(self._returned) + len(self._troubled)
 
     @property
     def finished(self) -> bool:
@@ -231,7 +238,7 @@ class LeaseTable:
         if case.troubled:
             self._troubled.append(case.shard.index)
         else:
-            insort(self._fresh, case.shard, key=_turn)
+            self._returned.append(case.shard)
 
     def _most_overdue(self, leaving: Collection[int]) -> _Case | None:
         late = [
@@ -247,9 +254,9 @@ class LeaseTable:
         return not (case.closed or case.troubled) and case.holders < MOST_HOLDERS
 
     def _take_fresh(self) -> _Case | None:
-        if not self._fresh:
+        if not self._fresh and not self._returned:
             return None
-        shard = self._fresh.pop()
+        shard = self._returned.pop(0) if self._returned else self._shards[self._fresh.pop()]
         return self._cases.setdefault(shard.index, _Case(shard))
 
     def _take_troubled(self, scorer: int, others: bool, alone: bool) -> _Case | None:

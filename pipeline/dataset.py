@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipeline.errors import InputError, OutputError
 from pipeline.footers import DataFile, read_footer
 from pipeline.partitions import folder_of, partitions
+from pipeline.row_groups import RowGroups
 from pipeline.search import base_of, each_once, expand, reads
 from pipeline.stores import is_url, joined
 from pipeline.where import Where
@@ -22,6 +23,10 @@ PARTS = ("part-000000.parquet", "part-000000.arrow")
 
 FOOTER_THREADS = 16
 """Footers are waited for, not computed: more threads than CPUs is right on network storage."""
+
+
+FILES_AT_ONCE = 4096
+"""Whose row groups are looked at together: many files may have few each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,13 @@ class Dataset:
     def nbytes(self) -> int:
         """On disk."""
         return sum(f.nbytes for f in self.files)
+
+    def groups(self, format: str = "") -> Iterator[RowGroups]:
+        """The row groups of all files, or of those of a format, those of many files at once."""
+        files = [f for f in self.files if format in ("", f.format)]
+        for first in range(0, len(files), FILES_AT_ONCE):
+            some = files[first : first + FILES_AT_ONCE]
+            yield RowGroups.joined([f.row_groups for f in some])
 
     @classmethod
     def discover(cls, inputs: Sequence[str], where: Where | None = None) -> Dataset:

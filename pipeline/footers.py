@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.dictionaries import dictionary_nbytes, leaf_types, width
 from pipeline.errors import InputError
 from pipeline.partitions import Partition
+from pipeline.row_groups import RowGroup, RowGroups
 from pipeline.sources import facts, mapped, naming, opened
 from pipeline.stores import is_url
 from pipeline.where import Range, Where
@@ -36,27 +37,6 @@ FOREIGN = {
 
 
 @dataclass(frozen=True, slots=True)
-class RowGroup:
-    """A Parquet row group, or a record batch of an Arrow file."""
-
-    rows: int
-    field_nbytes: tuple[int, ...]
-    """Bytes by field as they are read, in the schema's order: decoded, but for the strings that
-    a dictionary holds, which count as they are encoded."""
-    dictionary_nbytes: tuple[int, ...] = ()
-    """By field: what each batch of it holds beside its rows, the dictionaries of the group."""
-    field_elements: tuple[int, ...] = ()
-    """By field: numbers in all its rows and their lists; an empty list counts one at most."""
-    skipped: bool = False
-    """No row of it can be scored: it is not read."""
-
-    @property
-    def nbytes(self) -> int:
-        """Decoded bytes of all fields."""
-        return sum(self.field_nbytes)
-
-
-@dataclass(frozen=True, slots=True)
 class DataFile:
     path: str
     """Absolute."""
@@ -65,7 +45,7 @@ class DataFile:
     nbytes: int
     """Size on disk."""
     mtime_ns: int
-    row_groups: tuple[RowGroup, ...]
+    row_groups: RowGroups
     folder: str = ""
     """Partition folders above it, which are those of its parts, too: year=2024/month=1."""
     partitions: tuple[Partition, ...] = ()
@@ -73,7 +53,7 @@ class DataFile:
 
     @property
     def rows(self) -> int:
-        return sum(g.rows for g in self.row_groups)
+        return int(self.row_groups.rows.sum())
 
 
 def read_footer(
@@ -101,7 +81,8 @@ def read_footer(
     groups = tuple(_partitioned(group, added) for group in groups)
     if where is not None:
         groups = _chosen(groups, where.fitted(schema), ranges, added)
-    return DataFile(path, kind, found.nbytes, found.mtime_ns, groups, folder, added), schema
+    held = RowGroups.of(groups)
+    return DataFile(path, kind, found.nbytes, found.mtime_ns, held, folder, added), schema
 
 
 def _partitioned(group: RowGroup, added: Sequence[Partition]) -> RowGroup:

@@ -1,4 +1,4 @@
-"""Ledger: the entries of committed parts, in about 150 bytes each.
+"""Ledger: the entries of committed parts, in 73 bytes each.
 
 A driver keeps all of them until the manifest is written, and a job may have a million: what the
 plan of shards tells anyway (paths, first rows) is not kept again, and hashes are kept as bytes.
@@ -9,17 +9,28 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
-from struct import Struct
-from struct import error as StructError
+from typing import Any
+
+import numpy as np
 
 from pipeline.parts import part_of, rejects_name
 from pipeline.records import ManifestEntry
 from pipeline.shards import Shard
 
-_NUMBERS = Struct("<qqqqqqBB")
-"""Six counts of an entry; whether it has rejects; bytes of the first hash."""
+_ENTRY = np.dtype(
+    [
+        ("rows_in", "<i8"), ("rows_out", "<i8"), ("rejects", "<i8"), ("filtered", "<i8"),
+        ("nbytes", "<i8"), ("checksum", "V32"), ("state", "u1"),
+    ]
+)  # fmt: skip
+"""`state` is 0 where there is no entry."""
+
+_HERE, _HASHED = 1, 2
+"""Bits of a state: there is an entry, and it has a checksum."""
 
 _HASH = "sha256:"
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +49,31 @@ class Ledger(MutableMapping[int, ManifestEntry]):
     def __init__(self, shards: Sequence[Shard], format: str) -> None:
         self._shards = shards
         self._format = format
-        self._packed: list[bytes] = [b""] * len(shards)
+        self._table = np.zeros(len(shards), _ENTRY)
+        self._with_rejects: dict[int, tuple[int, bytes]] = {}
+        """Bytes and hash of rejects files, of the entries that have one."""
         self._count = 0
 
     def __setitem__(self, index: int, entry: ManifestEntry) -> None:
-        first, second = _squeezed(entry.checksum), _squeezed(entry.rejects_checksum)
-        self._count += not self._packed[index]
-        numbers = _NUMBERS.pack(
-            entry.rows_in, entry.rows_out, entry.rejects, entry.filtered, entry.nbytes,
-            entry.rejects_nbytes, bool(entry.rejects_path), len(first),
+        hash, rejects_hash = _squeezed(entry.checksum), _squeezed(entry.rejects_checksum)
+        row = (
+            entry.rows_in, entry.rows_out, entry.rejects, entry.filtered, entry.nbytes, hash,
+            _HERE | _HASHED * bool(hash),
         )  # fmt: skip
-        self._packed[index] = numbers + first + second
+        here = index in self
+        self._table[index] = row
+        self._count += not here
+        self._with_rejects.pop(index, None)
+        if entry.rejects_path:
+            self._with_rejects[index] = entry.rejects_nbytes, rejects_hash
 
     def __getitem__(self, index: int) -> ManifestEntry:
         if index not in self:
             raise KeyError(index)
-        packed, shard = self._packed[index], self._shards[index]
-        numbers = _NUMBERS.unpack_from(packed)
-        rows_in, rows_out, rejects, filtered, nbytes, rejects_nbytes, has_rejects, size = numbers
-        hashes = packed[_NUMBERS.size :]
+        shard = self._shards[index]
+        rows_in, rows_out, rejects, filtered, nbytes, hash, state = self._table[index].tolist()
+        has_rejects = index in self._with_rejects
+        rejects_nbytes, rejects_hash = self._with_rejects.get(index, (0, b""))
         return ManifestEntry(
             shard=index,
             path=part_of(shard, self._format),
@@ -66,52 +83,66 @@ class Ledger(MutableMapping[int, ManifestEntry]):
             rows_out=rows_out,
             rejects=rejects,
             nbytes=nbytes,
-            checksum=_unsqueezed(hashes[:size]),
+            checksum=_unsqueezed(hash) if state & _HASHED else "",
             rejects_path=rejects_name(index) if has_rejects else "",
             rejects_nbytes=rejects_nbytes,
-            rejects_checksum=_unsqueezed(hashes[size:]),
+            rejects_checksum=_unsqueezed(rejects_hash),
             filtered=filtered,
         )
 
     def take(self, entry: ManifestEntry) -> None:
         """Sets an entry of a journal; one that is no entry of this plan is passed over."""
-        if 0 <= entry.shard < len(self._packed):
-            with contextlib.suppress(ValueError, StructError):
+        if 0 <= entry.shard < len(self._table):
+            with contextlib.suppress(ValueError, OverflowError):
                 self[entry.shard] = entry
-
-    def keep(self, index: int, of: Ledger) -> None:
-        """Another ledger's entry, not copied."""
-        self._count += not self._packed[index]
-        self._packed[index] = of._packed[index]
 
     def totals(self) -> Totals:
         """Of all entries, without making each again."""
-        sums = [0] * 4
-        for packed in self._packed:
-            if packed:
-                for place, number in enumerate(_NUMBERS.unpack_from(packed)[:4]):
-                    sums[place] += number
-        return Totals(*sums)
+        table = self._table
+        return Totals(*(int(table[name].sum()) for name in Totals.__slots__))
+
+    def odd(self) -> ManifestEntry | None:
+        """The first entry that does not account for all rows of its shard, if there is one."""
+        rows_in, rows_out = self._table["rows_in"], self._table["rows_out"]
+        missing = rows_in - rows_out - self._table["filtered"]
+        good = (missing == 0) | (missing == self._table["rejects"])
+        good &= rows_in == np.fromiter((s.rows for s in self._shards), np.int64, len(rows_in))
+        odd = np.flatnonzero(~good & (self._table["state"] != 0))
+        return self[int(odd[0])] if len(odd) else None
+
+    @property
+    def missing(self) -> Array:
+        """int64: indices of shards without an entry, in order."""
+        return np.flatnonzero(self._table["state"] == 0)
+
+    @property
+    def present(self) -> Array:
+        """int64: the others, in order."""
+        return np.flatnonzero(self._table["state"])
 
     def __contains__(self, index: object) -> bool:
-        if not isinstance(index, int) or not 0 <= index < len(self._packed):
+        if not isinstance(index, int) or not 0 <= index < len(self._table):
             return False
-        return bool(self._packed[index])
+        return bool(self._table["state"][index])
 
     def __delitem__(self, index: int) -> None:
         self._count -= index in self
-        self._packed[index] = b""
+        self._table[index] = np.zeros((), _ENTRY)
+        self._with_rejects.pop(index, None)
 
     def __iter__(self) -> Iterator[int]:
-        return (index for index, packed in enumerate(self._packed) if packed)
+        return iter(self.present.tolist())
 
     def __len__(self) -> int:
         return self._count
 
 
 def _squeezed(checksum: str) -> bytes:
-    """32 bytes, or none for the empty string."""
-    return bytes.fromhex(checksum.removeprefix(_HASH))
+    """32 bytes, or none for the empty string. Raises ValueError."""
+    hash = bytes.fromhex(checksum.removeprefix(_HASH))
+    if len(hash) not in (0, 32):
+        raise ValueError(f"expected a checksum of 32 bytes, got {len(hash)}")
+    return hash
 
 
 def _unsqueezed(hash: bytes) -> str:

@@ -81,7 +81,7 @@ class RunFolder:
         """Parts that the journal did not know."""
         self.damaged: tuple[str, ...] = ()
         """Parts that had been committed and are missing or damaged: they are made again."""
-        self._shards = tuple(shards)
+        self._shards = shards
         self._lock = lock
         self._journal: Journal | None = None
 
@@ -142,8 +142,8 @@ class RunFolder:
 
         Raises OutputError if it is incomplete.
         """
-        missing = [s.index for s in self._shards if s.index not in self.committed]
-        if missing:
+        missing = self.committed.missing
+        if len(missing):
             raise OutputError(
                 f"{self.store.where}: expected {len(self._shards)} parts, {len(missing)} are "
                 f"missing (shard {missing[0]} first); run the same command again"
@@ -254,17 +254,13 @@ class RunFolder:
 
     def _counts(self) -> dict[str, int | str]:
         """What all entries add up to, each one counted against its shard."""
-        sums = dict.fromkeys(("rows_in", "rows_out", "rejects", "filtered"), 0)
-        for shard in self._shards:
-            entry = self.committed[shard.index]
-            if entry.rows_in != shard.rows or not entry.adds_up:
-                raise OutputError(
-                    f"{joined(self.store.where, entry.path)}: expected {shard.rows} rows in "
-                    f"output, rejects and left out, got {entry.rows_out}, {entry.rejects} and "
-                    f"{entry.filtered}; this is a bug"
-                )
-            for name in sums:
-                sums[name] += getattr(entry, name)
+        if entry := self.committed.odd():
+            raise OutputError(
+                f"{joined(self.store.where, entry.path)}: expected "
+                f"{self._shards[entry.shard].rows} rows in output, rejects and left out, got "
+                f"{entry.rows_out}, {entry.rejects} and {entry.filtered}; this is a bug"
+            )
+        sums = to_plain(self.committed.totals())
         digest = self.run.fingerprint.digest
         return {"fingerprint": digest, "shards": len(self._shards), **sums}
 
@@ -272,8 +268,8 @@ class RunFolder:
         """The text of pipeline.records.Manifest, a line a part: never all of it in memory."""
         yield json.dumps(counts)[:-1] + ', "entries": ['
         comma = ""
-        for shard in self._shards:
-            yield f"{comma}\n {json.dumps(to_plain(self.committed[shard.index]))}"
+        for entry in self.committed.values():
+            yield f"{comma}\n {json.dumps(to_plain(entry))}"
             comma = ","
         yield "\n]}\n"
 

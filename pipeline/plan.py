@@ -18,7 +18,7 @@ from pipeline.hooks import Hook
 from pipeline.parts import check_writable
 from pipeline.picture_rules import PictureRules
 from pipeline.price import MemoryPrice, PricedProgram, StageProgram, price
-from pipeline.shards import Shard, plan_shards
+from pipeline.shards import Shards, plan_shards
 from pipeline.text import TokenizerFile
 
 __all__ = [
@@ -40,7 +40,7 @@ class Plan:
     program: str
     """Fingerprint."""
     dataset: Dataset
-    shards: tuple[Shard, ...]
+    shards: Shards
     binding: Binding
     places: tuple[Place, ...]
     batch_rows: int
@@ -65,7 +65,7 @@ class Plan:
         return f", and {_count(more, 'place')} for later stages of the model" if more else ""
 
     def __str__(self) -> str:
-        largest = max((s.rows for s in self.shards), default=0)
+        largest = self.shards.most_rows
         groups = sum(len(f.row_groups) for f in self.dataset.files)
         binding = str(self.binding).removeprefix("binding:\n")
         doubles = len(self.dataset.doubles)
@@ -98,7 +98,9 @@ class Plan:
         """What --where leaves out, as far as footers tell."""
         if self.dataset.where is None:
             return []
-        skipped = [g.rows for f in self.dataset.files for g in f.row_groups if g.skipped]
+        skipped = [
+            n for groups in self.dataset.groups() for n in groups.rows[groups.skipped].tolist()
+        ]
         return [
             f"  where   {self.dataset.where}: {_count(len(skipped), 'row group')} of "
             f"{_count(sum(skipped), 'row')} are not read"

@@ -162,7 +162,7 @@ def price(
     `fields` are read beside those of the binding. What hooks take is not in it.
     """
     shards = plan_shards(dataset)
-    shard_rows = max((s.rows for s in shards), default=0)
+    shard_rows = shards.most_rows
     rows = min(batch_rows, shard_rows)
     most = _tokens_at_most(dataset, binding, rows, batch_tokens)
     looked_at = dataset.where.fields if dataset.where else ()
@@ -212,7 +212,7 @@ def stage_prices(
 ) -> tuple[int, ...]:
     """Bytes that each stage of a scorer's model takes at most: of the first its session and what
     is carried, of the others their whole process."""
-    rows = min(batch_rows, max((s.rows for s in plan_shards(dataset)), default=0))
+    rows = min(batch_rows, plan_shards(dataset).most_rows)
     most = _tokens_at_most(dataset, binding, rows, batch_tokens)
     found = []
     for number, program in enumerate(programs):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import OutputError
@@ -152,7 +154,7 @@ def survey(output: Store, shards: Sequence[Shard], run: RunRecord) -> Survey:
     Raises OutputError for a whole part of another run under one of our names.
     """
     format = run.format
-    indices: list[int] = []
+    indices = array("q")
     for name in output.files():
         match = PART_NAME.fullmatch(name.rpartition("/")[2])
         if match is None or match[2] != format:
@@ -166,17 +168,16 @@ def survey(output: Store, shards: Sequence[Shard], run: RunRecord) -> Survey:
                 "this run away"
             )
 
-    known = Ledger(shards, format)
-    for entry in entries_of(output.read_log(JOURNAL)):
-        known.take(entry)
     whole = Ledger(shards, format)
+    for entry in entries_of(output.read_log(JOURNAL)):
+        whole.take(entry)
     adopted: list[ManifestEntry] = []
     broken: list[str] = []
-    indices.sort()
+    indices = array("q", sorted(indices))
     digest = run.fingerprint.digest  # of all files: once, and not for each part
 
     def look(index: int) -> tuple[ManifestEntry | None, ManifestEntry | None]:
-        entry = known.get(index)
+        entry = whole.get(index)
         return entry, _look(output, shards[index], entry, run, digest)
 
     def look_at(some: Sequence[int]) -> list[tuple[ManifestEntry | None, ManifestEntry | None]]:
@@ -191,14 +192,15 @@ def survey(output: Store, shards: Sequence[Shard], run: RunRecord) -> Survey:
             for index, (before, now) in zip(some, looked, strict=True):
                 if now is None:
                     broken.append(part_of(shards[index], format))
-                    continue
-                if now is before:
-                    whole.keep(index, known)
-                else:
+                    del whole[index]
+                elif now is not before:
                     whole[index] = now
                     adopted.append(now)
-    lost = (part_of(shards[index], format) for index in known if index not in whole)
-    return Survey(whole, tuple(adopted), tuple(broken), tuple(lost))
+    lost = np.setdiff1d(whole.present, indices).tolist()
+    for index in lost:
+        del whole[index]
+    names = (part_of(shards[index], format) for index in lost)
+    return Survey(whole, tuple(adopted), tuple(broken), tuple(names))
 
 
 def _look(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
 
 from pipeline.dataset import Dataset
-from pipeline.footers import DataFile, RowGroup
+from pipeline.footers import DataFile
 from pipeline.partitions import Partition
 from pipeline.remembered import remembered
+
+Array = np.ndarray[Any, Any]
 
 TARGET_NBYTES = 64 << 20
 """Decoded bytes a shard aims at: a second or so of an engine, small enough to lose to a crash."""
@@ -57,63 +63,125 @@ class Lease:
     attempt: int
 
 
+_FILE, FIRST_GROUP, _GROUPS, _SKIPPED, _ROWS, _NBYTES, _FIRST_ROW, _INDEX = range(8)
+"""Columns of the plan's table."""
+
+
+class Shards(Sequence[Shard]):
+    """The plan, or some shards of it, in columns; a Shard is made when it is asked for.
+
+    A Shard takes 350 bytes, its row here 64.
+    """
+
+    def __init__(self, files: Sequence[DataFile], table: Array) -> None:
+        """int64[shards, 8]; use `plan_shards`."""
+        self._files = files
+        self._table = table
+
+    @property
+    def most_rows(self) -> int:
+        """Of a shard; 0 where there is none."""
+        return int(self._table[:, _ROWS].max(initial=0))
+
+    @property
+    def rows(self) -> Array:
+        """int64, of each."""
+        return self._table[:, _ROWS]
+
+    def without(self, indices: Collection[int]) -> Shards:
+        """Those whose index is not among these."""
+        left = [index not in indices for index in self._table[:, _INDEX].tolist()]
+        return Shards(self._files, self._table[np.array(left, np.bool_)])
+
+    def by_file(self) -> Iterator[tuple[DataFile, Array]]:
+        """Each file that has shards, with their rows of the table."""
+        firsts = np.flatnonzero(np.diff(self._table[:, _FILE], prepend=-1))
+        for own in np.split(self._table, firsts[1:]):
+            if len(own):
+                yield self._files[own[0, _FILE]], own
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @overload
+    def __getitem__(self, index: int) -> Shard: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Shard, ...]: ...
+    def __getitem__(self, index: int | slice) -> Shard | tuple[Shard, ...]:
+        if isinstance(index, slice):
+            return tuple(map(self._shard, self._table[index].tolist()))
+        return self._shard(self._table[index].tolist())
+
+    def __iter__(self) -> Iterator[Shard]:
+        for first in range(0, len(self), _AT_ONCE):
+            yield from self[first : first + _AT_ONCE]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Shards) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _shard(self, row: list[int]) -> Shard:
+        number, first, groups, skipped, rows, nbytes, first_row, index = row
+        file = self._files[number]
+        return Shard(
+            index=index,
+            path=file.path,
+            format=file.format,
+            row_groups=tuple(range(first, first + groups)),
+            rows=rows,
+            nbytes=nbytes,
+            first_row=first_row,
+            file_nbytes=file.nbytes,
+            file_mtime_ns=file.mtime_ns,
+            folder=file.folder,
+            partitions=file.partitions,
+            skipped=file.row_groups.skipped_in(first, groups) if skipped else (),
+        )
+
+
+_AT_ONCE = 1024
+"""Shards that are made together when all are looked at."""
+
+
 @remembered
-def plan_shards(dataset: Dataset) -> tuple[Shard, ...]:
+def plan_shards(dataset: Dataset) -> Shards:
     """All row groups of the dataset, each in exactly one shard, in the order of the files.
 
     Sizes depend on the dataset alone, never on engines or executor: a resume with another
     number of engines finds the same shards. A file without rows yields one empty shard, so
     that its schema survives.
     """
-    total = sum(_read_nbytes(group) for file in dataset.files for group in file.row_groups)
+    total = sum(int(groups.read_nbytes.sum()) for groups in dataset.groups())
     target = max(1, min(TARGET_NBYTES, total // MIN_SHARDS))
-    shards: list[Shard] = []
-    for file in dataset.files:
-        shards += _shards_of(file, target, len(shards))
-    return tuple(shards)
+    numbers = array("q")
+    for number, file in enumerate(dataset.files):
+        for row in _shards_of(file, target):
+            numbers.extend((number, *row))
+    table = np.empty((len(numbers) // _INDEX, _INDEX + 1), np.int64)
+    table[:, :_INDEX] = np.frombuffer(numbers, np.int64).reshape(-1, _INDEX)
+    table[:, _INDEX] = np.arange(len(table))
+    return Shards(dataset.files, table)
 
 
-def _shards_of(file: DataFile, target: int, first: int) -> Iterator[Shard]:
-    """The file's shards, numbered from `first`."""
-    first_row = 0
-    for index, groups in enumerate(_runs(file, target), first):
-        chosen = [file.row_groups[g] for g in groups]
-        rows = sum(g.rows for g in chosen)
-        yield Shard(
-            index=index,
-            path=file.path,
-            format=file.format,
-            row_groups=groups,
-            rows=rows,
-            nbytes=sum(map(_read_nbytes, chosen)),
-            first_row=first_row,
-            file_nbytes=file.nbytes,
-            file_mtime_ns=file.mtime_ns,
-            folder=file.folder,
-            partitions=file.partitions,
-            skipped=tuple(g for g in groups if file.row_groups[g].skipped),
-        )
-        first_row += rows
+def _shards_of(file: DataFile, target: int) -> Iterator[tuple[int, int, int, int, int, int]]:
+    """Of each of the file's shards the first row group, how many, how many of them are skipped,
+    their rows, bytes to read, and the number of the first row.
 
-
-def _read_nbytes(group: RowGroup) -> int:
-    """What is skipped costs nothing, and goes with its neighbours."""
-    return 0 if group.skipped else group.nbytes
-
-
-def _runs(file: DataFile, target: int) -> Iterator[tuple[int, ...]]:
-    """Runs of row groups that reach `target` bytes; the last may be short, one is always made.
-
-    A run is closed before a group that would take it further from the target than it is now.
+    A shard is closed before a group that would take it further from `target` bytes than it is
+    now. The last may be short, and one is always made.
     """
-    run: list[int] = []
-    nbytes = 0
-    for index, group in enumerate(file.row_groups):
-        size = _read_nbytes(group)
-        if run and not group.skipped and nbytes + size - target > target - nbytes:
-            yield tuple(run)
-            run, nbytes = [], 0
-        run.append(index)
+    groups = file.row_groups
+    each = zip(
+        groups.rows.tolist(), groups.read_nbytes.tolist(), groups.skipped.tolist(), strict=True
+    )
+    first = first_row = skips = rows = nbytes = 0
+    for index, (more, size, skipped) in enumerate(each):
+        if index > first and not skipped and nbytes + size - target > target - nbytes:
+            yield first, index - first, skips, rows, nbytes, first_row
+            first, first_row, skips, rows, nbytes = index, first_row + rows, 0, 0, 0
+        skips += skipped
+        rows += more
         nbytes += size
-    if run or not file.row_groups:
-        yield tuple(run)
+    if len(groups) > first or not len(groups):
+        yield first, len(groups) - first, skips, rows, nbytes, first_row

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from pipeline.bound import Binding, FieldBinding
 from pipeline.dataset import Dataset
-from pipeline.footers import RowGroup
 from pipeline.remembered import remembered
-from pipeline.shards import plan_shards
+from pipeline.row_groups import RowGroups
+from pipeline.shards import FIRST_GROUP, plan_shards
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +44,33 @@ def token_counts(dataset: Dataset, binding: Binding) -> TokenCounts | None:
     names = dataset.schema.names if lengths.told else []
     lists = [f for f in fields if not f.text and f.field in names]
     if not lists:  # one more than may be scored: text that is too long is cut there
-        longest, rows = lengths.most + 1, max((s.rows for s in plan_shards(dataset)), default=0)
+        longest, rows = lengths.most + 1, plan_shards(dataset).most_rows
         return TokenCounts(longest, longest, rows * longest, False)
-    groups = [(g.rows, _tokens(g, dataset, lists[0])) for f in dataset.files for g in f.row_groups]
-    most = max((tokens for _, tokens in groups), default=0)
-    mean = max((-(-tokens // rows) for rows, tokens in groups if rows), default=0)
-    files = {f.path: f for f in dataset.files}
-    shards = (
-        sum(_tokens(files[shard.path].row_groups[g], dataset, lists[0]) for g in shard.row_groups)
-        for shard in plan_shards(dataset)
-    )
-    return TokenCounts(mean, min(lengths.most, most), max(shards, default=0), True)
+    most, mean = 0, 0
+    for groups in dataset.groups():
+        tokens, some = _tokens(groups, dataset, lists[0]), groups.rows > 0
+        most = max(most, _most(tokens))
+        mean = max(mean, _most(_rounded_up(tokens[some], groups.rows[some])))
+    shard = _most_of_a_shard(dataset, lists[0])
+    return TokenCounts(mean, min(lengths.most, most), shard, True)
 
 
-def _tokens(group: RowGroup, dataset: Dataset, field: FieldBinding) -> int:
+def _most_of_a_shard(dataset: Dataset, field: FieldBinding) -> int:
+    """Tokens of the shard that has most."""
+    most = 0
+    for file, own in plan_shards(dataset).by_file():
+        if len(file.row_groups):
+            tokens = _tokens(file.row_groups, dataset, field)
+            most = max(most, _most(np.add.reduceat(tokens, own[:, FIRST_GROUP])))
+    return most
+
+
+def _tokens(groups: RowGroups, dataset: Dataset, field: FieldBinding) -> Array:
+    """Of each row group."""
+    if not len(groups):
+        return groups.rows
     index = dataset.schema.get_field_index(field.field)
-    numbers = group.field_elements or group.field_nbytes
-    return int(numbers[index]) // math.prod(field.shape)
+    return groups.field_elements[:, index] // math.prod(field.shape)
 
 
 @remembered
@@ -66,25 +81,36 @@ def row_nbytes(dataset: Dataset, names: tuple[str, ...]) -> int:
     """
     indices = _indices(dataset, names)
     made = len(names) - len(indices)
-    groups = (g for f in dataset.files for g in f.row_groups if g.rows)
-    sizes = ((sum(g.field_nbytes[i] for i in indices) + made * g.nbytes, g.rows) for g in groups)
-    return max((-(-nbytes // rows) for nbytes, rows in sizes), default=0)
+    most = 0
+    for groups in dataset.groups():
+        some = groups.rows > 0
+        nbytes = groups.field_nbytes[:, indices].sum(1) + made * groups.nbytes
+        most = max(most, _most(_rounded_up(nbytes[some], groups.rows[some])))
+    return most
 
 
 @remembered
 def dictionary_nbytes(dataset: Dataset, names: tuple[str, ...]) -> int:
     """Bytes of these fields' dictionaries in the row group where that is most."""
     indices = _indices(dataset, names)
-    groups = (g.dictionary_nbytes for f in dataset.files for g in f.row_groups)
-    return max((sum(sizes[i] for i in indices) for sizes in groups if sizes), default=0)
+    sums = (_most(g.dictionary_nbytes[:, indices].sum(1)) for g in dataset.groups() if len(g))
+    return max(sums, default=0)
 
 
 @remembered
 def mapped_nbytes(dataset: Dataset, names: tuple[str, ...]) -> int:
     """The largest record batch of an Arrow file: they are mapped or decompressed whole."""
     indices = _indices(dataset, names)
-    groups = (g for f in dataset.files if f.format == "arrow" for g in f.row_groups)
-    return max((sum(g.field_nbytes[i] for i in indices) for g in groups), default=0)
+    groups = dataset.groups("arrow")
+    return max((_most(g.field_nbytes[:, indices].sum(1)) for g in groups if len(g)), default=0)
+
+
+def _rounded_up(numbers: Array, by: Array) -> Array:
+    return -(-numbers // by)
+
+
+def _most(numbers: Array) -> int:
+    return int(numbers.max(initial=0))
 
 
 def _indices(dataset: Dataset, names: tuple[str, ...]) -> list[int]:

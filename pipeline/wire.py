@@ -47,7 +47,9 @@ def _names(kind: type) -> tuple[str, ...]:
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+    """Of its fields."""
+    hints = get_type_hints(cls)
+    return {name: hints[name] for name in _names(cls)}
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
@@ -78,10 +80,12 @@ def _build_dataclass(cls: type, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected an object, got {value!r:.80}")
     hints = _hints(cls)
-    names = {f.name for f in dataclasses.fields(cls)}
-    if unknown := set(value) - names:
+    if unknown := value.keys() - hints.keys():
         raise ValueError(f"{where}: unknown {', '.join(sorted(unknown))}")
-    built = {k: _build(hints[k], v, f"{where}.{k}") for k, v in value.items()}
+    built = {
+        k: v if type(v) is hints[k] and type(v) in _PLAIN else _build(hints[k], v, f"{where}.{k}")
+        for k, v in value.items()
+    }
     try:
         return cls(**built)
     except TypeError as e:

@@ -34,9 +34,10 @@ from jobs.tally import Tally
 from numa.placement import Place
 from pipeline.dataset import Dataset
 from pipeline.events import Event, JobEnded, JobStarted, PartWritten, ScorerReady
-from pipeline.footers import DataFile, RowGroup
+from pipeline.footers import DataFile
 from pipeline.parts import Part, Seconds, footer_marks, part_name
 from pipeline.records import MANIFEST, SUCCESS, read_run
+from pipeline.row_groups import RowGroup, RowGroups
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.shards import TARGET_NBYTES, Lease, plan_shards
 from pipeline.stores import TEMP, Store
@@ -109,7 +110,7 @@ def simulated(shards: int, rows: int) -> Dataset:
     schema = pa.schema({"x": pa.list_(pa.float32(), WIDTH), "id": pa.int64()})
     files = []
     for number, first in enumerate(range(0, shards, GROUPS)):
-        groups = tuple(
+        groups = RowGroups.of(
             RowGroup(rows, (TARGET_NBYTES - 8 * rows, 8 * rows), (0, 0), (WIDTH * rows, rows))
             for _ in range(min(GROUPS, shards - first))
         )

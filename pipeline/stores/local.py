@@ -1,6 +1,6 @@
 """A folder of this machine or of a network file system: write, sync, rename, sync the folder."""
 
-# ruff: noqa: PTH105, PTH106, PTH108, PTH110, PTH116 - see LocalStore._at
+# ruff: noqa: PTH105, PTH106, PTH108, PTH110, PTH116, PTH208 - see LocalStore._at
 
 from __future__ import annotations
 
@@ -61,17 +61,19 @@ class LocalStore:
 
     def names(self, folder: str = "") -> list[str]:
         try:
-            return sorted(path.name for path in (self.root / folder).iterdir())
+            return sorted(os.listdir(self._at(folder)))
         except FileNotFoundError:
             return []
 
     def files(self) -> list[str]:
         found: list[str] = []
-        for folder, folders, names in os.walk(self.root):
+        for folder, folders, names in os.walk(self.where):
             folders[:] = [f for f in folders if not is_hidden(f)]
-            inside = Path(folder).relative_to(self.root)
-            found += [(inside / name).as_posix() for name in names if not is_hidden(name)]
-        return sorted(found)
+            inside = folder[len(self.where) :].strip("/")
+            before = f"{inside}/" if inside else ""
+            found += [before + name for name in names if not is_hidden(name)]
+        found.sort()
+        return found
 
     def open(self, name: str) -> Any:
         return pa.OSFile(str(self.root / name), "rb")

@@ -19,7 +19,7 @@ class Clock:
 
 
 def table(*nbytes: int, clock: Clock | None = None) -> LeaseTable:
-    return LeaseTable((shard(i, n) for i, n in enumerate(nbytes)), clock or Clock())
+    return LeaseTable([shard(i, n) for i, n in enumerate(nbytes)], clock or Clock())
 
 
 def take(leases: LeaseTable, scorer: int, others: bool = True) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -67,7 +68,7 @@ class Run:
         self.executor = executor
         self.ledger = ledger or Ledger()
         left = [i for i in range(shards) if i not in self.committed]
-        self.table = LeaseTable((shard(i, nbytes=100 + i % 3) for i in left), executor.clock)
+        self.table = LeaseTable([shard(i, nbytes=100 + i % 3) for i in left], executor.clock)
         self.told: list[Event] = []
         self.lending = Lending(
             executor, range(executor.scorers), self.table, self.ledger, limits, self.told.append,
@@ -453,7 +454,7 @@ def test_failures_that_differ_or_come_after_a_success_do_not_stop_the_job() -> N
 
         executor.reply = reply  # type: ignore[method-assign]
         run = Run(executor, shards=6)
-        run.table._fresh.sort(key=lambda shard: -shard.index)  # shard 0 first
+        run.table._fresh = array("q", reversed(range(6)))  # shard 0 first
         ending = run.run()
         assert ending.exit_code == INCOMPLETE and len(run.table.set_aside) >= 5, ending
 

@@ -12,8 +12,9 @@ from numa.placement import Place
 from pipeline.binding import bind
 from pipeline.dataset import Dataset
 from pipeline.errors import BindingError, MemoryPlanError
-from pipeline.footers import DataFile, RowGroup
+from pipeline.footers import DataFile
 from pipeline.plan import Plan, default_batch_rows, make_plan, price
+from pipeline.row_groups import RowGroup, RowGroups
 
 GIB = 1 << 30
 
@@ -37,11 +38,8 @@ SCHEMA = pa.schema([("id", pa.int64()), ("x", pa.list_(pa.float32(), 1024))])
 
 
 def dataset(format: str = "parquet", groups: int = 5, rows: int = 2500) -> Dataset:
-    group = RowGroup(rows, (8 * rows, 4096 * rows))
-    files = [
-        DataFile(f"/in/rows-{i}.parquet", format, 40_000_000, 1, (group,) * groups)
-        for i in range(8)
-    ]
+    held = RowGroups.of([RowGroup(rows, (8 * rows, 4096 * rows))] * groups)
+    files = [DataFile(f"/in/rows-{i}.parquet", format, 40_000_000, 1, held) for i in range(8)]
     return Dataset(tuple(files), SCHEMA, ("/in",))
 
 
@@ -112,14 +110,15 @@ def test_the_driver_is_priced_where_it_is() -> None:
 def test_batches_are_some_megabytes(width: int, rows: int) -> None:
     x = Value("x", np.dtype(np.float32), ("N", width))
     schema = pa.schema([("x", pa.list_(pa.float32(), width))])
-    files = (DataFile("/in/a", "parquet", 1, 1, (RowGroup(10, (40 * width,)),)),)
+    groups = RowGroups.of([RowGroup(10, (40 * width,))])
+    files = (DataFile("/in/a", "parquet", 1, 1, groups),)
     assert default_batch_rows(Dataset(files, schema, ()), bind(schema, (x,), (Y,))) == rows
 
 
 def with_kept(nbytes: int, dictionary: int) -> Dataset:
     """A field `id` of so many bytes a row beside a dictionary, and x, in one row group."""
     group = RowGroup(10_000, (nbytes * 10_000, 40_960_000), (dictionary, 0))
-    return Dataset((DataFile("/in/a", "parquet", 1, 1, (group,)),), SCHEMA, ())
+    return Dataset((DataFile("/in/a", "parquet", 1, 1, RowGroups.of([group])),), SCHEMA, ())
 
 
 def test_kept_fields_count_in_batches_and_bound() -> None:

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.dataset import Dataset
-from pipeline.footers import DataFile, RowGroup
+from pipeline.footers import DataFile
+from pipeline.row_groups import RowGroup, RowGroups
 from pipeline.shards import MIN_SHARDS, TARGET_NBYTES, plan_shards
 
 row_groups = st.lists(
@@ -17,7 +18,7 @@ row_groups = st.lists(
 
 def dataset(files: list[list[RowGroup]]) -> Dataset:
     made = tuple(
-        DataFile(f"/in/{i:03d}.parquet", "parquet", 100 + i, 5, tuple(groups))
+        DataFile(f"/in/{i:03d}.parquet", "parquet", 100 + i, 5, RowGroups.of(groups))
         for i, groups in enumerate(files)
     )
     return Dataset(made, pa.schema({"x": pa.int64()}), ())
