@@ -8,7 +8,6 @@ process of its own, and read; nothing runs.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import re
@@ -155,15 +154,9 @@ def assembly(kernels: Sequence[str], tier: str = "") -> dict[str, str]:
 
 
 def _compiled_here(name: str) -> str:
-    from numba import cfunc  # the processor is read when it is imported
+    from engine.kernels.building import build  # numba reads the processor when it is imported
 
-    from engine.kernels.building import SIGNATURE
-    from engine.kernels.table import KERNELS
-
-    module, _, factory = KERNELS[name].source.partition(":")
-    make = getattr(importlib.import_module(module), factory)
-    code = cfunc(SIGNATURE, error_model="numpy")(make(*KERNELS[name].arguments))
-    return str(code._library.get_asm_str())
+    return str(build(name)._library.get_asm_str())
 
 
 def main() -> None:

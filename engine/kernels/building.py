@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import gc
 import importlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 from numba import cfunc, types
 from numba.core import config
 
 from engine.kernels.cache import cache_folder
+from engine.kernels.compiling import KernelCompiler
 from engine.kernels.table import KERNELS
 
 SIGNATURE = types.void(*[types.int64] * 5)
@@ -19,25 +23,53 @@ SIGNATURE = types.void(*[types.int64] * 5)
 
 
 @contextmanager
-def cached_here() -> Iterator[None]:
-    """Numba keeps what is decorated inside in `cache_folder()`, and others' where they want it."""
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(cache_folder())
+def kept(name: str) -> Iterator[None]:
+    """What numba compiles inside it keeps in a folder `name` of `cache_folder()`, or finds there.
+
+    Where it is not yet there, one process compiles it and the others wait. A folder for each,
+    because numba reads and writes an index of all that one folder has of a source file.
+    """
+    folder, before, collects = cache_folder() / name, config.CACHE_DIR, gc.isenabled()
+    with nullcontext() if any(folder.glob("*/*.nbi")) else _one_at_a_time(folder):
+        config.CACHE_DIR = str(folder)
+        gc.disable()  # numba's many small objects stay: looking through them took a tenth of it
+        try:
+            yield
+        finally:
+            config.CACHE_DIR = before
+            if collects:
+                gc.enable()
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """A lock that ends with its process; without one, where the folder cannot hold it."""
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError:
         yield
-    finally:
-        config.CACHE_DIR = before
+        return
+    with lock:
+        with suppress(OSError):  # of a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @functools.cache
 def compiled(name: str) -> Any:
     """The kernel `name` as a numba cfunc; from the disk, or compiled now (a second or so)."""
-    source = KERNELS[name].source
-    module, _, factory = source.partition(":")
+    with kept(name):
+        return build(name, cache=True)
+
+
+def build(name: str, cache: bool = False) -> Any:
+    """The same, wherever numba's cache is, or without one."""
+    module, _, factory = KERNELS[name].source.partition(":")
     make: Callable[..., Callable[..., None]] = getattr(importlib.import_module(module), factory)
     python = make(*KERNELS[name].arguments)
-    with cached_here():
-        return cfunc(SIGNATURE, cache=True, error_model="numpy")(python)
+    settings = {"error_model": "numpy", "pipeline_class": KernelCompiler}
+    return cfunc(SIGNATURE, cache=cache, **settings)(python)
 
 
 def address(name: str) -> int:

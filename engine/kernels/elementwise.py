@@ -11,6 +11,7 @@ from __future__ import annotations
 from numba import types
 from numba.extending import overload
 
+from engine.kernels.compiling import PART
 from engine.kernels.functions import VECTOR_FUNCTIONS, exp, inline, log
 from engine.kernels.vector import (
     at_least,
@@ -30,7 +31,7 @@ def apply(name, x, a, b):
     raise NotImplementedError("compiled code only")
 
 
-@overload(apply, prefer_literal=True, strict=False)
+@overload(apply, jit_options=PART, prefer_literal=True, strict=False)
 def _apply_compiled(name, x, a, b):
     if not isinstance(name, types.StringLiteral):
         return None
@@ -93,7 +94,7 @@ def combine(name, x, y):
     raise NotImplementedError("compiled code only")
 
 
-@overload(combine, prefer_literal=True, strict=False)
+@overload(combine, jit_options=PART, prefer_literal=True, strict=False)
 def _combine_compiled(name, x, y):
     if not isinstance(name, types.StringLiteral):
         return None

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from llvmlite import ir
+from numba import types
 from numba.core import cgutils
 
 F32, F64, I64, I32 = ir.FloatType(), ir.DoubleType(), ir.IntType(64), ir.IntType(32)
@@ -24,6 +25,11 @@ def splat(builder, scalar, lanes):
     """A vector with the scalar in every lane."""
     one = builder.insert_element(undefined(lanes), scalar, ir.Constant(I32, 0))
     return shuffle(builder, one, undefined(lanes), [0] * lanes)
+
+
+def in_all_lanes(context, b, kind, given, value):
+    """A scalar of numba's type `given` in every lane of a vector of `kind`."""
+    return splat(b, context.cast(b, value, given, types.float32), kind.lanes)
 
 
 def hidden(builder, address):
@@ -67,6 +73,12 @@ def places_of(b, kind, address):
     piece = register_type(kind)
     for k in range(kind.pieces):
         yield at(b, b.add(address, ir.Constant(I64, 4 * piece.count * k)) if k else address, piece)
+
+
+def each_piece(b, kind, emit_one, args):
+    """emit_one(builder, kind, args) on every piece of vectors of one kind."""
+    pieces = zip(*(pieces_of(b, kind, a) for a in args), strict=True)
+    return in_one(b, kind, [emit_one(b, register_type(kind), one) for one in pieces])
 
 
 def call_llvm(b, name, kind, args):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from engine.kernels.compiling import PART
 from engine.kernels.registers import register_lanes, shuffles_are_free
 from engine.kernels.vector import (
     absolute,
@@ -47,9 +48,9 @@ _SMALLEST_NORMAL = F(1.17549435e-38)
 _INFINITY = F(np.inf)
 _NAN = F(np.nan)
 
-inline = njit(error_model="numpy", nogil=True)
+inline = njit(error_model="numpy", nogil=True, **PART)
 """Compiled into whatever kernel calls it; LLVM inlines it there."""
-forced = njit(error_model="numpy", nogil=True, forceinline=True)
+forced = njit(error_model="numpy", nogil=True, forceinline=True, **PART)
 """The same however long it is, so that constants of the kernel end up in its instructions."""
 
 

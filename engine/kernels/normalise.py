@@ -11,6 +11,7 @@ from __future__ import annotations
 from numba import types
 from numba.extending import overload
 
+from engine.kernels.compiling import PART
 from engine.kernels.functions import inline
 from engine.kernels.vector import (
     absolute,
@@ -127,7 +128,7 @@ def _accumulate(name, total, x):
     raise NotImplementedError("compiled code only")
 
 
-@overload(_accumulate, prefer_literal=True, strict=False)
+@overload(_accumulate, jit_options=PART, prefer_literal=True, strict=False)
 def _accumulate_compiled(name, total, x):
     if not isinstance(name, types.StringLiteral):
         return None

@@ -13,7 +13,7 @@ import time
 import numpy as np
 from numba import njit
 
-from engine.kernels.building import cached_here
+from engine.kernels.building import kept
 from engine.kernels.registers import register_lanes
 from engine.kernels.vector import fma, like, store, zeros
 
@@ -26,7 +26,7 @@ LATENCY = 4
 _TRIES = 7
 
 
-with cached_here():
+with kept("peak"):
 
     @njit(nogil=True, cache=True)
     def _independent(count, out):

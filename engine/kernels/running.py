@@ -14,7 +14,7 @@ from typing import Any
 from numba import njit, types
 from numba.extending import intrinsic
 
-from engine.kernels.building import cached_here
+from engine.kernels.building import kept
 from engine.kernels.calling import call_kernel
 from engine.kernels.emitting import I64, at
 from engine.kernels.functions import inline
@@ -113,5 +113,5 @@ def _move(step, patch, count, tiles):
 @functools.cache
 def run_columns() -> Any:
     """The compiled loop; releases the interpreter's lock while it runs."""
-    with cached_here():
+    with kept("run_columns"):
         return njit(_SIGNATURE, nogil=True, cache=True, error_model="numpy")(_run_columns)

@@ -13,6 +13,7 @@ from numba import types
 from numba.extending import overload
 
 from engine.kernels.borders import copy_eight
+from engine.kernels.compiling import PART
 from engine.kernels.functions import inline
 from engine.kernels.vector import load_float, load_i32, load_i64, store_float
 
@@ -99,7 +100,7 @@ def _add_token(name, total, x):
     raise NotImplementedError("compiled code only")
 
 
-@overload(_add_token, prefer_literal=True, strict=False)
+@overload(_add_token, jit_options=PART, prefer_literal=True, strict=False)
 def _add_token_compiled(name, total, x):
     if not isinstance(name, types.StringLiteral):
         return None

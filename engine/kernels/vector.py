@@ -18,7 +18,8 @@ import operator
 
 from llvmlite import binding, ir
 from numba import types
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from engine.kernels.emitting import (
     F32,
@@ -26,8 +27,10 @@ from engine.kernels.emitting import (
     I64,
     at,
     call_llvm,
+    each_piece,
     fused,
     hidden,
+    in_all_lanes,
     in_one,
     larger,
     pieces_of,
@@ -225,8 +228,7 @@ def like(typing, vector, value):
     """A scalar in every lane of a vector shaped as `vector`."""
 
     def emit(context, b, signature, args):
-        x = context.cast(b, args[1], signature.args[1], types.float32)
-        return splat(b, x, vector.lanes)
+        return in_all_lanes(context, b, vector, signature.args[1], args[1])
 
     return vector(vector, value), emit
 
@@ -254,9 +256,7 @@ def _elementwise(emit_one, arity):
     """An intrinsic that maps `arity` vectors of one kind to one: emit_one(builder, kind, args)."""
 
     def emit(context, b, signature, args):
-        kind = signature.return_type
-        pieces = zip(*(pieces_of(b, kind, a) for a in args), strict=True)
-        return in_one(b, kind, [emit_one(b, register_type(kind), one) for one in pieces])
+        return each_piece(b, signature.return_type, emit_one, args)
 
     # numba reads the number of arguments off the function's own signature
     def one(typing, x):
@@ -280,10 +280,6 @@ ceil = _elementwise(lambda b, kind, args: call_llvm(b, "ceil", kind, args), 1)
 nearest = _elementwise(lambda b, kind, args: call_llvm(b, "rint", kind, args), 1)
 """To the nearest whole number, ties to even."""
 copysign = _elementwise(lambda b, kind, args: call_llvm(b, "copysign", kind, args), 2)
-_add = _elementwise(lambda b, kind, args: b.fadd(*args), 2)
-_sub = _elementwise(lambda b, kind, args: b.fsub(*args), 2)
-_mul = _elementwise(lambda b, kind, args: b.fmul(*args), 2)
-_div = _elementwise(lambda b, kind, args: b.fdiv(*args), 2)
 at_least = _elementwise(lambda b, kind, args: larger(b, *args), 2)
 """The larger of x and y; a NaN in x stays NaN."""
 at_most = _elementwise(lambda b, kind, args: smaller(b, *args), 2)
@@ -374,26 +370,28 @@ def split_exponent(typing, x):
     return pair(x), emit
 
 
-def _operator(symbol, function):
+def _operator(symbol, emit_one):
     """`x symbol y` for two vectors and for a vector and a scalar on either side."""
 
-    @overload(symbol, inline="always")
-    def both(x, y):
-        if isinstance(x, VectorType) and isinstance(y, VectorType):
-            return lambda x, y: function(x, y)
-        if isinstance(x, VectorType) and isinstance(y, types.Number):
-            return lambda x, y: function(x, like(x, y))
-        if isinstance(x, types.Number) and isinstance(y, VectorType):
-            return lambda x, y: function(like(y, x), y)
-        return None
+    @infer_global(symbol)
+    class _Typed(AbstractTemplate):
+        def generic(self, args, kws):
+            kind = next((a for a in args if isinstance(a, VectorType)), None)
+            if kind is None or not all(a == kind or isinstance(a, types.Number) for a in args):
+                return None
+            return kind(*args)
 
-    return both
+    def emit(context, b, signature, args):
+        kind, pairs = signature.return_type, zip(signature.args, args, strict=True)
+        wide = [x if a == kind else in_all_lanes(context, b, kind, a, x) for a, x in pairs]
+        return each_piece(b, kind, emit_one, wide)
+
+    scalar, vector = types.Number, VectorType
+    for given in ((vector, vector), (vector, scalar), (scalar, vector)):
+        lower_builtin(symbol, *given)(emit)
 
 
-for _symbol, _function in (
-    (operator.add, _add),
-    (operator.sub, _sub),
-    (operator.mul, _mul),
-    (operator.truediv, _div),
-):
-    _operator(_symbol, _function)
+_operator(operator.add, lambda b, kind, args: b.fadd(*args))
+_operator(operator.sub, lambda b, kind, args: b.fsub(*args))
+_operator(operator.mul, lambda b, kind, args: b.fmul(*args))
+_operator(operator.truediv, lambda b, kind, args: b.fdiv(*args))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import gc
 import importlib
 import os
 import subprocess
@@ -13,6 +16,8 @@ import onnx
 import pytest
 import token_jobs
 
+from engine.kernels import building
+from engine.kernels.functions import VECTOR_FUNCTIONS
 from engine.kernels.row import Kernel
 from engine.kernels.table import KERNELS
 
@@ -32,6 +37,21 @@ class Compiled(event.Listener):
 event.register("numba:compile", Compiled())
 engine.Session(engine.compile(sys.argv[1], confirm=False), cpus=[int(sys.argv[2])])
 """
+
+ANOTHER = """
+import fcntl, sys
+
+take = fcntl.flock
+
+def flock(*arguments):
+    print("asks", flush=True)
+    take(*arguments)
+
+fcntl.flock = flock
+from engine.kernels.building import compiled
+print("found", compiled(sys.argv[1]).cache_hits)
+"""
+SMALL = "neg_f32_x16"
 
 
 def plain(value: Any) -> bool:
@@ -59,3 +79,53 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     ]
     assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
     assert runs[1].stdout == ""
+
+
+def test_one_process_compiles_and_the_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLONNADE_CACHE_DIR", str(tmp_path))
+    words = [sys.executable, "-c", ANOTHER, SMALL]
+    with building.kept(SMALL):
+        other = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None
+        assert other.stdout.readline() == "asks\n"
+        building.build(SMALL, cache=True)
+    assert other.communicate()[0] == "found 1\n"
+    assert other.returncode == 0
+
+
+def test_a_folder_without_locks_is_no_reason_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("COLONNADE_CACHE_DIR", str(tmp_path / "file"))
+    with building.kept(SMALL):
+        pass
+    monkeypatch.setenv("COLONNADE_CACHE_DIR", str(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", refuse)
+        with building.kept(SMALL):
+            pass
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.ENOLCK, "no locks available")
+
+
+def test_what_compiles_is_collected_for_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLONNADE_CACHE_DIR", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt), building.kept(SMALL):
+        assert not gc.isenabled()
+        raise KeyboardInterrupt
+    assert gc.isenabled()
+
+
+def test_parts_of_kernels_refuse_python() -> None:
+    building.build(SMALL)
+    part = VECTOR_FUNCTIONS["Neg"]
+    assert part.signatures
+    with pytest.raises(TypeError):
+        part.get_compile_result(part.nopython_signatures[0]).entry_point(1, 2, 3)
