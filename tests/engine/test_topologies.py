@@ -23,7 +23,8 @@ NAMES = sorted(p.stem for p in LIGHT.glob("light_*.onnx"))
 LARGE = ("vgg19", "bvlc_alexnet", "zfnet512")
 """Hundreds of megabytes of fully connected weights each."""
 DRAWN = 1_000_003
-"""Values drawn for a tensor; a larger one repeats them, at other places in each of its rows."""
+"""Values drawn at most for a tensor; a larger one repeats them, at other places in each of its
+rows."""
 
 
 def with_weights(path: Path, zeros: float) -> onnx.ModelProto:
@@ -47,8 +48,9 @@ def drawn(rng: np.random.Generator, dims: tuple[int, ...], zeros: float, name: s
     if len(dims) < 2:  # a bias, or a mean, a scale or a variance, which must be positive
         return (1 + 0.1 * rng.random(dims)).astype(np.float32)
     fan = float(np.prod(dims[1:])) * (1 - zeros)
-    made = rng.standard_normal(DRAWN, np.float32) * np.float32(np.sqrt(2 / max(fan, 1)))
-    made[rng.random(DRAWN, np.float32) < zeros] = 0
+    count = min(DRAWN, int(np.prod(dims)))
+    made = rng.standard_normal(count, np.float32) * np.float32(np.sqrt(2 / max(fan, 1)))
+    made[rng.random(count, np.float32) < zeros] = 0
     return np.resize(made, dims)
 
 

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -67,7 +66,7 @@ def chain(end):
     if time.monotonic() < end:
         threading.Thread(target=chain, args=(end,)).start()
 for _ in range(4):
-    threading.Thread(target=chain, args=(time.monotonic() + 20,)).start()
+    threading.Thread(target=chain, args=(time.monotonic() + 300,)).start()
 print("ready", flush=True)
 """
 
@@ -78,8 +77,7 @@ def test_threads_that_appear_and_vanish_meanwhile() -> None:
         assert child.stdout and child.stdout.readline() == b"ready\n"
         try:
             pin_all_threads(ALLOWED[:1], child.pid)
-            deadline = time.monotonic() + 0.3
-            while time.monotonic() < deadline:
+            for _ in range(100):
                 assert set(thread_cpus(child.pid).values()) <= {frozenset(ALLOWED[:1])}
         finally:
             child.kill()

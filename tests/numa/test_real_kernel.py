@@ -1,6 +1,6 @@
 """Placement on a real kernel with several NUMA nodes, in an emulated machine (scripts/vm).
 
-One boot for each machine; every test looks at what that boot brought back. Two of them also run a
+One boot for each machine; every test looks at what that boot brought back. Both can also run a
 whole job. Where there is no such machine the tests are skipped, with the reason.
 """
 
@@ -24,13 +24,14 @@ from scripts.vm.proof import ROOT, Proof, guest_command, read, run_here, write
 from scripts.vm.shape import Shape
 
 MIB = 1 << 20
+PLAIN = "two nodes and one of memory"
+"""With one scorer a node of processors in its job, as a machine without the third would have."""
 SHAPES = {
-    "two nodes": Shape(2),
-    "two nodes and one of memory": Shape(2, memory_only=1),
+    PLAIN: Shape(2, memory_only=1),
     "four nodes on two sockets": Shape(4, sockets=2),
 }
 JOBS = {
-    "two nodes": (),
+    PLAIN: (),
     "four nodes on two sockets": ("--domain", "socket", "--engines", "1"),
 }
 """Options of the job that a machine runs, beside. Four scorers would take twice as long:
@@ -70,7 +71,7 @@ def boots(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Boots:
     def boot(name: str) -> Found:
         folder = tmp_path_factory.mktemp("guest")
         command = f"cd {shlex.quote(str(ROOT))} && {EXAMINE} >{shlex.quote(str(folder / 'facts'))}"
-        if with_job := name in JOBS and (WHOLE or name == "two nodes"):
+        if with_job := name in JOBS and (WHOLE or name == PLAIN):
             write(folder)
             run_here(folder)
             command = f"{guest_command(folder, *JOBS[name])} && {command}"
@@ -89,7 +90,7 @@ def found(request: pytest.FixtureRequest, boots: Boots) -> Found:
 
 @pytest.fixture
 def proof(boots: Boots) -> Proof:
-    made = boots("two nodes").proof
+    made = boots(PLAIN).proof
     assert made is not None
     return made
 
