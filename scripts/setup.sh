@@ -2,6 +2,10 @@
 # It needs Python 3.11 or newer with pip, and makes .venv at the root.
 # shellcheck shell=bash
 
+# Hundreds of interpreters start in the tests, several in the demo: each would compile our sources, for
+# half a second, if an environment's PYTHONDONTWRITEBYTECODE kept the first from leaving them compiled.
+unset PYTHONDONTWRITEBYTECODE
+
 say() { printf 'colonnade: %s\n' "$*" >&2; }
 
 # The first Python on the PATH that is new enough and runs; PYTHON=... chooses another.

@@ -140,3 +140,11 @@ def test_without_the_emulated_machine_the_set_up_goes_on(checkout: Path) -> None
     assert done.stdout == "ready\n"
     assert "no such machine" in done.stderr
     assert "the tests that need it are skipped" in done.stderr
+
+
+def test_compiled_sources_are_kept_for_the_next_process() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"source '{ROOT}/scripts/setup.sh'; env"],
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "PYTHONDONTWRITEBYTECODE" not in done.stdout

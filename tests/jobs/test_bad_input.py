@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import small_job
 from click.testing import CliRunner
+from here import here
 from onnx import TensorProto
-from small_job import ROWS, Source, colonnade, words
+from small_job import ROWS, Source, words
 
 from jobs.cli import main
 
@@ -154,7 +155,7 @@ def with_bad_row(folder: Path) -> tuple[Source, Path]:
 def test_null_stops_the_job_naming_file_row_and_field(tmp_path: Path) -> None:
     source, path = with_bad_row(tmp_path)
     output = tmp_path / "out"
-    run = colonnade(*words(source, output))
+    run = here(*words(source, output))
     assert run.code == 1, run.stderr
     for text in (str(path), "137", "'x'", "null"):
         assert text in run.stderr, run.stderr
@@ -164,10 +165,10 @@ def test_null_stops_the_job_naming_file_row_and_field(tmp_path: Path) -> None:
 def test_null_is_skipped_within_the_budget(tmp_path: Path) -> None:
     source, path = with_bad_row(tmp_path)
     output = tmp_path / "out"
-    run = colonnade(*words(source, output, "--on-error", "skip", "--max-errors", "0"))
+    run = here(*words(source, output, "--on-error", "skip", "--max-errors", "0"))
     assert run.code == 3 and "over --max-errors 0" in run.stderr, run.stderr
     assert not (output / "_SUCCESS").exists()
-    run = colonnade(*words(source, output, "--on-error", "skip", "--max-errors", "1"))
+    run = here(*words(source, output, "--on-error", "skip", "--max-errors", "1"))
     assert run.code == 0, run.stderr
     ended = run.events("JobEnded")[0]
     assert (ended["rows_in"], ended["rows_out"], ended["rejects"]) == (ROWS, ROWS - 1, 1)
@@ -179,13 +180,13 @@ def test_null_is_skipped_within_the_budget(tmp_path: Path) -> None:
     assert len(reject) == 1 and str(path) in json.dumps(reject) and "137" in json.dumps(reject)
 
     for marker in ("_SUCCESS", ""):  # a job that is done, then one that lacks only its end
-        again = colonnade(*words(source, output, "--on-error", "skip", "--max-errors", "0"))
+        again = here(*words(source, output, "--on-error", "skip", "--max-errors", "0"))
         assert again.code == 3 and not again.lent, "a rerun does not widen the budget"
         assert f"1 row rejected, over --max-errors 0; they are listed in {output}" in again.stderr
         advice = again.stderr.splitlines()[-1]
         assert "--on-error skip" in advice and "--max-errors" not in advice
         (output / (marker or "_SUCCESS")).unlink(missing_ok=True)
-    assert colonnade(*shlex.split(advice)[1:]).code == 0
+    assert here(*shlex.split(advice)[1:]).code == 0
     assert (output / "_SUCCESS").exists()
 
 
@@ -198,7 +199,7 @@ def test_nan_passes_through(tmp_path: Path) -> None:
     values = pa.FixedSizeListArray.from_arrays(pa.array(x), 8)
     pq.write_table(whole.set_column(1, "x", values), path)
     output = tmp_path / "out"
-    run = colonnade(*words(source, output))
+    run = here(*words(source, output))
     assert run.code == 0, run.stderr
     y = small_job.read_parts(output)["y"].combine_chunks().flatten().to_numpy().reshape(ROWS, 4)
     assert np.isnan(y[3]).any() and not np.isnan(np.delete(y, 3, axis=0)).any()

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import small_job
 from click.testing import CliRunner, Result
-from small_job import ROOT, SHARDS, Source, colonnade, words
+from here import here
+from small_job import ROOT, SHARDS, Source, words
 
 from jobs.cli import main
 
@@ -141,7 +142,7 @@ def test_dry_run_as_json(source: Source, tmp_path: Path) -> None:
 
 def test_verify_finds_a_flipped_byte(source: Source, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    assert colonnade(*words(source, output)).code == 0
+    assert here(*words(source, output)).code == 0
     assert "all is well" in invoke("verify", str(output)).stdout
     part = output / "part-000004.parquet"
     content = bytearray(part.read_bytes())

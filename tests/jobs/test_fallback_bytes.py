@@ -11,7 +11,8 @@ import onnx
 import pytest
 import small_job
 import small_models as small
-from small_job import colonnade, words
+from here import driven
+from small_job import words
 
 ROWS, INNER = 64, 577
 """Of the products: small, but enough for OpenBLAS to cut them in two."""
@@ -51,7 +52,7 @@ def test_one_engine_of_two_threads_and_two_of_one_write_the_same(tmp_path: Path)
     for engines, threads in (("1", "2"), ("2", "1")):
         output = tmp_path / f"out-{engines}"
         more = "--engines", engines, "--threads", threads
-        run = colonnade(*words(source, output, *more))
+        run = driven(*words(source, output, *more))
         assert run.code == 0, run.stderr
         written.append([p.read_bytes() for p in sorted(output.glob("part-*"))])
     assert len(written[0]) == len(small_job.GROUPS)

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import small_job
 import token_jobs
-from small_job import Source, colonnade, read_parts, words
+from here import here
+from small_job import Source, read_parts, words
 
 SOURCE = '''
 import numpy as np
@@ -54,7 +55,7 @@ BOTH = ("--before", "job_hooks:half", "--after", "job_hooks:best", "--bind", "x=
 def test_both_hooks_with_one_engine_and_two(source: Source, tmp_path: Path) -> None:
     for engines in ("1", "2"):
         more = (*BOTH, "--engines", engines, "--batch-rows", "17" if engines == "2" else "64")
-        run = colonnade(*words(source, tmp_path / engines, *more), env=env(tmp_path))
+        run = here(*words(source, tmp_path / engines, *more), env=env(tmp_path))
         assert run.code == 0, run.stderr
     one, two = read_parts(tmp_path / "1"), read_parts(tmp_path / "2")
     assert one.equals(two)
@@ -77,7 +78,7 @@ def read_parts_of(source: Source, tmp_path: Path) -> np.ndarray:
         table = table.set_column(1, "x", x)
         pq.write_table(table, halved / path.name)
     plain = small_job.Source(source.model, halved, source.expected)
-    run = colonnade(*words(plain, tmp_path / "plain"))
+    run = here(*words(plain, tmp_path / "plain"))
     assert run.code == 0, run.stderr
     y = read_parts(tmp_path / "plain")["y"].combine_chunks().flatten().to_numpy()
     return np.asarray(y).reshape(-1, 4)
@@ -85,11 +86,11 @@ def read_parts_of(source: Source, tmp_path: Path) -> np.ndarray:
 
 def test_another_hook_is_another_run(source: Source, tmp_path: Path) -> None:
     job = words(source, tmp_path / "out", *BOTH)
-    assert colonnade(*job, env=env(tmp_path)).code == 0
-    again = colonnade(*job, env=env(tmp_path))
+    assert here(*job, env=env(tmp_path)).code == 0
+    again = here(*job, env=env(tmp_path))
     assert again.code == 0 and "nothing to do" in again.stderr + again.stdout
     (tmp_path / "job_hooks.py").write_text(SOURCE + "\n# changed\n")
-    run = colonnade(*job, env=env(tmp_path))
+    run = here(*job, env=env(tmp_path))
     assert run.code == 1
     assert "before: the folder has job_hooks:half (sha256 " in run.stderr
     assert "after: the folder has job_hooks:best (sha256 " in run.stderr
@@ -100,7 +101,7 @@ def test_a_hook_that_fails_ends_the_job_by_its_shard(
     source: Source, tmp_path: Path, option: str
 ) -> None:
     more = (option, "job_hooks:fails")
-    run = colonnade(*words(source, tmp_path / "out", *more), env=env(tmp_path))
+    run = here(*words(source, tmp_path / "out", *more), env=env(tmp_path))
     assert run.code == 1
     where = f"{option} job_hooks:fails: shard 2: {source.data / 'in-0.parquet'} rows 100:150: "
     assert where + "ValueError: row 100 (job_hooks.py:17)" in run.stderr
@@ -113,7 +114,7 @@ def test_a_hook_may_make_the_sequences(tmp_path: Path) -> None:
     path = folder / "data" / "a.parquet"
     pq.write_table(pq.read_table(path).rename_columns(["id", "joined"]), path)
     more = ("--before", "job_hooks:lists", "--keep", "id")
-    run = colonnade(*token_jobs.words(folder, tmp_path / "out", *more), env=env(tmp_path))
+    run = here(*token_jobs.words(folder, tmp_path / "out", *more), env=env(tmp_path))
     assert run.code == 0, run.stderr
     found = read_parts(tmp_path / "out")["sentence_embedding"].to_pylist()
     for got, row in zip(found, rows, strict=True):

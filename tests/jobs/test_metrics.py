@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import small_job
+from here import driven, here
 from prometheus_client.parser import text_string_to_metric_families
-from small_job import ROWS, SHARDS, Source, colonnade, words
+from small_job import ROWS, SHARDS, Source, words
 
 from jobs import metrics
 from jobs.metrics import METRICS, Meter, RayMetrics
@@ -35,7 +36,7 @@ def read(path: Path) -> dict[tuple[str, ...], float]:
 def test_the_file_holds_the_figures_of_the_job(source: Source, tmp_path: Path) -> None:
     path, output = tmp_path / "job.prom", tmp_path / "out"
     killed = tmp_path / "killed"
-    run = colonnade(
+    run = driven(
         *words(source, output, "--metrics", str(path)),
         env={"COLONNADE_FAILPOINT": "before_run:3", "COLONNADE_FAILPOINT_ONCE": str(killed)},
     )
@@ -58,7 +59,7 @@ def test_the_file_holds_the_figures_of_the_job(source: Source, tmp_path: Path) -
 
 
 def test_a_folder_that_is_not_there_is_named(source: Source, tmp_path: Path) -> None:
-    run = colonnade(*words(source, tmp_path / "out", "--metrics", str(tmp_path / "no" / "m.prom")))
+    run = here(*words(source, tmp_path / "out", "--metrics", str(tmp_path / "no" / "m.prom")))
     assert run.code == 2 and "metrics: expected a file in a folder that exists" in run.stderr
     assert not (tmp_path / "out").exists()
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import misfortunes
 import pytest
 import small_job
+from here import driven, here
 from misfortunes import hooked
-from small_job import SHARDS, Source, colonnade, words
+from small_job import SHARDS, Source, words
 from watched import Watched
 
 
@@ -23,14 +24,14 @@ def test_shard_that_kills_two_scorers_is_set_aside_and_tried_again(
 ) -> None:
     """By SIGSEGV, with the scorer's last words; the next run does nothing but that shard."""
     arguments = words(source, tmp_path / "out", *misfortunes.OPTIONS)
-    run = colonnade(*arguments, env=hooked(tmp_path, "crash"))
+    run = driven(*arguments, env=hooked(tmp_path, "crash"))
     assert run.code == 3, run.stderr
     deaths = run.events("ScorerDied")
     assert len(deaths) == 2 and "SIGSEGV" in deaths[1]["reason"], run.stderr
     assert "in crash" in deaths[1]["reason"], "the trace of the crash"
     assert [e["shard"] for e in run.events("ShardSetAside")] == [misfortunes.SHARD]
     assert small_job.finals(tmp_path / "out") == set(range(SHARDS)) - {misfortunes.SHARD}
-    again = colonnade(*arguments, env=hooked(tmp_path))
+    again = here(*arguments, env=hooked(tmp_path))
     assert again.code == 0 and again.lent == [misfortunes.SHARD], again.stderr
     small_job.check_exactly_once(source, tmp_path / "out")
 

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from here import here
 from onnx import TensorProto
 from PIL import Image
-from small_job import colonnade, read_parts
+from small_job import read_parts
 
 from jobs.cli import main
 
@@ -25,7 +26,7 @@ PIXELS = np.stack([jobs.picture(seed) for seed in range(ROWS)])
 
 
 def score(folder: Path, output: Path, *more: str) -> pa.Table:
-    run = colonnade(*jobs.words(folder, output, *more))
+    run = here(*jobs.words(folder, output, *more))
     assert run.code == 0, run.stderr
     return read_parts(output)
 
@@ -143,7 +144,7 @@ REASONS = [
 
 
 def test_the_first_bad_picture_ends_the_job_by_name(mixed: Path, tmp_path: Path) -> None:
-    run = colonnade(*jobs.words(mixed, tmp_path / "out", "--image", jobs.IMAGE))
+    run = here(*jobs.words(mixed, tmp_path / "out", "--image", jobs.IMAGE))
     assert run.code == 1
     assert f"{mixed / 'data' / 'a.parquet'}: row 1, field 'x': is null" in run.stderr
 
@@ -211,7 +212,7 @@ def test_what_does_not_fit_is_refused_before_the_start(
 def test_another_image_is_another_run(tmp_path: Path) -> None:
     folder = jobs.write(tmp_path / "in", pa.array([jobs.encoded(p) for p in PIXELS]))
     score(folder, tmp_path / "out", "--image", jobs.IMAGE)
-    again = colonnade(*jobs.words(folder, tmp_path / "out", "--image", "mean=0.5,std=0.5"))
+    again = here(*jobs.words(folder, tmp_path / "out", "--image", "mean=0.5,std=0.5"))
     assert again.code == 1 and "image: the folder has mean=0.485" in again.stderr
 
 

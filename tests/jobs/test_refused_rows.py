@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import small_job
 import small_models as small
-from small_job import Source, colonnade, words
+from here import here
+from small_job import Source, words
 
 ROWS = 300
 BAD = 217
@@ -36,7 +37,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def test_fail_names_file_and_row_and_the_way_out(source: Source, tmp_path: Path) -> None:
-    run = colonnade(*words(source, tmp_path / "out"))
+    run = here(*words(source, tmp_path / "out"))
     assert run.code == 1, run.stderr
     assert f"{source.data / 'a.parquet'}: row {BAD}: the model cannot run on it" in run.stderr
     assert "--on-error skip or null" in run.stderr
@@ -47,7 +48,7 @@ def test_fail_names_file_and_row_and_the_way_out(source: Source, tmp_path: Path)
 @pytest.mark.parametrize("on_error", ["skip", "null"])
 def test_the_others_are_scored(source: Source, tmp_path: Path, on_error: str) -> None:
     output = tmp_path / "out"
-    run = colonnade(*words(source, output, "--on-error", on_error))
+    run = here(*words(source, output, "--on-error", on_error))
     assert run.code == 0, run.stderr
     table = small_job.read_parts(output)
     missing = set(range(ROWS)) - set(table["id"].to_pylist())

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import small_job
+from here import driven, here
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_executor import shard
-from small_job import ROWS, SHARDS, Source, colonnade, words
+from small_job import ROWS, SHARDS, Source, words
 
 from jobs.report import history
 from jobs.report.history import BINS, SLOWEST, TROUBLES, Bins, History
@@ -137,7 +138,7 @@ def browsed(page: Path, folder: Path) -> str:
 def test_figures_of_the_page_are_those_of_the_job(source: Source, tmp_path: Path) -> None:
     output = tmp_path / "out"
     killed = tmp_path / "killed"
-    run = colonnade(
+    run = driven(
         *words(source, output),
         env={"COLONNADE_FAILPOINT": "before_run:3", "COLONNADE_FAILPOINT_ONCE": str(killed)},
     )
@@ -166,10 +167,10 @@ def check_figures(cells: Cells, again: int) -> None:
 def test_a_run_that_does_nothing_leaves_the_page(source: Source, tmp_path: Path) -> None:
     """And --report none writes none; a page is no part of the dataset."""
     output = tmp_path / "out"
-    first = colonnade(*words(source, output, "--report", "none"))
+    first = here(*words(source, output, "--report", "none"))
     assert first.code == 0 and not (output / "_report.html").exists()
-    again = colonnade(*words(source, output, "--restart"))
+    again = here(*words(source, output, "--restart"))
     page = (output / "_report.html").read_bytes()
-    assert again.code == 0 and colonnade(*words(source, output)).code == 0
+    assert again.code == 0 and here(*words(source, output)).code == 0
     assert (output / "_report.html").read_bytes() == page
     small_job.check_exactly_once(source, output)

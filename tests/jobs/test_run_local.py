@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import small_job
+from here import driven, here
 from small_job import ROWS, SHARDS, Source, colonnade, words
 
 from pipeline.failpoints import DRIVER_NAMES, SCORER_NAMES
@@ -42,11 +43,11 @@ def test_run_then_run_again(source: Source, tmp_path: Path) -> None:
     ready = first.events("ScorerReady")[0]["report"]
     assert ready["threads_off_place"] == 0, "every thread of the scorer is on its place"
 
-    again = colonnade(*words(source, output))
+    again = here(*words(source, output))
     assert again.code == 0 and not again.lent, "nothing to do, nothing done"
     assert "nothing to do" in again.stderr
 
-    other = colonnade(*words(source, output, "--keep", "id"))
+    other = here(*words(source, output, "--keep", "id"))
     assert other.code == 1 and "keep" in other.stderr, "another run's folder is refused"
     small_job.check_exactly_once(source, output)
 
@@ -56,7 +57,7 @@ def test_two_engines_write_the_same_bytes(source: Source, tmp_path: Path) -> Non
         pytest.skip("two engines need two cores")
     outputs = [tmp_path / "one", tmp_path / "two"]
     for output, engines in zip(outputs, ("1", "2"), strict=True):
-        run = colonnade(*words(source, output, "--engines", engines, "--batch-rows", engines + "7"))
+        run = driven(*words(source, output, "--engines", engines, "--batch-rows", engines + "7"))
         assert run.code == 0, run.stderr
     one, two = ((output / "_colonnade" / "run.json").read_text() for output in outputs)
     assert one == two, "neither engines nor batches are part of a run's identity"
@@ -66,7 +67,7 @@ def test_two_engines_write_the_same_bytes(source: Source, tmp_path: Path) -> Non
 
 def test_dry_run_writes_nothing(source: Source, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    run = colonnade(*words(source, output, "--dry-run", "--progress", "none"))
+    run = here(*words(source, output, "--dry-run", "--progress", "none"))
     assert run.code == 0, run.stderr
     assert "memory" in run.stdout and not output.exists()
 
@@ -74,23 +75,23 @@ def test_dry_run_writes_nothing(source: Source, tmp_path: Path) -> None:
 def test_dry_run_says_how_far_the_output_folder_is(source: Source, tmp_path: Path) -> None:
     output = tmp_path / "out"
     dry = words(source, output, "--dry-run", "--progress", "none")
-    assert colonnade(*words(source, output)).code == 0
-    assert colonnade(*dry).stdout.endswith("  folder  done before: nothing to do\n")
+    assert here(*words(source, output)).code == 0
+    assert here(*dry).stdout.endswith("  folder  done before: nothing to do\n")
     (output / "_SUCCESS").unlink()
     for index in (0, 5, 7):
         (output / f"part-{index:06}.parquet").unlink()
-    run = colonnade(*dry)
+    run = here(*dry)
     assert run.code == 0 and f"resumes: {SHARDS - 3} of {SHARDS} shards" in run.stdout, run.stdout
-    assert "nothing done yet" in colonnade(*dry, "--restart").stdout
-    standing = json.loads(colonnade(*dry, "--json").stdout)["standing"]
+    assert "nothing done yet" in here(*dry, "--restart").stdout
+    standing = json.loads(here(*dry, "--json").stdout)["standing"]
     assert standing["committed_shards"] == SHARDS - 3 and standing["resumed"]
-    other = colonnade(*dry, "--keep", "id")
+    other = here(*dry, "--keep", "id")
     assert other.code == 1 and "keep" in other.stderr, "as the run itself would say"
 
 
 def test_arrow_parts_and_json_summary(source: Source, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    run = colonnade(*words(source, output, "--format", "arrow", "--json", "--progress", "log"))
+    run = here(*words(source, output, "--format", "arrow", "--json", "--progress", "log"))
     assert run.code == 0, run.stderr
     summary = json.loads(run.stdout)
     assert summary["rows_in"] == ROWS and summary["parts"] == SHARDS
@@ -107,14 +108,14 @@ def test_scorer_killed_in_mid_shard(source: Source, tmp_path: Path, name: str) -
     """
     output = tmp_path / "out"
     arguments = words(source, output, "--max-restarts", "0")
-    run = colonnade(*arguments, env={"COLONNADE_FAILPOINT": f"{name}:2"})
+    run = driven(*arguments, env={"COLONNADE_FAILPOINT": f"{name}:2"})
     assert run.code == 4 and "SIGKILL" in run.stderr, run.stderr
     before = small_job.finals(output)
     assert len(before) <= 1 and sorted(before) == small_job.journal(output)
 
     marker = tmp_path / "killed"
     environment = {"COLONNADE_FAILPOINT": f"{name}:3", "COLONNADE_FAILPOINT_ONCE": str(marker)}
-    run = colonnade(*words(source, output), env=environment)
+    run = driven(*words(source, output), env=environment)
     assert run.code == 0, run.stderr
     assert marker.exists(), "the failpoint was reached"
     assert "SIGKILL" in run.events("ScorerDied")[0]["reason"]
@@ -139,7 +140,7 @@ def test_driver_killed_then_resumed(source: Source, tmp_path: Path, name: str) -
         assert not (output / "_SUCCESS").exists()
     before = small_job.finals(output)
     assert before, "something had been committed"
-    run = colonnade(*words(source, output))
+    run = here(*words(source, output))
     assert run.code == 0, run.stderr
     assert not before & set(run.lent), "a committed shard was computed again"
     assert len(before) + len(run.lent) == SHARDS
@@ -165,7 +166,7 @@ def test_signal_then_resume(source: Source, tmp_path: Path, number: signal.Signa
     assert f"colonnade run --model {source.model}" in run.stderr, "the command to go on"
     done = small_job.journal(output)
     assert not (output / "_SUCCESS").exists() and len(done) <= 3
-    again = colonnade(*words(source, output))
+    again = here(*words(source, output))
     assert again.code == 0 and len(again.lent) == SHARDS - len(done)
     small_job.check_exactly_once(source, output)
 
@@ -176,21 +177,21 @@ def test_frozen_scorer_is_replaced(source: Source, tmp_path: Path) -> None:
         "COLONNADE_FAILPOINT": "before_run:4=stop",
         "COLONNADE_FAILPOINT_ONCE": str(tmp_path / "frozen"),
     }
-    run = colonnade(*words(source, output, "--stall-seconds", "5"), env=environment)
+    run = driven(*words(source, output, "--stall-seconds", "8"), env=environment)
     assert run.code == 0, run.stderr
-    assert "said nothing for 5 s" in run.events("ScorerDied")[0]["reason"]
+    assert "said nothing for 8 s" in run.events("ScorerDied")[0]["reason"]
     small_job.check_exactly_once(source, output)
 
 
 def test_scorer_that_always_dies_is_given_up(source: Source, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    run = colonnade(
+    run = driven(
         *words(source, output, "--max-restarts", "1"), env={"COLONNADE_FAILPOINT": "before_run"}
     )
     assert run.code == 4, run.stderr
     assert "given up after 2 starts" in run.stderr and "to go on, run" in run.stderr
     assert not small_job.finals(output)
-    assert colonnade(*words(source, output)).code == 0
+    assert here(*words(source, output)).code == 0
     small_job.check_exactly_once(source, output)
 
 
@@ -203,9 +204,9 @@ def test_second_driver_is_refused(source: Source, tmp_path: Path) -> None:
     }
     with small_job.popen(*words(source, output), env=environment):
         wait_for(frozen.exists)
-        second = colonnade(*words(source, output))
+        second = here(*words(source, output))
     assert second.code == 1 and "only driver" in second.stderr and not second.lent
-    assert colonnade(*words(source, output)).code == 0
+    assert here(*words(source, output)).code == 0
     small_job.check_exactly_once(source, output)
 
 
@@ -220,13 +221,13 @@ def test_full_disk_then_room(source: Source, tmp_path: Path) -> None:
         pytest.skip("mounting a tmpfs is not allowed here")
     output = mount / "out"
     try:
-        run = colonnade(*words(source, output))
+        run = here(*words(source, output))
         assert run.code == 4, (run.code, run.stderr)
         assert "No space left" in run.stderr and not (output / "_SUCCESS").exists()
         before = small_job.finals(output)
         assert len(before) < SHARDS
         subprocess.run(["mount", "-o", "remount,size=16m", str(mount)], check=True)
-        again = colonnade(*words(source, output))
+        again = here(*words(source, output))
         assert again.code == 0, again.stderr
         assert not before & set(again.lent)
         small_job.check_exactly_once(source, output)

@@ -20,8 +20,9 @@ import pytest
 import small_job
 import small_models as small
 import token_jobs
+from here import driven, here
 from machines import BY_NAME, write_tree
-from small_job import SHARDS, Source, colonnade, words
+from small_job import SHARDS, Source, words
 
 from jobs.executors import Seat, StageSeat, groups_of
 from jobs.memory import _processes, check_memory
@@ -50,8 +51,8 @@ def parts(output: Path) -> dict[str, bytes]:
 def test_two_stages_write_the_same_bytes(source: Source, tmp_path: Path) -> None:
     outputs = tmp_path / "one", tmp_path / "two"
     runs = [
-        colonnade(*words(source, output, "--stages", stages))
-        for output, stages in zip(outputs, ("1", "2"), strict=True)
+        run(*words(source, output, "--stages", stages))
+        for run, output, stages in zip((here, driven), outputs, ("1", "2"), strict=True)
     ]
     assert [run.code for run in runs] == [0, 0], runs[1].stderr
     small_job.check_exactly_once(source, outputs[1])
@@ -59,7 +60,7 @@ def test_two_stages_write_the_same_bytes(source: Source, tmp_path: Path) -> None
     (later,) = runs[1].events("ScorerReady")[0]["report"]["stages"]
     assert later["stage"] == 1 and later["threads_off_place"] == 0
     assert later["cpus"] != runs[1].events("ScorerReady")[0]["report"]["cpus"]
-    again = colonnade(*words(source, outputs[1]))
+    again = here(*words(source, outputs[1]))
     assert again.code == 0 and not again.lent, "the number of stages is no part of a run"
 
 
@@ -67,12 +68,10 @@ def test_two_stages_write_the_same_bytes(source: Source, tmp_path: Path) -> None
 def test_sequences_in_stages_write_the_same_bytes(tmp_path: Path) -> None:
     folder = token_jobs.write(tmp_path / "job", token_jobs.rows())
     found = []
-    for stages in ("1", "2"):
+    for run, stages in ((here, "1"), (driven, "2")):
         output = tmp_path / f"out-{stages}"
-        run = colonnade(
-            *token_jobs.words(folder, output, "--stages", stages),
-        )  # fmt: skip
-        assert run.code == 0, run.stderr
+        done = run(*token_jobs.words(folder, output, "--stages", stages))
+        assert done.code == 0, done.stderr
         found.append(parts(output))
     assert found[0] == found[1]
 
@@ -116,12 +115,12 @@ def test_stages_end_with_their_scorer(source: Source, tmp_path: Path) -> None:
         process.kill()
         _, left = psutil.wait_procs(family, timeout=10)
     assert not left
-    assert colonnade(*words(source, output, "--stages", "2")).code == 0
+    assert here(*words(source, output)).code == 0
     small_job.check_exactly_once(source, output)
 
 
 def test_more_stages_than_the_model_has(source: Source, tmp_path: Path) -> None:
-    run = colonnade(*words(source, tmp_path / "out", "--stages", "9"))
+    run = here(*words(source, tmp_path / "out", "--stages", "9"))
     assert run.code == 1 and not (tmp_path / "out").exists()
     assert "cut it into 9 stages" in run.stderr or "ask for fewer engines" in run.stderr
 

@@ -13,6 +13,7 @@ import pyarrow.fs as pf
 import pyarrow.parquet as pq
 import pytest
 import small_job
+from here import here
 from object_store import Fault
 from object_store import Store as Server
 from small_job import ROWS, SHARDS, Source, colonnade, words
@@ -65,7 +66,7 @@ def test_a_killed_job_is_resumed_and_verified(source: Source, bucket: str) -> No
     assert store_at(f"{bucket}/out").nbytes("_SUCCESS") < 0
     committed = set(replay(store_at(f"{bucket}/out").read_log(JOURNAL)))
     assert len(committed) == 5
-    resumed = colonnade(*job(source, bucket))
+    resumed = here(*job(source, bucket))
     assert resumed.code == 0, resumed.stderr
     # Parts that came after the fifth line are adopted, so these may be fewer still.
     assert not committed & set(resumed.lent), "committed shards are not made again"
@@ -75,18 +76,18 @@ def test_a_killed_job_is_resumed_and_verified(source: Source, bucket: str) -> No
     assert table["id"].to_pylist() == list(range(ROWS))
     y = table["y"].combine_chunks().flatten().to_numpy().reshape(ROWS, 4)
     np.testing.assert_allclose(y, source.expected, atol=1e-4, rtol=1e-4)
-    checked = colonnade("verify", f"{bucket}/out", "--input", f"{bucket}/in")
+    checked = here("verify", f"{bucket}/out", "--input", f"{bucket}/in")
     assert checked.code == 0 and "all is well" in checked.stdout, checked.stdout
 
 
 def test_parts_have_the_bytes_of_a_local_run(source: Source, bucket: str, tmp_path: Path) -> None:
-    assert colonnade(*words(source, tmp_path / "out")).code == 0
+    assert here(*words(source, tmp_path / "out")).code == 0
     there = job(source, bucket)
     there[there.index("--input") + 1] = f"file://{source.data}"
-    run = colonnade(*there)
+    run = here(*there)
     assert run.code == 0, run.stderr
-    here = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("part-*")}
-    assert len(here) == SHARDS and parts(f"{bucket}/out") == here
+    local = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("part-*")}
+    assert len(local) == SHARDS and parts(f"{bucket}/out") == local
     page = store_at(f"{bucket}/out").read("_report.html")
     assert b"<html" in page, "the report lies beside the manifest"
 
@@ -95,11 +96,11 @@ def test_a_store_that_refuses_ends_the_job_with_what_to_do(
     source: Source, bucket: str, server: Server
 ) -> None:
     with server.faults(Fault("PUT", "/out/", "403")):
-        refused = colonnade(*job(source, bucket))
+        refused = here(*job(source, bucket))
     assert refused.code == 1 and not refused.lent, "found before the first shard"
     assert f"{bucket}/out: cannot write" in refused.stderr and "rights" in refused.stderr
     with server.faults(Fault("PUT", "part-000004", "403")):
-        refused = colonnade(*job(source, bucket, "--max-restarts", "0"))
+        refused = here(*job(source, bucket, "--max-restarts", "0"))
     assert refused.code == 4 and "part-000004.parquet" in refused.stderr, refused.stderr
     assert "colonnade run" in refused.stderr, "how to go on is printed"
 
@@ -117,7 +118,7 @@ def test_what_can_be_no_place_is_told(
 ) -> None:
     arguments = words(source, tmp_path / "out")
     arguments[arguments.index(option) + 1] = value
-    refused = colonnade(*arguments)
+    refused = here(*arguments)
     assert refused.code == 2 and said in refused.stderr
 
 
@@ -139,7 +140,7 @@ def test_a_partitioned_dataset_is_mirrored(source: Source, bucket: str) -> None:
         sink.sync()
     arguments = job(source, bucket, "--where", "day == 2 and id < 300", "--keep", "id,day")
     arguments[arguments.index("--input") + 1] = f"{bucket}/days"
-    run = colonnade(*arguments)
+    run = here(*arguments)
     assert run.code == 0, run.stderr
     found = {
         name: pq.read_table(pa.BufferReader(data)) for name, data in parts(f"{bucket}/out").items()
@@ -151,5 +152,5 @@ def test_a_partitioned_dataset_is_mirrored(source: Source, bucket: str) -> None:
     table = pa.concat_tables(rows[name] for name in sorted(rows))
     assert table["id"].to_pylist() == list(range(200, 300))
     assert table["day"].to_pylist() == [2] * 100 and table.schema.names == ["id", "day", "y"]
-    checked = colonnade("verify", f"{bucket}/out", "--input", f"{bucket}/days")
+    checked = here("verify", f"{bucket}/out", "--input", f"{bucket}/days")
     assert checked.code == 0 and "500 left out" in checked.stdout, checked.stdout

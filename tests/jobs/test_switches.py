@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import small_job
-from small_job import Source, colonnade, words
+from here import here
+from small_job import Source, words
 
 import engine
 from engine.errors import EngineError
@@ -35,7 +36,7 @@ def test_names_become_switches() -> None:
 def test_layer_wise_job_gives_the_same_outputs(source: Source, tmp_path: Path) -> None:
     outputs = []
     for name, off in (("on", ()), ("off", ("--off", "columns"))):
-        run = colonnade(*words(source, tmp_path / name, *off))
+        run = here(*words(source, tmp_path / name, *off))
         assert run.code == 0, run.stderr
         small_job.check_exactly_once(source, tmp_path / name)
         table = pq.read_table(tmp_path / name).sort_by("id")
@@ -53,7 +54,7 @@ def test_timed_choices_travel_with_the_run_and_change_no_byte(
     small_job.write_model(wide.model, w1, w2)
     parts = []
     for name, off in (("on", ()), ("off", ("--off", "confirm"))):
-        run = colonnade(*words(wide, tmp_path / name, *off))
+        run = here(*words(wide, tmp_path / name, *off))
         assert run.code == 0, run.stderr
         parts.append(
             np.array(small_job.read_parts(tmp_path / name)["y"].combine_chunks().flatten())
@@ -67,17 +68,17 @@ def test_timed_choices_travel_with_the_run_and_change_no_byte(
 
 def test_a_resume_with_other_switches_is_refused(source: Source, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    assert colonnade(*words(source, output, "--off", "sparse")).code == 0
-    other = colonnade(*words(source, output))
+    assert here(*words(source, output, "--off", "sparse")).code == 0
+    other = here(*words(source, output))
     assert other.code == 1
     assert "program" in other.stderr, "the difference is named"
-    assert colonnade(*words(source, output, "--off", "sparse")).code == 0
+    assert here(*words(source, output, "--off", "sparse")).code == 0
 
 
 def test_an_unknown_name_is_refused_before_anything_is_written(
     source: Source, tmp_path: Path
 ) -> None:
-    run = colonnade(*words(source, tmp_path / "out", "--off", "spare"))
+    run = here(*words(source, tmp_path / "out", "--off", "spare"))
     assert run.code == 1
     assert "'spare'" in run.stderr and "sparse" in run.stderr
     assert not (tmp_path / "out").exists()

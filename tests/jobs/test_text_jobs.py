@@ -14,7 +14,8 @@ import pytest
 import scorer_jobs
 import token_jobs
 from click.testing import CliRunner
-from small_job import colonnade, read_parts
+from here import here
+from small_job import read_parts
 
 import engine
 from jobs.cli import main
@@ -47,7 +48,7 @@ def check(table: pa.Table, texts: dict[int, str]) -> None:
 @pytest.mark.skipif(len(CPUS) < 2, reason="two engines need two processors")
 def test_text_with_one_engine_and_two(folder: Path, tmp_path: Path) -> None:
     for engines in (1, 2):
-        run = colonnade(*token_jobs.words(folder, tmp_path / str(engines), engines=engines))
+        run = here(*token_jobs.words(folder, tmp_path / str(engines), engines=engines))
         assert run.code == 0, run.stderr
     check(read_parts(tmp_path / "1"), dict(enumerate(token_jobs.texts())))
     one, two = (
@@ -58,11 +59,11 @@ def test_text_with_one_engine_and_two(folder: Path, tmp_path: Path) -> None:
 
 def test_another_tokenizer_is_another_run(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    assert colonnade(*token_jobs.words(folder, output)).code == 0
+    assert here(*token_jobs.words(folder, output)).code == 0
     other = tmp_path / "other.json"
     token_jobs.tokenizer(99).save(str(other))
     words = token_jobs.words(folder, output, "--bind", "input_ids=text", "--tokenizer", str(other))
-    again = colonnade(*words)
+    again = here(*words)
     assert again.code == 1
     assert "tokenizer: the folder was made with another tokenizer" in again.stderr
 
@@ -71,10 +72,10 @@ def test_nulls_and_long_texts_obey_on_error(tmp_path: Path) -> None:
     texts = ["cat", None, "a " * 23, "dog ran"]
     source = token_jobs.write_texts(tmp_path / "in", texts)
     output = tmp_path / "out"
-    run = colonnade(*token_jobs.words(source, output))
+    run = here(*token_jobs.words(source, output))
     where = f"{source / 'data' / 'a.parquet'}: row 1, field 'text': is null"
     assert run.code == 1 and where in run.stderr
-    run = colonnade(*token_jobs.words(source, output, "--on-error", "skip", "--restart"))
+    run = here(*token_jobs.words(source, output, "--on-error", "skip", "--restart"))
     assert run.code == 0, run.stderr
     check(read_parts(output), {0: "cat", 3: "dog ran"})
     (rejects,) = (output / "_colonnade" / "rejects").iterdir()
@@ -91,7 +92,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused_before_the_start(
     other = tmp_path / "other.json"
     token_jobs.tokenizer(512).save(str(other))
     more = ("--bind", "input_ids=text", "--tokenizer", str(other))
-    run = colonnade(*token_jobs.words(folder, tmp_path / "out", *more))
+    run = here(*token_jobs.words(folder, tmp_path / "out", *more))
     assert run.code == 1 and not (tmp_path / "out").exists()
     assert "expected at most 100 tokens" in run.stderr and "got 512" in run.stderr
 

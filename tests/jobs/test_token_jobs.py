@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import token_jobs
 from click.testing import CliRunner
-from small_job import colonnade, read_parts
+from here import here
+from small_job import read_parts
 
 from jobs.cli import main
 
@@ -44,7 +45,7 @@ def parts(output: Path) -> list[bytes]:
 @two_cpus
 def test_lists_of_any_length_with_one_engine_and_two(folder: Path, tmp_path: Path) -> None:
     for engines in (1, 2):
-        run = colonnade(*token_jobs.words(folder, tmp_path / str(engines), engines=engines))
+        run = here(*token_jobs.words(folder, tmp_path / str(engines), engines=engines))
         assert run.code == 0, run.stderr
     check(read_parts(tmp_path / "1"), dict(enumerate(token_jobs.rows())))
     assert len(parts(tmp_path / "1")) == 4
@@ -66,7 +67,7 @@ def test_a_row_has_the_same_bytes_wherever_it_stands(folder: Path, tmp_path: Pat
     for source, more in ((folder, ()), (other, ("--batch-rows", "7"))):
         output = tmp_path / f"out-{len(found)}"
         keep = ("--keep", "id,input_ids", *more)
-        run = colonnade(*token_jobs.words(source, output, *keep))
+        run = here(*token_jobs.words(source, output, *keep))
         assert run.code == 0, run.stderr
         found.append(outputs_by_tokens(output))
     assert found[0] == found[1]
@@ -104,7 +105,7 @@ REASONS = [
 def test_bad_rows_are_listed(tmp_path: Path, on_error: str) -> None:
     folder = token_jobs.write(tmp_path / "in", [[5, 6], *BAD])
     output = tmp_path / "out"
-    run = colonnade(*token_jobs.words(folder, output, "--on-error", on_error))
+    run = here(*token_jobs.words(folder, output, "--on-error", on_error))
     assert run.code == 0, run.stderr
     table = read_parts(output)
     good = {0: [5, 6], 7: [7] * 24}
@@ -124,7 +125,7 @@ def test_bad_rows_are_listed(tmp_path: Path, on_error: str) -> None:
 @pytest.mark.parametrize("number", range(len(REASONS)))
 def test_a_bad_row_stops_a_job_by_its_file_and_row(tmp_path: Path, number: int) -> None:
     folder = token_jobs.write(tmp_path / "in", [[5, 6], [4], BAD[number]])
-    run = colonnade(*token_jobs.words(folder, tmp_path / "out"))
+    run = here(*token_jobs.words(folder, tmp_path / "out"))
     assert run.code == 1
     where = f"{folder / 'data' / 'a.parquet'}: row 2, field 'input_ids': {REASONS[number]}"
     assert where in run.stderr
@@ -133,21 +134,21 @@ def test_a_bad_row_stops_a_job_by_its_file_and_row(tmp_path: Path, number: int) 
 def test_long_rows_are_cut_if_asked(tmp_path: Path) -> None:
     folder = token_jobs.write(tmp_path / "in", [list(range(99)), [5]])
     output = tmp_path / "out"
-    run = colonnade(*token_jobs.words(folder, output, "--too-long", "truncate"))
+    run = here(*token_jobs.words(folder, output, "--too-long", "truncate"))
     assert run.code == 0, run.stderr
     check(read_parts(output), {0: list(range(24)), 1: [5]})
-    again = colonnade(*token_jobs.words(folder, output))
+    again = here(*token_jobs.words(folder, output))
     assert again.code == 1
     assert "lengths: the folder has at most 24 tokens, longer rows are cut" in again.stderr
     more = ("--too-long", "truncate", "--max-tokens", "3", "--restart")
-    assert colonnade(*token_jobs.words(folder, output, *more)).code == 0
+    assert here(*token_jobs.words(folder, output, *more)).code == 0
     check(read_parts(output), {0: [0, 1, 2], 1: [5]})
 
 
 def test_rows_of_one_length_give_arrays(tmp_path: Path) -> None:
     rows = [list(range(i, i + 6)) for i in range(5)]
     folder = token_jobs.write(tmp_path / "in", rows, pa.list_(pa.int32(), 6))
-    run = colonnade(*token_jobs.words(folder, tmp_path / "out"))
+    run = here(*token_jobs.words(folder, tmp_path / "out"))
     assert run.code == 0, run.stderr
     table = read_parts(tmp_path / "out")
     assert list(table.schema.field("last_hidden_state").type.shape) == [6, 32]
@@ -165,7 +166,7 @@ def test_masks_bound_by_hand_leave_tokens_out(tmp_path: Path) -> None:
     table = pa.table({"id": [0, 1], "input_ids": ids, "m": mask})
     pq.write_table(table, folder / "data" / "a.parquet")
     more = ("--bind", "attention_mask=m", "--keep", "id")
-    run = colonnade(*token_jobs.words(folder, tmp_path / "out", *more))
+    run = here(*token_jobs.words(folder, tmp_path / "out", *more))
     assert run.code == 0, run.stderr
     found = read_parts(tmp_path / "out")["sentence_embedding"].to_pylist()
     for row, want in zip(found, ([9, 8, 7], [4, 3]), strict=True):
