@@ -31,7 +31,7 @@ ROWS = FILES * sum(GROUPS)
 SHARDS = FILES * len(GROUPS)
 TIMEOUT = 180
 """Seconds that a run may take on a busy machine; ten when idle."""
-PROMPT = 10
+PROMPT = 100
 """Seconds that an end may take on a busy machine: two when idle, and far from any stall limit."""
 
 

@@ -145,6 +145,7 @@ def test_without_the_emulated_machine_the_set_up_goes_on(checkout: Path) -> None
 def test_compiled_sources_are_kept_for_the_next_process() -> None:
     done = subprocess.run(
         ["bash", "-c", f"source '{ROOT}/scripts/setup.sh'; env"],
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, check=True, capture_output=True, text=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert "PYTHONDONTWRITEBYTECODE" not in done.stdout

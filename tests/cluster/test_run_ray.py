@@ -64,7 +64,7 @@ def test_signal_while_ray_starts(source: Source, tmp_path: Path, number: signal.
     assert run.code == 128 + number, run.stderr
     assert "to go on, run" in run.stderr and "Traceback" not in run.stderr, run.stderr
     assert not output.exists(), "nothing was begun"
-    _, left = psutil.wait_procs(started, timeout=20)
+    _, left = psutil.wait_procs(started, timeout=small_job.TIMEOUT)
     assert not left, "Ray was stopped"
 
 

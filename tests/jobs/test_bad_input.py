@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from click.testing import CliRunner
 from here import here
 from onnx import TensorProto
 from small_job import ROWS, Source, words
+from watched import Watched
 
 from jobs.cli import main
 
@@ -206,19 +209,18 @@ def test_nan_passes_through(tmp_path: Path) -> None:
 
 
 def test_input_changed_during_the_run(tmp_path: Path) -> None:
-    """The scorer freezes after the first shard, the third file changes, the scorer is replaced."""
+    """The scorer freezes after the first shard, the files change, the scorer is replaced."""
     source = small_job.write(tmp_path)
     output = tmp_path / "out"
     environment = {
         "COLONNADE_FAILPOINT": "before_run:2=stop",
         "COLONNADE_FAILPOINT_ONCE": str(tmp_path / "once"),
     }
-    arguments = words(source, output, "--stall-seconds", "6")
-    with small_job.popen(*arguments, env=environment) as process:
-        while not (tmp_path / "once").exists():
-            assert process.poll() is None
+    with Watched(tmp_path, *words(source, output), env=environment) as job:
+        job.wait_at_gate(0)
         for path in source.data.glob("*.parquet"):
             path.write_bytes(path.read_bytes())
-        run = small_job.finish(process)
+        os.kill(job.pid(0), signal.SIGKILL)
+        run = job.finish()
     assert run.code == 1 and "changed" in run.stderr, (run.code, run.stderr)
     assert ".parquet" in run.stderr and not (output / "_SUCCESS").exists()

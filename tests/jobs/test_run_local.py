@@ -25,8 +25,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return small_job.write(tmp_path_factory.mktemp("source"))
 
 
-def wait_for(condition: object, seconds: float = 20.0) -> None:
-    until = time.monotonic() + seconds
+def wait_for(condition: object) -> None:
+    until = time.monotonic() + small_job.TIMEOUT
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < until, "it did not happen in time"
         time.sleep(0.02)
@@ -103,16 +103,23 @@ def test_arrow_parts_and_json_summary(source: Source, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SCORER_NAMES)
 def test_scorer_killed_in_mid_shard(source: Source, tmp_path: Path, name: str) -> None:
-    """kill -9 at its second shard ends a job that may not restart scorers; run again, a kill at
-    the third is healed within the job.
-    """
+    """kill -9 at its second shard ends a job that may not restart scorers; then a run."""
     output = tmp_path / "out"
     arguments = words(source, output, "--max-restarts", "0")
     run = driven(*arguments, env={"COLONNADE_FAILPOINT": f"{name}:2"})
     assert run.code == 4 and "SIGKILL" in run.stderr, run.stderr
     before = small_job.finals(output)
     assert len(before) <= 1 and sorted(before) == small_job.journal(output)
+    run = here(*words(source, output))
+    assert run.code == 0, run.stderr
+    assert not before & set(run.lent), "a committed shard was computed again"
+    small_job.check_exactly_once(source, output)
 
+
+@pytest.mark.parametrize("name", ["after_read", "before_fsync", "after_fsync"])
+def test_scorer_killed_in_mid_shard_is_replaced(source: Source, tmp_path: Path, name: str) -> None:
+    """With nothing written of its shard, with some of it, and with a part that nobody knows of."""
+    output = tmp_path / "out"
     marker = tmp_path / "killed"
     environment = {"COLONNADE_FAILPOINT": f"{name}:3", "COLONNADE_FAILPOINT_ONCE": str(marker)}
     run = driven(*words(source, output), env=environment)
@@ -120,7 +127,6 @@ def test_scorer_killed_in_mid_shard(source: Source, tmp_path: Path, name: str) -
     assert marker.exists(), "the failpoint was reached"
     assert "SIGKILL" in run.events("ScorerDied")[0]["reason"]
     small_job.check_exactly_once(source, output)
-    assert not before & set(run.lent), "a committed shard was computed again"
     twice = [index for index in range(SHARDS) if run.lent.count(index) > 1]
     assert 1 <= len(twice) <= 2, "only what was in flight is lent again"
 
@@ -136,7 +142,7 @@ def test_driver_killed_then_resumed(source: Source, tmp_path: Path, name: str) -
         assert run.code == -signal.SIGKILL, run.stderr
         assert not before & set(run.lent), "a committed shard was computed again"
         for pid in {event["report"]["pid"] for event in run.events("ScorerReady")}:
-            wait_for(lambda pid=pid: not psutil.pid_exists(pid), small_job.PROMPT)
+            wait_for(lambda pid=pid: not psutil.pid_exists(pid))
         assert not (output / "_SUCCESS").exists()
     before = small_job.finals(output)
     assert before, "something had been committed"

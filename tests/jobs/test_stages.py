@@ -113,7 +113,7 @@ def test_stages_end_with_their_scorer(source: Source, tmp_path: Path) -> None:
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) == 2
         process.kill()
-        _, left = psutil.wait_procs(family, timeout=10)
+        _, left = psutil.wait_procs(family, timeout=small_job.TIMEOUT)
     assert not left
     assert here(*words(source, output)).code == 0
     small_job.check_exactly_once(source, output)
