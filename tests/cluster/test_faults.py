@@ -20,6 +20,7 @@ import psutil
 import pyarrow as pa
 import pytest
 import small_job
+from here import driven, here
 from misfortunes import hooked
 from small_job import ROWS, SHARDS, Source, colonnade, words
 from watched import Watched
@@ -103,9 +104,9 @@ def test_encoded_pictures_give_the_local_bytes(tmp_path: Path, raylets: Raylets)
     files = [picture_jobs.encoded(picture_jobs.picture(seed, 11, 17), "JPEG") for seed in range(9)]
     folder = picture_jobs.write(tmp_path / "in", pa.array(files))
     local, ray = tmp_path / "local", tmp_path / "ray"
-    for output, more in ((local, ()), (ray, on(raylets))):
-        run = colonnade(*picture_jobs.words(folder, output, "--image", picture_jobs.IMAGE, *more))
-        assert run.code == 0, run.stderr
+    for run, output, more in ((here, local, ()), (driven, ray, on(raylets))):
+        done = run(*picture_jobs.words(folder, output, "--image", picture_jobs.IMAGE, *more))
+        assert done.code == 0, done.stderr
     parts = sorted(part.name for part in local.glob("part-*"))
     assert len(parts) > 1 and parts == sorted(part.name for part in ray.glob("part-*"))
     for name in parts:
@@ -119,7 +120,7 @@ def test_scorer_killed_in_mid_shard(
     """By SIGKILL, and by SIGSEGV."""
     raylets.have(1)
     output, killed = tmp_path / "out", tmp_path / "killed"
-    run = colonnade(*words(source, output, *on(raylets)), env=at(failpoint, killed))
+    run = driven(*words(source, output, *on(raylets)), env=at(failpoint, killed))
     assert run.code == 0, run.stderr
     assert killed.exists() and len(run.events("ScorerDied")) == 1
     twice = [index for index in range(SHARDS) if run.lent.count(index) > 1]
@@ -141,7 +142,7 @@ def test_sigterm_then_resume(source: Source, tmp_path: Path, raylets: Raylets) -
         assert time.monotonic() - sent < small_job.PROMPT
     assert run.code == 143 and f"--address {raylets.cluster.address}" in run.stderr
     done = small_job.journal(output)
-    again = colonnade(*arguments)
+    again = driven(*arguments)
     assert again.code == 0 and len(again.lent) == SHARDS - len(done) >= SHARDS - 3
     small_job.check_exactly_once(source, output)
     assert again.events("JobEnded")[0]["rows_in"] == ROWS
@@ -214,7 +215,7 @@ def test_a_stage_killed_on_another_machine(
     assert len(run.events("ScorerReady")) == 2
     assert SHARDS < len(run.lent) <= SHARDS + 2, "only what was in flight is lent again"
     small_job.check_exactly_once(source, output)
-    assert colonnade(*words(source, whole)).code == 0
+    assert here(*words(source, whole)).code == 0
     for part in whole.glob("part-*"):
         assert part.read_bytes() == (output / part.name).read_bytes()
 
@@ -227,7 +228,7 @@ def test_stragglers_run_elsewhere(source: Source, tmp_path: Path, raylets: Rayle
     raylets.have(2)
     output = tmp_path / "out"
     arguments = words(source, output, *on(raylets, "--engines", "2"))
-    run = colonnade(*arguments, env=at("before_fsync:2=stop", tmp_path / "frozen"))
+    run = driven(*arguments, env=at("before_fsync:2=stop", tmp_path / "frozen"))
     assert run.code == 0, run.stderr
     assert not run.events("ScorerDied")
     slow = run.events("PartDiscarded")
@@ -290,7 +291,7 @@ def test_shard_that_takes_too_much_memory_is_set_aside(
         patch.setenv("RAY_memory_monitor_refresh_ms", "50")
         raylets.have(1)
     arguments = words(source, tmp_path / "out", *on(raylets), *misfortunes.OPTIONS)
-    run = colonnade(*arguments, env=hooked(tmp_path, "hog"))
+    run = driven(*arguments, env=hooked(tmp_path, "hog"))
     assert run.code == 3, run.stderr
     deaths = run.events("ScorerDied")
     assert len(deaths) >= 2 and "memory" in deaths[-1]["reason"], deaths

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import small_job
-from small_job import ROWS, Source, colonnade, words
+from here import here
+from small_job import ROWS, Source, words
 
 from engine.errors import EngineError
 from jobs.errors import SpecError
@@ -75,7 +76,7 @@ def test_two_actors_on_two_claimed_places_give_the_jobs_values(
     source: Source, tmp_path: Path, data: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out"
-    run = colonnade(*words(source, output))
+    run = here(*words(source, output))
     assert run.code == 0, run.stderr
     expected = small_job.read_parts(output)
     monkeypatch.setattr("jobs.ray_data.Predictor", Placed)

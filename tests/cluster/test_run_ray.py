@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import small_job
+from here import driven, here
 from small_job import Source, colonnade, words
 
 pytestmark = pytest.mark.cluster
@@ -36,7 +37,7 @@ def test_cluster_started_by_the_command(source: Source, tmp_path: Path) -> None:
     """Without an address Ray is started and stopped; the parts are the local executor's, here by a
     model in two stages."""
     local, ray = tmp_path / "local", tmp_path / "ray"
-    assert colonnade(*words(source, local)).code == 0
+    assert here(*words(source, local)).code == 0
     stages = min(2, len(os.sched_getaffinity(0)))
     more = ("--executor", "ray", "--stages", str(stages))
     run = colonnade(*words(source, ray, *more), env={"COLONNADE_TEST_RUN": str(ray)})
@@ -71,6 +72,6 @@ def test_signal_while_ray_starts(source: Source, tmp_path: Path, number: signal.
 def test_no_cluster_at_the_address(source: Source, tmp_path: Path) -> None:
     for address, said in (("127.0.0.1:1", "refused"), ("ray://h:10001", "host:port")):
         more = ("--executor", "ray", "--address", address)
-        run = colonnade(*words(source, tmp_path / "out", *more))
+        run = driven(*words(source, tmp_path / "out", *more))
         assert run.code == 4 and address in run.stderr and said in run.stderr, run.stderr
         assert "Traceback" not in run.stderr and not (tmp_path / "out").exists()
