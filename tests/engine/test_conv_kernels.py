@@ -57,8 +57,12 @@ class Problem:
     """Where rings begin."""
 
     @property
-    def rows(self) -> int:
-        return self.expected().shape[2]
+    def visited(self) -> tuple[int, int]:
+        """Rows and pixels of the output."""
+        x, kernel = self.x.shape[2:], self.weights.shape[2:]
+        steps = zip(x, kernel, self.strides, self.dilations, strict=True)
+        high, wide = ((n - (k - 1) * d - 1) // s + 1 for n, k, s, d in steps)
+        return high, wide
 
     def expected(self, weights: Array | None = None) -> Array:
         weights = self.weights if weights is None else weights
@@ -106,7 +110,7 @@ def groups_of(pixels: int, count: int, x_nbytes: int, y_nbytes: int) -> Array:
 def run(kernel: Kernel, problem: Problem) -> Array:
     """The kernel's y[T, M, rows, W']; nothing else of its ring may have been written."""
     lanes, outputs, size = kernel.points, len(problem.weights), kernel.points * 4
-    rows, pixels = problem.expected().shape[2:]
+    rows, pixels = problem.visited
     slots, depthwise = problem.x.shape[2] + problem.spare, kernel.family == "depthwise"
     x = ring_of(problem.x, slots=slots, first=problem.first, left=1, right=2)
     y = empty_ring((rows + problem.spare, outputs + 3, pixels + 4, lanes), problem.first + 1, 2, 1)
