@@ -16,17 +16,14 @@ Pure bookkeeping: no process, no file. The rules it keeps:
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from jobs.pace import Pace
-from pipeline.shards import Lease
+from pipeline.shards import Lease, by_size
 
 if TYPE_CHECKING:
     from pipeline.shards import Shard
@@ -77,13 +74,6 @@ class _Loan:
     since: float
 
 
-def _turns(shards: Sequence[Shard]) -> list[int]:
-    """Places of the shards, that whose turn comes first last: the largest, then by index."""
-    numbers = (number for s in shards for number in (s.nbytes, -s.index))
-    nbytes, index = np.fromiter(numbers, np.int64, 2 * len(shards)).reshape(-1, 2).T
-    return list(np.lexsort((index, nbytes)).tolist())
-
-
 class LeaseTable:
     """Shards waiting, lent, done and set aside."""
 
@@ -93,8 +83,8 @@ class LeaseTable:
         self._cases: dict[int, _Case] = {}
         """Of shards that are lent, or were and are not closed."""
         self._shards = shards
-        self._fresh = array("q", _turns(shards))
-        """Places of those that were never lent; the last goes out first."""
+        self._fresh = by_size(shards)
+        """Places of those that were never lent; the last, which is the largest, goes out first."""
         self._returned: list[Shard] = []
         """Came back through no fault of theirs; they go out before the fresh ones."""
         self._troubled: list[int] = []

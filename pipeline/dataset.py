@@ -51,11 +51,13 @@ class Dataset:
         return sum(f.nbytes for f in self.files)
 
     def groups(self, format: str = "") -> Iterator[RowGroups]:
-        """The row groups of all files, or of those of a format, those of many files at once."""
+        """The row groups of all files, or of those of a format, those of many files at once; all
+        have the dataset's fields."""
         files = [f for f in self.files if format in ("", f.format)]
         for first in range(0, len(files), FILES_AT_ONCE):
             some = files[first : first + FILES_AT_ONCE]
-            yield RowGroups.joined([f.row_groups for f in some])
+            if tables := [f.row_groups for f in some if len(f.row_groups)]:
+                yield RowGroups.joined(tables)
 
     @classmethod
     def discover(cls, inputs: Sequence[str], where: Where | None = None) -> Dataset:

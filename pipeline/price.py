@@ -51,8 +51,8 @@ not counted on."""
 UPLOAD_NBYTES = 16 << 20
 """What an upload takes besides."""
 
-SHARD_NBYTES = 1024
-"""A shard on the driver: its footer, its plan, its entry in the ledger (measured: 800)."""
+SHARD_NBYTES = 512
+"""A shard on the driver: its footer, its plan, its entry in the ledger (measured: 300)."""
 
 
 class PricedProgram(Protocol):

@@ -61,9 +61,8 @@ class RowGroups(Sequence[RowGroup]):
 
     @classmethod
     def joined(cls, many: Sequence[RowGroups]) -> RowGroups:
-        """Of files with the same fields; one without row groups does not know how many."""
-        tables = [groups._table for groups in many if len(groups)]
-        return cls(np.concatenate(tables)) if tables else cls.of(())
+        """Of files with the same fields; one without row groups does not know of any."""
+        return cls(np.concatenate([groups._table for groups in many]))
 
     @property
     def rows(self) -> Array:

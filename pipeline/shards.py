@@ -185,3 +185,10 @@ def _shards_of(file: DataFile, target: int) -> Iterator[tuple[int, int, int, int
         nbytes += size
     if len(groups) > first or not len(groups):
         yield first, len(groups) - first, skips, rows, nbytes, first_row
+
+
+def by_size(shards: Sequence[Shard]) -> array[int]:
+    """Places of the shards, the largest last; of those of one size, that with the lowest index."""
+    numbers = (number for s in shards for number in (s.nbytes, -s.index))
+    nbytes, index = np.fromiter(numbers, np.int64, 2 * len(shards)).reshape(-1, 2).T
+    return array("q", np.lexsort((index, nbytes)).astype(np.int64).tobytes())

@@ -67,8 +67,6 @@ def _most_of_a_shard(dataset: Dataset, field: FieldBinding) -> int:
 
 def _tokens(groups: RowGroups, dataset: Dataset, field: FieldBinding) -> Array:
     """Of each row group."""
-    if not len(groups):
-        return groups.rows
     index = dataset.schema.get_field_index(field.field)
     return groups.field_elements[:, index] // math.prod(field.shape)
 
@@ -93,7 +91,7 @@ def row_nbytes(dataset: Dataset, names: tuple[str, ...]) -> int:
 def dictionary_nbytes(dataset: Dataset, names: tuple[str, ...]) -> int:
     """Bytes of these fields' dictionaries in the row group where that is most."""
     indices = _indices(dataset, names)
-    sums = (_most(g.dictionary_nbytes[:, indices].sum(1)) for g in dataset.groups() if len(g))
+    sums = (_most(g.dictionary_nbytes[:, indices].sum(1)) for g in dataset.groups())
     return max(sums, default=0)
 
 
@@ -102,7 +100,7 @@ def mapped_nbytes(dataset: Dataset, names: tuple[str, ...]) -> int:
     """The largest record batch of an Arrow file: they are mapped or decompressed whole."""
     indices = _indices(dataset, names)
     groups = dataset.groups("arrow")
-    return max((_most(g.field_nbytes[:, indices].sum(1)) for g in groups if len(g)), default=0)
+    return max((_most(g.field_nbytes[:, indices].sum(1)) for g in groups), default=0)
 
 
 def _rounded_up(numbers: Array, by: Array) -> Array:

@@ -121,6 +121,27 @@ def serving() -> Iterator[Store]:
         server.wait()
 
 
+@contextmanager
+def google(bucket: str) -> Iterator[str]:
+    """URL of a bucket of a server that speaks as Google's store does."""
+    port = _free_port()
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--in-memory", "--default-bucket", bucket]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    before = dict(os.environ)
+    try:
+        _wait_for(port)
+        os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{port}"
+        remote.filesystem.cache_clear()
+        yield f"gs://{bucket}"
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        remote.filesystem.cache_clear()
+        server.kill()
+        server.wait()
+
+
 class _Proxy(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -203,5 +224,5 @@ def _wait_for(port: int) -> None:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
         except OSError:
-            assert time.monotonic() < until, "moto's server did not start"
+            assert time.monotonic() < until, "the store's server did not start"
             time.sleep(0.05)

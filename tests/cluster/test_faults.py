@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import misfortunes
+import onnx
 import picture_jobs
 import psutil
 import pyarrow as pa
@@ -24,6 +25,8 @@ from here import driven, here
 from misfortunes import hooked
 from small_job import ROWS, SHARDS, Source, colonnade, words
 from watched import Watched
+
+from scripts.models.mlp import mlp
 
 pytestmark = pytest.mark.cluster
 
@@ -48,9 +51,9 @@ class Raylets:
         while len(self.workers) > count:
             self.lose(self.workers[-1])
 
-    def add(self) -> None:
+    def add(self, **more: Any) -> None:
         # Not `wait`: it waits for machines that a test has killed, too.
-        node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE, wait=False)
+        node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE, wait=False, **more)
         self.workers.append(node)
 
     def lose(self, node: Any) -> None:
@@ -218,6 +221,33 @@ def test_a_stage_killed_on_another_machine(
     assert here(*words(source, whole)).code == 0
     for part in whole.glob("part-*"):
         assert part.read_bytes() == (output / part.name).read_bytes()
+
+
+def test_three_stages_on_raylets_of_their_own(tmp_path: Path, raylets: Raylets) -> None:
+    """The third says that it is another machine, so that two cores are enough."""
+    if os.cpu_count() == 1:
+        pytest.skip("places of three stages need two cores")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, socket\n"
+        "if name := os.environ.get('MACHINE'):\n"
+        "    socket.gethostname = lambda: name\n"
+    )
+    path = {"PYTHONPATH": f"{tmp_path}:{small_job.ROOT}"}  # the driver's, and so its workers'
+    source = small_job.write(tmp_path)
+    onnx.save(mlp((8, 16, 16, 4), 0.5), source.model)
+    raylets.have(2)
+    raylets.add(env_vars={"MACHINE": "elsewhere"})
+    staged, whole = tmp_path / "staged", tmp_path / "whole"
+    run = colonnade(*words(source, staged, *on(raylets, "--stages", "3")), env=path)
+    raylets.have(2)
+    assert run.code == 0, run.stderr
+    report = run.events("ScorerReady")[0]["report"]
+    assert [stage["stage"] for stage in report["stages"]] == [1, 2]
+    assert colonnade(*words(source, whole)).code == 0
+    parts = sorted(part.name for part in whole.glob("part-*"))
+    assert len(parts) == SHARDS and parts == sorted(part.name for part in staged.glob("part-*"))
+    for name in parts:
+        assert (whole / name).read_bytes() == (staged / name).read_bytes()
 
 
 @pytest.mark.slow

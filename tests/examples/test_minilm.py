@@ -20,6 +20,7 @@ from small_job import colonnade, read_parts
 
 import engine
 from engine.segments import Fallback
+from engine.stages import compile_stage, cut
 from examples.minilm.make_model import (
     PACKAGE,
     SPELLINGS,
@@ -177,6 +178,23 @@ def test_the_engine_gives_them_ragged_and_padded_without_a_fallback(
         for given in (arrays, {"input_ids": ragged}):
             found = session.run(given)["sentence_embedding"][:4]
             np.testing.assert_allclose(found @ found[0], COSINES, atol=1e-5)
+
+
+@needs_weights
+def test_two_stages_give_the_bytes_of_one(model_files: Path) -> None:
+    graph = engine.load(model_files / "fused.onnx")
+    whole = engine.compile(graph)
+    known: dict[str, Any] = feeds(*SENTENCES)
+    with engine.Session(whole, cpus=[0]) as session:
+        want = session.run(known)
+    programs = [compile_stage(stage, whole.choices) for stage in cut(graph, 2)]
+    for program in programs:
+        given = {v.name: known[v.name] for v in program.inputs}
+        with engine.Session(program, cpus=[0]) as session:
+            known |= session.run(given)
+    assert all(program.held_nbytes < 0.75 * whole.held_nbytes for program in programs)
+    for name, array in want.items():
+        assert np.asarray(known[name]).tobytes() == np.asarray(array).tobytes()
 
 
 def expected(texts: list[str]) -> Array:

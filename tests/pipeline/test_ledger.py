@@ -67,4 +67,25 @@ def test_an_entry_takes_little_memory() -> None:
         taken = tracemalloc.get_traced_memory()[0] / len(SHARDS)
     finally:
         tracemalloc.stop()
-    assert taken < 200, "a ManifestEntry takes 500 bytes"
+    assert taken < 100, "a ManifestEntry takes 500 bytes"
+
+
+def test_an_entry_that_does_not_account_for_its_rows_is_found() -> None:
+    ledger = Ledger(SHARDS, "parquet")
+    for index in (2, 4, 6):
+        ledger[index] = entry(index)
+    assert ledger.odd() is None
+    ledger[4] = replace(entry(4), rows_out=6, rejects=3, filtered=1)
+    assert ledger.odd() is None, "six in the output, three in the rejects, one left out"
+    for odd in (replace(entry(4), rows_out=9), replace(entry(4), rows_in=9, rows_out=9)):
+        ledger[4] = odd
+        assert ledger.odd() == odd
+
+
+def test_what_is_missing_and_no_checksum_of_ours() -> None:
+    ledger = Ledger(SHARDS[:4], "parquet")
+    ledger.take(entry(1, "sha256:00ff"))
+    assert not ledger, "such a line of a journal is passed over"
+    ledger.take(entry(9))
+    ledger.take(entry(2, ""))
+    assert ledger[2].checksum == "" and ledger.missing.tolist() == [0, 1, 3]

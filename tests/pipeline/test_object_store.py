@@ -107,15 +107,20 @@ def test_parts_are_the_same_as_in_a_local_folder(inputs: Path, tmp_path: Path, b
     assert run_job(inputs, f"{bucket}/deep/out") == [], "done before"
 
 
+def die(inputs: Path | str, output: str, failpoint: str) -> None:
+    """The job in a process of its own, killed by the failpoint."""
+    env = os.environ | {failpoints.VARIABLE: failpoint, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(part_jobs.__file__), str(inputs), output]
+    done = subprocess.run(command, env=env, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
 @pytest.mark.parametrize("point", POINTS)
 def test_a_killed_driver_is_resumed(
     inputs: Path, bucket: str, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = f"{bucket}/out"
-    env = os.environ | {failpoints.VARIABLE: f"{point}:3", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(part_jobs.__file__), str(inputs), output]
-    done = subprocess.run(command, env=env, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    die(inputs, output, f"{point}:3")
     before = ids(output)
     assert len(set(before)) == len(before) and store_at(output).nbytes("_SUCCESS") < 0
     waits = Mock(side_effect=AssertionError("a dead process is waited for"))
@@ -307,3 +312,42 @@ def test_a_driver_that_lost_its_lease_commits_nothing_more(
                 time.sleep(0.01)
                 folder.committed.clear()
                 folder.commit(part)
+
+
+@pytest.fixture(scope="module")
+def google() -> Iterator[str]:
+    pytest.importorskip("gcp_storage_emulator", reason="gcp-storage-emulator; extra dev")
+    with object_store.google("colonnade") as bucket:
+        yield bucket
+
+
+def test_google_has_the_same_parts(inputs: Path, tmp_path: Path, google: str) -> None:
+    source = upload(inputs, f"{google}/in")
+    dataset = Dataset.discover([f"{google}/in/*.parquet"])
+    assert [f.path for f in dataset.files] == [f"{source}/0.parquet", f"{source}/1.parquet"]
+    run_job(inputs, tmp_path / "out")
+    run_job(inputs, f"{google}/same")
+    local, there = contents(str(tmp_path / "out")), contents(f"{google}/same")
+    parts = [name for name in local if "part-" in name]
+    assert {name: there[name] for name in parts} == {name: local[name] for name in parts}
+    with pytest.raises(OutputError, match="outside the input"):
+        dataset.refuse_output(f"{source}/out.parquet")
+
+
+def test_a_driver_killed_between_two_folders_of_google_is_resumed(
+    inputs: Path, google: str
+) -> None:
+    source, output = upload(inputs, f"{google}/killed/in"), f"{google}/killed/out"
+    die(source, output, "after_fsync:3")
+    before = ids(output)
+    assert len(set(before)) == len(before) and store_at(output).nbytes("_SUCCESS") < 0
+    assert run_job(source, output) == [3, 4, 5], "what is there is not made again"
+    assert is_done(output) and verify(output, [source]).ok
+    assert run_job(source, output) == []
+
+
+def test_a_bucket_that_google_has_not(inputs: Path, google: str) -> None:
+    with pytest.raises(InputError, match=r"make the bucket|no bucket"):
+        Dataset.discover(["gs://nowhere/in"])
+    with pytest.raises(OutputError, match=r"gs://nowhere"):
+        run_job(inputs, "gs://nowhere/out")

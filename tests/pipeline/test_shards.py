@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from itertools import groupby
+
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.bound import Binding, FieldBinding, Lengths
 from pipeline.dataset import Dataset
 from pipeline.footers import DataFile
 from pipeline.row_groups import RowGroup, RowGroups
 from pipeline.shards import MIN_SHARDS, TARGET_NBYTES, plan_shards
+from pipeline.sizes import row_nbytes, token_counts
 
 row_groups = st.lists(
     st.builds(lambda rows, width: RowGroup(rows, (rows * width,)),
@@ -66,3 +70,50 @@ def test_a_file_without_row_groups_yields_an_empty_shard() -> None:
     (shard,) = plan_shards(dataset([[]]))
     assert (shard.row_groups, shard.rows, shard.first_row) == ((), 0, 0)
     assert str(shard) == "shard 0: /in/000.parquet rows 0:0"
+
+
+@given(st.integers(0, 5), st.integers(0, 4), st.data())
+def test_row_groups_come_back_as_they_were(count: int, fields: int, data: st.DataObject) -> None:
+    of_fields = st.tuples(*[st.integers(0, 2**40)] * fields)
+    group = st.builds(
+        RowGroup, st.integers(0, 2**40), of_fields, of_fields, of_fields, st.booleans()
+    )
+    groups = data.draw(st.lists(group, min_size=count, max_size=count))
+    held = RowGroups.of(groups)
+    assert list(held) == groups == [held[n] for n in range(len(held))]
+    assert held.nbytes.tolist() == [g.nbytes for g in groups]
+    assert held.read_nbytes.tolist() == [0 if g.skipped else g.nbytes for g in groups]
+    assert held.skipped_in(1, 2) == tuple(
+        n for n, g in enumerate(groups) if g.skipped and n in (1, 2)
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(row_groups, min_size=1, max_size=8), st.sets(st.integers(0, 30)))
+def test_some_of_the_shards(files: list[list[RowGroup]], done: set[int]) -> None:
+    shards = plan_shards(dataset(files))
+    left = shards.without(done)
+    assert list(left) == [s for s in shards if s.index not in done]
+    assert [left[n] for n in range(len(left))] == list(left) == list(left[:])
+    assert left.most_rows == max((s.rows for s in left), default=0)
+    found = [(file.path, len(own)) for file, own in left.by_file()]
+    assert found == [(path, len([*same])) for path, same in groupby(left, lambda s: s.path)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(row_groups, min_size=1, max_size=8))
+def test_sizes_of_rows_and_of_lists(files: list[list[RowGroup]]) -> None:
+    """As by plain loops. Each element of a field counts as a token here."""
+    of_all = dataset(files)
+    groups = [g for groups in files for g in groups if g.rows]
+    assert row_nbytes(of_all, ("x",)) == max((-(-g.nbytes // g.rows) for g in groups), default=0)
+    field = FieldBinding("x", "x", "list", "int64", (), False, "", tokens=True)
+    binding = Binding((field,), (), (), lengths=Lengths(10**12, False))
+    counts = token_counts(of_all, binding)
+    assert counts is not None
+    totals = (
+        sum(files[int(s.path[4:7])][g].nbytes for g in s.row_groups) for s in plan_shards(of_all)
+    )
+    assert counts.shard == max(totals)
+    assert counts.longest == max((g.nbytes for groups in files for g in groups), default=0)
+    assert counts.mean == max((-(-g.nbytes // g.rows) for g in groups), default=0)
