@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,9 @@ class Program:
     """Kernel of each node that had more than one: give it to `compile` for the same bytes."""
     switches: Mapping[str, Any]
     """What was turned on or off, as `compile` got it."""
+    compiling_nbytes: int = field(default=0, compare=False)
+    """That making it took beside itself: copies of weights that rewrites changed, and what is
+    packed of the largest one at a time."""
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -100,6 +100,7 @@ def _processes(prepared: Prepared, seat: Seat) -> tuple[int, ...]:
         plan.dataset, prepared.stages, plan.binding,
         threads=max(len(stage.place.cpus) for stage in seat.stages),
         batch_rows=plan.batch_rows, batch_tokens=plan.batch_tokens,
+        compiling_nbytes=prepared.program.compiling_nbytes,
     )  # fmt: skip
     return (front.engine - front.later, *later)
 

@@ -26,7 +26,7 @@ INTERPRETER_NBYTES = 400 << 20
 Measured 270 MiB on x86-64; compiling kernels for the first time, and Ray, come on top."""
 
 DRIVER_NBYTES = 320 << 20
-"""Resident size of the driver without model and shards: python, pyarrow, onnx, rich."""
+"""The driver without model and shards: python, pyarrow, onnx, rich."""
 
 IN_HAND = 2
 """Batches of a kind that are in no queue: one being made, one being used."""
@@ -62,6 +62,8 @@ class PricedProgram(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def held_nbytes(self) -> int: ...
+    @property
+    def compiling_nbytes(self) -> int: ...
     def session_nbytes(
         self, threads: int, rows: int, tokens: int = 0, longest: int | None = None
     ) -> int: ...
@@ -179,25 +181,26 @@ def price(
     made = tokenizer.resident_nbytes if tokenizer else 0
     if any(f.picture for f in binding.fields):
         made += decoding_nbytes(threads)
-    held = 2 * program.held_nbytes
+    held = program.held_nbytes
     session, later = program.session_nbytes(threads, rows, most.run, most.longest), 0
     session += (copies - 1) * program.held_nbytes
     if stages:
         session, *others = stage_prices(
-            dataset, stages, binding,
-            threads=threads, batch_rows=batch_rows, batch_tokens=batch_tokens,
+            dataset, stages, binding, threads=threads, batch_rows=batch_rows,
+            batch_tokens=batch_tokens, compiling_nbytes=program.compiling_nbytes,
         )  # fmt: skip
-        held, later = 2 * stages[0].held_nbytes, sum(others)
+        held, later = stages[0].held_nbytes, sum(others)
     return MemoryPrice(
         engines=engines,
         interpreter=INTERPRETER_NBYTES,
-        weights=held,
+        weights=_weights_nbytes(held, program.compiling_nbytes, session),
         session=session,
         later=later,
         reading=_reading_nbytes(dataset, binding, columns, rows, most) + made,
         outputs=(outputs + kept + dictionaries) * (QUEUED + IN_HAND),
         writing=ENCODING * written + (UPLOADING * part + UPLOAD_NBYTES) * int(is_url(output)),
-        driver=(DRIVER_NBYTES + 3 * program.held_nbytes + SHARD_NBYTES * len(shards)) * int(driver),
+        driver=(DRIVER_NBYTES + program.compiling_nbytes + SHARD_NBYTES * len(shards))
+        * int(driver),
     )
 
 
@@ -209,9 +212,11 @@ def stage_prices(
     threads: int,
     batch_rows: int,
     batch_tokens: int = 0,
+    compiling_nbytes: int,
 ) -> tuple[int, ...]:
     """Bytes that each stage of a scorer's model takes at most: of the first its session and what
-    is carried, of the others their whole process."""
+    is carried, of the others their whole process. Each rewrites the whole model before it takes
+    its piece, for `compiling_nbytes`."""
     rows = min(batch_rows, plan_shards(dataset).most_rows)
     most = _tokens_at_most(dataset, binding, rows, batch_tokens)
     found = []
@@ -223,9 +228,15 @@ def stage_prices(
         # that later stages give theirs through and what is queued before them.
         copies = 2 if number else 0
         own = session + taken + copies * given
-        found.append(own + (INTERPRETER_NBYTES + 2 * program.held_nbytes if number else 0))
+        weights = _weights_nbytes(program.held_nbytes, compiling_nbytes, session)
+        found.append(own + (INTERPRETER_NBYTES + weights if number else 0))
         found[0] += given * (QUEUED_BETWEEN + IN_HAND + 1)
     return tuple(found)
+
+
+def _weights_nbytes(held: int, compiling: int, session: int) -> int:
+    """The program and what it is made of; while it is made there is no session yet."""
+    return max(2 * held, held + compiling - session)
 
 
 def _flowing_nbytes(values: Sequence[Value], rows: int, most: _Tokens) -> int:

@@ -25,6 +25,7 @@ class Program:
 
     fingerprint: str = "0123456789abcdef"
     held_nbytes: int = 40 << 20
+    compiling_nbytes: int = 120 << 20
 
     def session_nbytes(
         self, threads: int, rows: int, tokens: int = 0, longest: int | None = None
@@ -96,6 +97,18 @@ def test_a_part_that_is_gathered_in_memory_is_priced() -> None:
     part = 2500 * (8 + sum(o.row_nbytes for o in bound.outputs))
     assert writing("s3://bucket/out") == writing("/out") + 2 * part + (16 << 20)
     assert writing("file:///out") == writing("/out")
+
+
+def test_a_program_that_takes_more_while_it_is_made_than_when_it_runs() -> None:
+    """As where a normalisation goes into weights of which few are left."""
+    bound = bind(SCHEMA, (X,), (Y,))
+    small, large = (
+        price(dataset(), program, bound, engines=1, threads=1, batch_rows=64)
+        for program in (Program(), Program(compiling_nbytes=900 << 20))
+    )
+    assert small.weights == 2 * Program.held_nbytes
+    assert large.weights + large.session == Program.held_nbytes + (900 << 20)
+    assert large.driver - small.driver == 780 << 20
 
 
 def test_the_driver_is_priced_where_it_is() -> None:
