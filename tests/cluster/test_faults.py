@@ -238,12 +238,12 @@ def test_three_stages_on_raylets_of_their_own(tmp_path: Path, raylets: Raylets) 
     raylets.have(2)
     raylets.add(env_vars={"MACHINE": "elsewhere"})
     staged, whole = tmp_path / "staged", tmp_path / "whole"
-    run = colonnade(*words(source, staged, *on(raylets, "--stages", "3")), env=path)
+    run = driven(*words(source, staged, *on(raylets, "--stages", "3")), env=path)
     raylets.have(2)
     assert run.code == 0, run.stderr
     report = run.events("ScorerReady")[0]["report"]
     assert [stage["stage"] for stage in report["stages"]] == [1, 2]
-    assert colonnade(*words(source, whole)).code == 0
+    assert here(*words(source, whole)).code == 0
     parts = sorted(part.name for part in whole.glob("part-*"))
     assert len(parts) == SHARDS and parts == sorted(part.name for part in staged.glob("part-*"))
     for name in parts:
