@@ -86,6 +86,10 @@ class Program:
     def columns(self) -> bool:
         return bool(self.switches.get("columns", True))
 
+    @property
+    def large_pages(self) -> bool:
+        return bool(self.switches.get("pages", True))
+
     def session_nbytes(
         self, threads: int, rows: int, tokens: int = 0, longest: int | None = None
     ) -> int:

@@ -20,7 +20,7 @@ from engine.errors import FeedError
 from engine.kernels.running import run_columns
 from engine.mapped import stays_in_place
 from engine.segments import OFFSETS, POSITIONS, Column, Sequences
-from engine.weights import LINE, Weights, aligned
+from engine.weights import LINE, Weights, aligned, room
 from engine.words import STEP_NBYTES, Words
 from engine.workers import Workers
 
@@ -64,12 +64,18 @@ class ReadyColumns:
     """A column segment, or one of sequences, with its words and arenas in memory."""
 
     def __init__(
-        self, segment: Column | Sequences, workers: Workers, depth_first: bool, l2_nbytes: int
+        self,
+        segment: Column | Sequences,
+        workers: Workers,
+        depth_first: bool,
+        l2_nbytes: int,
+        large_pages: bool,
     ) -> None:
         self.sequential = isinstance(segment, Sequences)
         found = segment if isinstance(segment, Sequences) else segment.as_sequences()
         self.segment = found if depth_first else found.layer_wise()
         self.depth_first = depth_first
+        self._large_pages = large_pages
         self.group = group_tiles(found, l2_nbytes)
         self._workers = workers
         self._run = run_columns()
@@ -87,7 +93,7 @@ class ReadyColumns:
     def _copy(self, head: int) -> None:
         """One copy of the weights for each NUMA node, written by a thread there: whoever writes a
         page first decides where it lies, and no weight is read from another node."""
-        self._weights[head] = Weights()
+        self._weights[head] = Weights(self.segment.weights, self._large_pages)
         self._layouts[head] = Words(self.segment, self._weights[head])
 
     def memory(self) -> dict[str, list[Array]]:
@@ -98,17 +104,18 @@ class ReadyColumns:
         """Arenas and words for columns of `tiles`, written by the threads that use them."""
         if tiles <= self._tiles:
             return
-        room = -(-tiles // TILES_MORE) * TILES_MORE
+        most = -(-tiles // TILES_MORE) * TILES_MORE
         self._tiles = 0  # until every thread has them, however the caller is interrupted
 
         def task(index: int) -> None:
             layout = self._layouts[self._workers.heads[index]]
-            self._words[index] = layout.sized(self.group, room)
-            self._arenas[index] = aligned(self._arena_nbytes(room) if self.depth_first else LINE)
+            self._words[index] = layout.sized(self.group, most)
+            nbytes = self._arena_nbytes(most) if self.depth_first else LINE
+            self._arenas[index] = room(nbytes, self._large_pages)
             self._arenas[index][:] = 0
 
         self._workers.run(task)
-        self._tiles = room
+        self._tiles = most
 
     def _arena_nbytes(self, tiles: int) -> int:
         return max(LINE, self.segment.arena_nbytes(tiles, self.group))
@@ -132,7 +139,7 @@ class ReadyColumns:
         which a thread may still be writing to it."""
         found, self._whole = self._whole, aligned(0)
         nbytes = self._arena_nbytes(self._tiles) * columns
-        return found if len(found) >= nbytes else aligned(nbytes)
+        return found if len(found) >= nbytes else room(nbytes, self._large_pages)
 
     def _cut(self, batch: Batch) -> Array:
         """The batch's columns, and arenas that are large enough."""

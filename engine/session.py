@@ -71,9 +71,10 @@ class Session:
         if isinstance(segment, Fallback):
             return ReadyFallback(segment, self.program)
         if isinstance(segment, Images):
-            return ReadyImages(segment, self._workers)
+            return ReadyImages(segment, self._workers, self.program.large_pages)
         l2_nbytes = min(cache_nbytes(cpu, 2) or DEFAULT_L2 for cpu in self.cpus)
-        return ReadyColumns(segment, self._workers, self.program.columns, l2_nbytes)
+        how = (self.program.columns, l2_nbytes, self.program.large_pages)
+        return ReadyColumns(segment, self._workers, *how)
 
     def run(self, feeds: Mapping[str, Feed]) -> dict[str, Any]:
         """One batch: an array for each input, rows first; an array for each output.

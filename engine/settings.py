@@ -24,6 +24,8 @@ class Settings:
     pass over the panel each."""
     confirm: bool = True
     """Kernels that the cost model cannot tell apart are timed, where `compile` is given a timer."""
+    pages: bool = True
+    """Weights and panels in large pages of memory, where they fill any; off: in pages of 4 KB."""
     points: int | None = None
     """T, points of a tile: 16 or 32; by default two of the machine's registers."""
     rewrites_off: tuple[str, ...] = ()

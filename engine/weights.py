@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,25 +16,54 @@ from engine.mapped import stays_in_place
 
 Array = np.ndarray[Any, Any]
 LINE = 64
+SLACK = 16
+"""Bytes behind weights that a kernel may read."""
 LARGE_PAGE = 2 << 20
-"""Linux gives pages of so many bytes to what begins on one and fills some, where numpy asks for
-them: from 4 MB on. With an arena of 14.5 MB (MobileNetV1, Zen 4, two threads) an image took 2.97 ms
-of a processor from a cache line on, 2.83 so, and 3.13 in pages of 4 KB (a busy machine's best)."""
+"""Bytes of what Linux calls a huge page: one entry of a TLB instead of 512, and prefetches do not
+end every 4 KB. Where the system leaves them to who asks (`madvise`, as Debian does), somebody must.
+Weights that come from L3 or memory cost 2 to 4 % less so (kernels/streams.py, the last column), an
+image of MobileNetV1 with an arena of 14.5 MB 2.83 ms of a processor instead of 3.13."""
 
 
 def aligned(nbytes: int) -> Array:
-    """Zeroed uint8[nbytes] that starts on a cache line; what is large, on a large page."""
-    boundary = LARGE_PAGE if nbytes >= 2 * LARGE_PAGE else LINE
-    raw = np.zeros(nbytes + boundary, np.uint8)
-    start = -raw.ctypes.data % boundary
-    return raw[start : start + nbytes]
+    """Zeroed uint8[nbytes] that starts on a cache line."""
+    return _from(np.zeros(nbytes + LINE, np.uint8), nbytes, LINE)
+
+
+def room(nbytes: int, large_pages: bool) -> Array:
+    """The same for what may be large: in large pages as far as it fills them, not one byte beyond,
+    if they are wanted. Who writes a page first decides where it lies, here as well."""
+    if nbytes < LARGE_PAGE:
+        return aligned(nbytes)
+    # of its own, because numpy asks for large pages from 4 MB on, wanted or not
+    mapping = mmap.mmap(-1, nbytes + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    whole = np.frombuffer(mapping, np.uint8)
+    start = -whole.ctypes.data % LARGE_PAGE
+    if large_pages:
+        with contextlib.suppress(OSError):  # a system without them
+            mapping.madvise(mmap.MADV_HUGEPAGE, start, nbytes // LARGE_PAGE * LARGE_PAGE)
+    return _from(whole, nbytes, LARGE_PAGE)
+
+
+def _from(memory: Array, nbytes: int, boundary: int) -> Array:
+    start = -memory.ctypes.data % boundary
+    return memory[start : start + nbytes]
+
+
+def _room_nbytes(array: Array) -> int:
+    """Of a copy, with the slack behind it."""
+    return -(-(array.nbytes + SLACK) // LINE) * LINE
 
 
 class Weights:
     """Aligned copies of arrays, each made once, by the thread that first asks for it: whoever
-    writes a page first decides on which NUMA node it lies."""
+    writes a page first decides on which NUMA node it lies. Those that are `expected` lie side by
+    side."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: Iterable[Array] = (), large_pages: bool = True) -> None:
+        copied = (a for a in expected if not isinstance(a, Hollow) and not stays_in_place(a))
+        self._room = room(sum(map(_room_nbytes, copied)), large_pages)
+        self._taken = 0
         self._copies: dict[int, tuple[Array, Array]] = {}
         self._rows: dict[int, tuple[Array, Rows]] = {}
 
@@ -43,7 +75,7 @@ class Weights:
         self._rows[id(table)][1].fetch(ids)
 
     def address(self, array: Array) -> int:
-        """Where the copy starts; 16 bytes of slack follow it. Of a table that stays in its file
+        """Where the copy starts; SLACK bytes follow it. Of a table that stays in its file
         the rows that were fetched are there, and no slack."""
         if isinstance(array, Hollow):
             raise EngineError(
@@ -56,8 +88,14 @@ class Weights:
             return self._rows[id(array)][1].address
         if id(array) not in self._copies:
             flat = np.ascontiguousarray(array).reshape(-1)
-            memory = aligned(flat.nbytes + LINE)
-            copy = memory[: flat.nbytes].view(flat.dtype)
+            copy = self._take(_room_nbytes(flat))[: flat.nbytes].view(flat.dtype)
             copy[...] = flat
             self._copies[id(array)] = array, copy  # the array too, or its id could come again
         return int(self._copies[id(array)][1].ctypes.data)
+
+    def _take(self, nbytes: int) -> Array:
+        """The next of the room; memory of its own for what was not expected."""
+        if self._taken + nbytes > len(self._room):
+            return aligned(nbytes)
+        self._taken += nbytes
+        return self._room[self._taken - nbytes : self._taken]

@@ -22,7 +22,7 @@ from engine.images.segment import (
 )
 from engine.kernels.building import address
 from engine.kernels.running import run_columns
-from engine.weights import LINE, Weights, aligned
+from engine.weights import LINE, Weights, aligned, room
 from engine.workers import Workers
 
 Array = np.ndarray[Any, Any]
@@ -34,7 +34,7 @@ EMPTY_CALLS = 33
 class ReadyImages:
     """An image segment with its tape, weights and arenas in memory."""
 
-    def __init__(self, segment: Images, workers: Workers) -> None:
+    def __init__(self, segment: Images, workers: Workers, large_pages: bool) -> None:
         self.segment = segment
         self._workers = workers
         self._run = run_columns()
@@ -45,11 +45,11 @@ class ReadyImages:
 
         def copy(head: int) -> None:
             # whoever writes a page first decides on which NUMA node it lies
-            self._weights[head] = Weights()
+            self._weights[head] = Weights(segment.weights, large_pages)
             self._tapes[head] = words_of(segment, self._weights[head])
 
         def make_room(index: int) -> None:
-            self._arenas[index] = aligned(max(LINE, segment.arena.nbytes))
+            self._arenas[index] = room(max(LINE, segment.arena.nbytes), large_pages)
             self._arenas[index][:] = 0
 
         workers.run_heads(copy)

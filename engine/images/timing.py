@@ -15,7 +15,7 @@ from engine.images.building import lone
 from engine.images.ready import words_of
 from engine.measuring import SHORT_BUDGET, call_seconds, in_turns, shortest
 from engine.ops.image_work import Convolution
-from engine.weights import Weights, aligned
+from engine.weights import Weights, room
 
 TURNS = 8
 """On a machine with six processes for its two cores, one layer of ten was called 1.24 times as fast
@@ -64,7 +64,7 @@ class _Visit:
         """Kept: the words have their addresses."""
         self._words = np.ascontiguousarray(words_of(segment, self._held)[mine])
         self._lanes = lanes
-        self._arena = aligned(segment.arena.nbytes)
+        self._arena = room(segment.arena.nbytes, large_pages=True)
         pixels = self._arena.view(np.float32)
         pixels[:] = np.random.default_rng(1).standard_normal(len(pixels), np.float32)
 

@@ -100,3 +100,11 @@ def larger(b, x, y):
 
 def smaller(b, x, y):
     return b.select(b.fcmp_ordered(">", x, y), y, x)
+
+
+def asked(b, address, to_write, locality):
+    """Asks for the cache line of an address; `locality` 3 is into L1, 2 into L2."""
+    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32])
+    function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    flags = [ir.Constant(I32, n) for n in (int(to_write), locality, 1)]
+    b.call(function, [at(b, address, ir.IntType(8)), *flags])

@@ -14,6 +14,7 @@ from __future__ import annotations
 from engine.kernels.functions import four_weights, four_weights_for_few, inline
 from engine.kernels.registers import has_three_quarters
 from engine.kernels.slices import added, begun, ending, written
+from engine.kernels.streams import ask_ahead
 from engine.kernels.table import NARROW
 from engine.kernels.vector import load, load_i64, zeros, zeros_in_pieces
 
@@ -34,6 +35,7 @@ def _dense4(shape, points, step, x, y, live):
             out, source = y + first * row, x
             sums = begun(shape, out, row, bias + 4 * first, done == 0)
             for _ in range(count):
+                ask_ahead(values)
                 sums = added(sums, four_weights(shape, values), load(shape, source))
                 values += 16
                 source += row
@@ -61,6 +63,8 @@ def _dense4_narrow(shape, points, step, x, y, live):
             a = begun(shape, out, row, bias + 4 * first, start)
             b = begun(shape, out + 4 * row, row, bias + 4 * first + 16, start)
             for _ in range(count):
+                ask_ahead(values)
+                ask_ahead(other)
                 v = load(shape, source)
                 a = added(a, four_weights_for_few(shape, values), v)
                 b = added(b, four_weights_for_few(shape, other), v)

@@ -15,15 +15,13 @@ from __future__ import annotations
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from engine.kernels.emitting import F32, I64, at, fused, hidden, larger, smaller, splat
+from engine.kernels.emitting import F32, I64, asked, at, fused, hidden, larger, smaller, splat
 from engine.kernels.vector import VectorType
 
 LINE = 64
 """Bytes of a cache line."""
-_I32 = ir.IntType(32)
 
 
 class GroupType(types.Type):
@@ -109,13 +107,9 @@ def prefetch_group(typing, shape, address, to_write, level):
     into the cache of that level: 1 or 2."""
 
     def emit(context, b, signature, args):
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
-        locality = 4 - level.literal_value
-        flags = [ir.Constant(_I32, n) for n in (int(to_write.literal_value), locality, 1)]
         for line in range(0, 4 * shape.count * shape.lanes, LINE):
             place = b.add(args[1], ir.Constant(I64, line))
-            b.call(function, [at(b, place, ir.IntType(8)), *flags])
+            asked(b, place, to_write.literal_value, 4 - level.literal_value)
         return context.get_dummy_value()
 
     return types.void(shape, types.int64, to_write, level), emit

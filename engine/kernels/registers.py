@@ -35,6 +35,12 @@ def shuffles_are_free() -> bool:
     return "AuthenticAMD" in _words(Path("/proc/cpuinfo"), "vendor_id")
 
 
+def asks_ahead() -> bool:
+    """Whether weights are asked for before their use (kernels/streams.py): on Zen 4 with AVX-512.
+    AVX2's code has no load to spare for it, and Intel's was not measured."""
+    return register_lanes() == 16 and shuffles_are_free()
+
+
 def has_three_quarters(points: int) -> bool:
     """Whether 17 to 24 rows of a tile of 32 `points` run in three registers of eight lanes: on
     Zen 4, whose wide registers take two turns; others' take one, and two of them hold all 32."""

@@ -48,6 +48,7 @@ from __future__ import annotations
 from engine.kernels.functions import forced, four_weights, four_weights_for_few, inline
 from engine.kernels.registers import has_three_quarters
 from engine.kernels.slices import added, begun, ended, ending, written
+from engine.kernels.streams import ask_ahead
 from engine.kernels.table import NARROW, OFFSET_REACH
 from engine.kernels.table import OFFSET_UNIT as UNIT
 from engine.kernels.vector import (
@@ -72,6 +73,7 @@ _HELD_NBYTES = OFFSET_REACH // 2
 def _step(shape, unit, offsets, values, x, sums):
     """One non-zero of each of four rows; `unit` is what offsets in x count in, bytes: 8 in a panel,
     less in a narrower copy. A unit that addresses can have costs no instruction."""
+    ask_ahead(values)
     w0, w1, w2, w3 = four_weights(shape, values)
     word, (a0, a1, a2, a3) = load_i64(offsets), sums
     a0 = fma(w0, load(shape, x + unit * half_word(word, 0)), a0)
@@ -218,6 +220,7 @@ def _blk4(shape, points, step, x, y, live):
             out, b = y + load_i32(head), bias + load_i32(head) // points
             sums = begun(shape, out, row, b, block == 0)
             for _ in range(load_i32(head + 4)):
+                ask_ahead(values)
                 sums = _block(shape, four_weights(shape, values), offsets, x, sums)
                 offsets += 2
                 values += 16
@@ -230,6 +233,12 @@ def _blk4(shape, points, step, x, y, live):
 def _block(shape, weights, offsets, x, sums):
     """One 4x1 block."""
     return added(sums, weights, load(shape, x + load_u16(offsets)))
+
+
+@inline
+def _block_for_few(shape, values, offsets, x, sums):
+    ask_ahead(values)
+    return _block(shape, four_weights_for_few(shape, values), offsets, x, sums)
 
 
 @inline
@@ -249,15 +258,15 @@ def _blk4_narrow(shape, points, step, x, y, live):
                 other, both = y + load_i32(head + 8), load_i32(head + 12)
                 b = begun(shape, other, row, bias + load_i32(head + 8) // points, block == 0)
                 for _ in range(both):
-                    sums = _block(shape, four_weights_for_few(shape, values), offsets, x, sums)
-                    b = _block(shape, four_weights_for_few(shape, next_values), next_offsets, x, b)
+                    sums = _block_for_few(shape, values, offsets, x, sums)
+                    b = _block_for_few(shape, next_values, next_offsets, x, b)
                     offsets += 2
                     values += 16
                     next_offsets += 2
                     next_values += 16
                 written(other, row, b, end, last)
             for _ in range(steps - both):
-                sums = _block(shape, four_weights_for_few(shape, values), offsets, x, sums)
+                sums = _block_for_few(shape, values, offsets, x, sums)
                 offsets += 2
                 values += 16
             written(out, row, sums, end, last)

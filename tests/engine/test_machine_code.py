@@ -126,6 +126,16 @@ def test_sparse_products_read_inputs_within_multiply_adds(tier: str) -> None:
 
 
 @pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_weights_are_asked_for_ahead_where_that_was_measured_to_pay(name: str, tier: str) -> None:
+    """In every loop, but for the last slice of dense weights where two are taken at once."""
+    for loop in accumulating(text_of(name, tier)):
+        alone = name == "gemm_f32_4x" and loop.accumulators == 4
+        asked = any(line.startswith("prefetcht0") for line in loop.lines)
+        assert asked == (tier == "zen4" and not alone), loop.lines
+
+
+@pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("name", ["spmm_f32_blk4x", "gemm_f32_4x"])
 def test_four_outputs_share_an_input(name: str, tier: str) -> None:
     """Two loads of the input and those of four weights, all at once where a shuffle deals them."""

@@ -30,20 +30,23 @@ def test_a_pinned_tier_counts_and_not_the_machine(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("features", "name", "free"),
+    ("features", "name", "free", "asks"),
     [
-        ("+avx2", "skylake-avx512", True),
-        ("+avx2,+avx512f", "skylake-avx512", False),
-        ("+avx2,+avx512f", "znver4", True),
+        ("+avx2", "skylake-avx512", True, False),
+        ("+avx2", "znver4", True, False),
+        ("+avx2,+avx512f", "skylake-avx512", False, False),
+        ("+avx2,+avx512f", "znver4", True, True),
     ],
 )
-def test_shuffles_are_free_with_avx2_and_on_zen(
-    features: str, name: str, free: bool, monkeypatch: pytest.MonkeyPatch
+def test_shuffles_are_free_with_avx2_and_on_zen_and_weights_asked_for_with_both(
+    features: str, name: str, free: bool, asks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NUMBA_CPU_FEATURES", features)
     monkeypatch.setenv("NUMBA_CPU_NAME", name)
     monkeypatch.setattr(registers, "register_lanes", registers.register_lanes.__wrapped__)
     assert registers.shuffles_are_free.__wrapped__() == free
+    monkeypatch.setattr(registers, "shuffles_are_free", registers.shuffles_are_free.__wrapped__)
+    assert registers.asks_ahead() == asks
 
 
 @pytest.mark.parametrize(("vendor", "free"), [("AuthenticAMD", True), ("GenuineIntel", False)])
