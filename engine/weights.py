@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +11,8 @@ from engine.errors import EngineError
 from engine.hollow import Hollow
 from engine.lookup import Rows
 from engine.mapped import stays_in_place
+from numa.memory import PAGE_NBYTES
+from numa.memory import large_pages as advise_large_pages
 
 Array = np.ndarray[Any, Any]
 LINE = 64
@@ -35,14 +35,16 @@ def room(nbytes: int, large_pages: bool) -> Array:
     if they are wanted. Who writes a page first decides where it lies, here as well."""
     if nbytes < LARGE_PAGE:
         return aligned(nbytes)
-    # of its own, because numpy asks for large pages from 4 MB on, wanted or not
-    mapping = mmap.mmap(-1, nbytes + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    whole = np.frombuffer(mapping, np.uint8)
-    start = -whole.ctypes.data % LARGE_PAGE
+    raw = np.zeros(nbytes + LARGE_PAGE, np.uint8)
+    found = _from(raw, nbytes, LARGE_PAGE)
+    # numpy asks for them from 4 MB on, to the end: a page for the rest is memory nobody counted
+    first = -(-raw.ctypes.data // PAGE_NBYTES) * PAGE_NBYTES
+    whole = (raw.ctypes.data + len(raw) - first) // PAGE_NBYTES * PAGE_NBYTES
+    advise_large_pages(first, whole, wanted=False)
     if large_pages:
-        with contextlib.suppress(OSError):  # a system without them
-            mapping.madvise(mmap.MADV_HUGEPAGE, start, nbytes // LARGE_PAGE * LARGE_PAGE)
-    return _from(whole, nbytes, LARGE_PAGE)
+        filled = nbytes // LARGE_PAGE * LARGE_PAGE
+        advise_large_pages(found.ctypes.data, filled, wanted=True)
+    return found
 
 
 def _from(memory: Array, nbytes: int, boundary: int) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -127,6 +128,13 @@ def parse_numa_maps(lines: Iterable[str], *, files: bool = True) -> dict[int, in
             if key[0] == "N" and key[1:].isdecimal():
                 totals[int(key[1:])] = totals.get(int(key[1:]), 0) + int(count) * page_nbytes
     return dict(sorted(totals.items()))
+
+
+def large_pages(address: int, nbytes: int, wanted: bool) -> None:
+    """Asks for large pages there, or for none; whole pages of PAGE_NBYTES. A system that has none,
+    or none left, gives small ones, as before."""
+    advice = mmap.MADV_HUGEPAGE if wanted else mmap.MADV_NOHUGEPAGE
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(nbytes), advice)
 
 
 def _call(which: int, *arguments: int) -> int:

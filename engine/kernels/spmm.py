@@ -48,7 +48,7 @@ from __future__ import annotations
 from engine.kernels.functions import forced, four_weights, four_weights_for_few, inline
 from engine.kernels.registers import has_three_quarters
 from engine.kernels.slices import added, begun, ended, ending, written
-from engine.kernels.streams import ask_ahead
+from engine.kernels.streams import SLICES_AHEAD, ask_ahead, ask_lines, ask_rows
 from engine.kernels.table import NARROW, OFFSET_REACH
 from engine.kernels.table import OFFSET_UNIT as UNIT
 from engine.kernels.vector import (
@@ -143,8 +143,15 @@ def _sell4(shape, points, step, x, y, live):
     values, extras = load_i64(step + 40), load_i64(step + 48)
     blocks, slices, block_nbytes = load_i64(step + 56), load_i64(step + 64), load_i64(step + 72)
     bias, end = load_i64(step + 88), ending(step, step + 96, live)
+    stop, final = x + load_i64(step + 80), head + 32 * (blocks * slices - 1)
+    _, _, rest, _ = end
     for block in range(blocks):
+        ask_lines(x, min(block_nbytes, stop - x))
         for _ in range(slices):
+            ahead = min(head + 32 * SLICES_AHEAD, final)
+            ask_rows(ahead, y, 4 * points)
+            if rest != 0 and block == blocks - 1:
+                ask_rows(ahead, y + rest, 4 * points)
             sums = _opened(shape, points, head, block, bias, y)
             for _ in range(load_i32(head + 16)):
                 sums = _step(shape, UNIT, offsets, values, x, sums)
@@ -215,8 +222,15 @@ def _blk4(shape, points, step, x, y, live):
     head, offsets, values = load_i64(step + 24), load_i64(step + 32), load_i64(step + 40)
     blocks, slices, block_nbytes = load_i64(step + 48), load_i64(step + 56), load_i64(step + 64)
     bias, end, row = load_i64(step + 72), ending(step, step + 80, live), 4 * points
+    final = head + 8 * (blocks * slices - 1)
+    _, _, rest, _ = end
     for block in range(blocks):
+        ask_lines(x, block_nbytes)
         for _ in range(slices):
+            ahead = y + load_i32(min(head + 8 * SLICES_AHEAD, final))
+            ask_lines(ahead, 4 * row)
+            if rest != 0 and block == blocks - 1:
+                ask_lines(ahead + rest, 4 * row)
             out, b = y + load_i32(head), bias + load_i32(head) // points
             sums = begun(shape, out, row, b, block == 0)
             for _ in range(load_i32(head + 4)):
