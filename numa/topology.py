@@ -312,6 +312,13 @@ def _nodes(root: Path, cores: tuple[Core, ...]) -> tuple[tuple[NumaNode, ...], f
     return tuple(nodes), frozenset(folders) - allowed
 
 
+def memory_limit(topology: Topology) -> int:
+    """The smaller of the machine's or cgroup's limit and what is available now, in bytes."""
+    import psutil  # not for everyone who asks where processors are
+
+    return min(topology.memory_limit_nbytes, int(psutil.virtual_memory().available))
+
+
 def _caches(root: Path, online: frozenset[int]) -> tuple[Cache, ...]:
     """Every cache of the online CPUs once, nearest level first."""
     found: set[Cache] = set()

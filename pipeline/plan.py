@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import psutil
 import pyarrow as pa
 
 from numa.notation import size
 from numa.placement import Place
-from numa.topology import Topology
 from pipeline.batches import default_batch_rows, default_batch_tokens
 from pipeline.bound import Binding
 from pipeline.dataset import Dataset
@@ -26,7 +24,6 @@ __all__ = [
     "Plan",
     "default_batch_rows",
     "make_plan",
-    "memory_limit",
     "price",
     "read_fields",
 ]
@@ -105,11 +102,6 @@ class Plan:
             f"  where   {self.dataset.where}: {_count(len(skipped), 'row group')} of "
             f"{_count(sum(skipped), 'row')} are not read"
         ]
-
-
-def memory_limit(topology: Topology) -> int:
-    """The smaller of the machine's or cgroup's limit and what is available now, in bytes."""
-    return min(topology.memory_limit_nbytes, int(psutil.virtual_memory().available))
 
 
 def make_plan(

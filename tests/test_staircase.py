@@ -26,7 +26,7 @@ HOMES = {
     "google": ("engine/reader", "engine/reference"),
     "numba": ("engine/kernels",),
     "llvmlite": ("engine/kernels",),
-    "psutil": ("numa", "pipeline/plan"),
+    "psutil": ("numa",),
     "numpy": ("engine", "pipeline"),
     "onnxruntime": ("engine/rival",),
     "tokenizers": ("pipeline/text",),

@@ -21,7 +21,7 @@ from jobs.executors import Seat, groups_of, seat_of, source_environment, stage_s
 from jobs.executors.serving import encode
 from numa import launch
 from numa.placement import Place
-from numa.topology import Topology
+from numa.topology import Topology, memory_limit
 
 if TYPE_CHECKING:
     from jobs.spec import JobSpec
@@ -65,9 +65,6 @@ class LocalExecutor:
             self._places[number] = place
             if warm:
                 self._spawn(number)
-        # Heavy (pyarrow): by now the scorers are starting on other cores.
-        from pipeline.plan import memory_limit
-
         machine, limit = socket.gethostname(), memory_limit(topology)
         return tuple(
             seat_of(number, [stage_seat(topology, machine, limit, place) for place in group])

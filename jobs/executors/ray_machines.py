@@ -22,8 +22,7 @@ from jobs.errors import InfrastructureError
 from jobs.executors import groups_of
 from jobs.executors.ray_census import Census, lives
 from numa.placement import Place
-from numa.topology import Topology
-from pipeline.plan import memory_limit
+from numa.topology import Topology, memory_limit
 
 _CONNECT_SECONDS = 10.0
 
@@ -272,7 +271,8 @@ def first_lines(error: BaseException, count: int = 8) -> str:
 
 
 def probe(raylet: str, cpus: int) -> Machine:
-    """Runs as a task on the raylet's machine."""
+    """Runs as a task on the raylet's machine, whose worker imports this file for it alone: nothing
+    slow is imported here."""
     topology = Topology.discover()
     boot = Path("/proc/sys/kernel/random/boot_id")
     return Machine(

@@ -40,7 +40,9 @@ class Raylets:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
+        # Without a dashboard and without who carries what workers print to drivers.
         head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
+        head["include_log_monitor"] = False
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.workers: list[Any] = []
 

@@ -159,7 +159,7 @@ def test_verify_finds_a_flipped_byte(source: Source, tmp_path: Path) -> None:
 def test_plan_too_large_for_the_machine_is_refused(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.plan.memory_limit", lambda topology: 100 << 20)
+    monkeypatch.setattr("jobs.executors.local.memory_limit", lambda topology: 100 << 20)
     output = tmp_path / "out"
     result = invoke(*words(source, output, "--progress", "none"))
     assert result.exit_code == 1 and "within 100 MiB of memory" in result.stderr
