@@ -118,6 +118,20 @@ def test_encoded_pictures_give_the_local_bytes(tmp_path: Path, raylets: Raylets)
         assert (local / name).read_bytes() == (ray / name).read_bytes()
 
 
+def test_digits_give_the_local_bytes(tmp_path: Path, raylets: Raylets) -> None:
+    """Nor is this."""
+    raylets.have(1)
+    digits, outputs = small_job.ROOT / "examples" / "digits", (tmp_path / "local", tmp_path / "ray")
+    for run, output, more in zip((here, driven), outputs, ((), on(raylets)), strict=True):
+        done = run(
+            "run", "--model", str(digits / "digits-mlp-s90.onnx"), "--input", str(digits / "data"),
+            "--output", str(output), "--engines", "1", "--threads", "1", *more,
+        )  # fmt: skip
+        assert done.code == 0, done.stderr
+    local, ray = ({p.name: p.read_bytes() for p in o.glob("part-*")} for o in outputs)
+    assert len(local) > 5 and local == ray
+
+
 @pytest.mark.parametrize("failpoint", ["before_run:3=kill", "after_fsync:3=crash"])
 def test_scorer_killed_in_mid_shard(
     source: Source, tmp_path: Path, raylets: Raylets, failpoint: str

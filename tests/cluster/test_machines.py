@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from machines import BY_NAME, write_tree
+from small_job import ROOT
 
 from jobs.errors import InfrastructureError
 from jobs.executors import ray_census
@@ -124,3 +127,13 @@ def test_long_coloured_messages_are_cut() -> None:
     text = "\x1b[36mray::f()\x1b[39m\n" + "\n".join(f"frame {i}" for i in range(30)) + "\nboom"
     lines = first_lines(RuntimeError(text)).splitlines()
     assert lines[:2] == ["ray::f()", "..."] and lines[-1] == "boom" and len(lines) == 8
+
+
+def test_a_probe_imports_nothing_slow() -> None:
+    """Each machine's worker imports its module before it can tell of itself."""
+    code = (
+        "import sys, ray; before = set(sys.modules); import jobs.executors.ray_machines\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "assert not new & {'pyarrow', 'numba', 'onnx', 'engine', 'pipeline'}, new"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

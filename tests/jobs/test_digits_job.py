@@ -1,4 +1,7 @@
-"""The digits through whole jobs: onnxruntime's labels and logits, the same bytes everywhere."""
+"""The digits through whole jobs: onnxruntime's labels and logits, the same bytes with two threads.
+
+That Ray gives the same bytes is in tests/cluster/test_faults.py, where there is a cluster.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,8 @@ import onnxruntime
 import psutil
 import pyarrow.dataset as ds
 import pytest
-from small_job import ROOT, colonnade
-
-pytestmark = pytest.mark.cluster
+from here import driven
+from small_job import ROOT
 
 DIGITS = ROOT / "examples" / "digits"
 MODEL = DIGITS / "digits-mlp-s90.onnx"
@@ -24,7 +26,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scored(output: Path, *more: str) -> Path:
-    run = colonnade(
+    run = driven(
         "run", "--model", str(MODEL), "--input", str(DIGITS / "data"), "--output", str(output),
         "--progress", "json", "--keep", "id,image", "--engines", "1", *more,
     )  # fmt: skip
@@ -54,7 +56,3 @@ def test_two_threads_write_the_same_bytes(reference: Path, tmp_path: Path) -> No
     if (psutil.cpu_count(logical=False) or 1) < 2:
         pytest.skip("two threads need two cores")
     same_bytes(reference, scored(tmp_path / "two", "--threads", "2", "--batch-rows", "100"))
-
-
-def test_ray_writes_the_same_bytes(reference: Path, tmp_path: Path) -> None:
-    same_bytes(reference, scored(tmp_path / "ray", "--executor", "ray", "--threads", "1"))
