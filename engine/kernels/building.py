@@ -15,7 +15,7 @@ from numba import cfunc, types
 from numba.core import config
 
 from engine.kernels.cache import cache_folder
-from engine.kernels.compiling import KernelCompiler
+from engine.kernels.compiling import KERNEL
 from engine.kernels.table import KERNELS
 
 SIGNATURE = types.void(*[types.int64] * 5)
@@ -68,8 +68,7 @@ def build(name: str, cache: bool = False) -> Any:
     module, _, factory = KERNELS[name].source.partition(":")
     make: Callable[..., Callable[..., None]] = getattr(importlib.import_module(module), factory)
     python = make(*KERNELS[name].arguments)
-    settings = {"error_model": "numpy", "pipeline_class": KernelCompiler}
-    return cfunc(SIGNATURE, cache=cache, **settings)(python)
+    return cfunc(SIGNATURE, cache=cache, error_model="numpy", **KERNEL)(python)
 
 
 def address(name: str) -> int:

@@ -17,9 +17,11 @@ import pytest
 import token_jobs
 
 from engine.kernels import building
+from engine.kernels.compiling import SWITCH, takes_few
 from engine.kernels.functions import VECTOR_FUNCTIONS
 from engine.kernels.row import Kernel
 from engine.kernels.table import KERNELS
+from scripts.machine_code import Loop, assembly, loops
 
 ROOT = Path(__file__).resolve().parents[2]
 SESSION = """
@@ -123,6 +125,31 @@ def test_what_compiles_is_collected_for_afterwards(
     assert gc.isenabled()
 
 
+def test_versions_of_numba_that_were_not_tried_take_its_own_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert takes_few() and not takes_few("0.69.0") and not takes_few("1.0.0rc1")
+    monkeypatch.setenv(SWITCH, "all")
+    assert not takes_few()
+
+
+@pytest.mark.parametrize("name", ["spmm_f32_blk4x16", "layernorm_f32_x16"])
+def test_few_passes_make_the_loops_of_all(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = []
+    for passes in ("few", "all"):
+        monkeypatch.setenv(SWITCH, passes)
+        texts.append(assembly([name], "avx2")[name])
+    few, whole = ([_vector_instructions(loop) for loop in loops(text)] for text in texts)
+    assert few and few == whole
+    assert texts[0] != texts[1], "the same passes twice"
+
+
+def _vector_instructions(loop: Loop) -> list[str]:
+    """Registers have other numbers, conditions other signs, and what needs no order another one."""
+    return sorted(name for name in (line.split()[0] for line in loop.lines) if name[0] == "v")
+
+
+@pytest.mark.skipif(not takes_few(), reason="another version of numba")
 def test_parts_of_kernels_refuse_python() -> None:
     building.build(SMALL)
     part = VECTOR_FUNCTIONS["Neg"]
