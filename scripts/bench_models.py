@@ -31,6 +31,7 @@ import onnx
 import onnxruntime
 
 import engine
+from engine.settings import switches_of
 from scripts.models.bert import bert
 from scripts.models.bert_weights import Size, random_weights
 from scripts.models.mlp import SIZES, mlp
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", choices=sorted(MODELS), default="mlp")
     parser.add_argument("--blocks", action="store_true", help="zeros in row blocks of 4x1")
     parser.add_argument("--columns", choices=["on", "off"], default="on")
+    parser.add_argument("--off", nargs="+", default=[], help="as `colonnade run` takes it: pages")
     parser.add_argument("--points", type=int, help="of a tile: 16 or 32")
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.8, 0.9, 0.95])
     parser.add_argument("--batch", type=int, nargs="+", help="rows a run")
@@ -151,7 +153,8 @@ def measure(
     """A Figure for each number of cores; in a round everyone has a turn with every number."""
     family = MODELS[args.model]
     feeds = family.feeds(batch)
-    program = engine.compile(path, columns=args.columns == "on", points=args.points)
+    switches = {"columns": args.columns == "on", "points": args.points, **switches_of(args.off)}
+    program = engine.compile(path, **switches)
     name = program.outputs[0].name
     rates: dict[tuple[int, str], list[float]] = {}
     with ExitStack() as sessions:
