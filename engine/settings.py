@@ -36,10 +36,14 @@ class Settings:
         return {**asdict(self), "rewrites_off": list(self.rewrites_off)}
 
 
+SWITCHES = tuple(f.name for f in fields(Settings) if f.default is True)
+"""Names of what can be turned off, besides rewrites."""
+
+
 def switches_of(off: Iterable[str]) -> dict[str, Any]:
     """Keywords of `compile` for names to turn off: a switch that is on, or a rewrite's name."""
     names = list(off)
-    plain = {f.name: False for f in fields(Settings) if f.name in names and f.default is True}
+    plain = {name: False for name in SWITCHES if name in names}
     rewrites = [name for name in names if name not in plain]
     return {**plain, "rewrites_off": rewrites} if rewrites else plain
 

@@ -39,6 +39,7 @@ from engine.rewrites.rewrite import Edit, Event, Rewrite, View, apply
 from engine.rewrites.rotary import ROTARY
 from engine.rewrites.sink import SINK
 from engine.rewrites.static_shape import STATIC_SHAPE
+from engine.settings import SWITCHES
 
 __all__ = ["REWRITES", "Event", "Rewrite", "rewrite"]
 
@@ -85,7 +86,7 @@ def rewrite(graph: Graph, off: frozenset[str] = frozenset()) -> tuple[Graph, tup
     """The graph after all rewrites but `off`; the log has what fired, then what stays refused."""
     unknown = sorted(off - {r.name for r in REWRITES})
     if unknown:
-        known = ", ".join(("columns", "sparse", "epilogues", *(r.name for r in REWRITES)))
+        known = ", ".join((*SWITCHES, *(r.name for r in REWRITES)))
         raise EngineError(f"off: expected names among {known}, got {unknown}; check --off")
     table = [r for r in REWRITES if r.name not in off]
     fired: list[Event] = []
