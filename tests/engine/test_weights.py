@@ -14,6 +14,9 @@ from engine.reader import graph_of
 from engine.weights import LARGE_PAGE, LINE, SLACK, Weights, aligned, room
 
 Array = np.ndarray[Any, Any]
+pytestmark = pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a kernel without large pages"
+)
 
 
 def asks_for_large_pages(array: Array) -> bool:
