@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -21,6 +22,10 @@ FIRST = (
 """What takes longest starts first, so that no worker is left with it when the others are done."""
 
 CLUSTER = "tests/cluster/"
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 # Ray runs its workers at the lowest priority but four: beside other tests they would hardly run.
 os.environ.setdefault("RAY_worker_niceness", "0")

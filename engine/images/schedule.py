@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -134,8 +135,11 @@ def _missing(
 def rings_of(tasks: Sequence[Task], visits: Sequence[Visit]) -> dict[str, Ring]:
     """A ring for each value, as small as the order of visits allows."""
     found = {}
+    turns: list[list[tuple[int, Visit]]] = [[] for _ in tasks]
+    for time, visit in enumerate(visits):
+        turns[visit.task].append((time, visit))
     for members in _sharing(tasks, visits):
-        ring = _ring(members, tasks, visits)
+        ring = _ring(members, tasks, turns)
         for index in members:
             found[tasks[index].write] = replace(ring, value=tasks[index].write)
     return {t.write: found[t.write] for t in tasks if t.write}
@@ -192,15 +196,19 @@ def _padding(value: str, tasks: Sequence[Task]) -> tuple[int, int, int, int]:
     )
 
 
-def _ring(members: Sequence[int], tasks: Sequence[Task], visits: Sequence[Visit]) -> Ring:
-    """Of tasks that write to it one over the other; those with padding write alone."""
+def _ring(
+    members: Sequence[int], tasks: Sequence[Task], turns: Sequence[Sequence[tuple[int, Visit]]]
+) -> Ring:
+    """Of tasks that write to it one over the other; those with padding write alone. `turns` are
+    the visits of each task, each with its place among all."""
     home = tasks[members[0]]
     readers = [reader for m in members for reader in readers_of(tasks[m].write, tasks)]
     top, bottom, left, right = _padding(home.write, tasks)
     rows = home.plane.height + top + bottom
-    last, made = np.full(rows, -1), np.full(rows, len(visits))
+    last, made = np.full(rows, -1), np.full(rows, sum(map(len, turns)))
     writes: list[tuple[int, int, int]] = []
-    for time, visit in enumerate(visits):
+    concerned = {*members, *(i for i, _ in readers)}
+    for time, visit in sorted((turn for i in concerned for turn in turns[i]), key=itemgetter(0)):
         if visit.task in members:
             low, high = 0 if visit.row == 0 else visit.row + top, visit.row + visit.rows + top
             writes.append((time, low, high))
