@@ -29,7 +29,7 @@ GROUPS = (40, 60, 50, 50)
 FILES = 3
 ROWS = FILES * sum(GROUPS)
 SHARDS = FILES * len(GROUPS)
-TIMEOUT = 180
+TIMEOUT = 280
 """Seconds that a run may take on a busy machine; ten when idle."""
 PROMPT = 100
 """Seconds that an end may take on a busy machine: two when idle, and far from any stall limit."""
