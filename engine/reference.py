@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from engine.errors import EngineError, FeedError, UnsupportedError
 from engine.graph import Graph, Node
@@ -47,6 +46,9 @@ class NodeRunner:
         if key == ("", "BatchNormalization") and training(node, opsets.get("", 1)):
             self._function = None
         if self._function is None:
+            # Many models have no such node, and the import is a seventh of a compilation's start.
+            from onnx.reference import ReferenceEvaluator
+
             try:
                 self._evaluator = ReferenceEvaluator(_model(node, opsets, dtypes or {}))
             except Exception as error:  # onnx raises many kinds for one reason: no implementation
