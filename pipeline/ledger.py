@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.parts import part_of, rejects_name
 from pipeline.records import ManifestEntry
-from pipeline.shards import Shard
+from pipeline.shards import Shard, rows_of
 
 _ENTRY = np.dtype(
     [
@@ -106,7 +106,7 @@ class Ledger(MutableMapping[int, ManifestEntry]):
         rows_in, rows_out = self._table["rows_in"], self._table["rows_out"]
         missing = rows_in - rows_out - self._table["filtered"]
         good = (missing == 0) | (missing == self._table["rejects"])
-        good &= rows_in == np.fromiter((s.rows for s in self._shards), np.int64, len(rows_in))
+        good &= rows_in == rows_of(self._shards)
         odd = np.flatnonzero(~good & (self._table["state"] != 0))
         return self[int(odd[0])] if len(odd) else None
 

@@ -77,6 +77,8 @@ class Shards(Sequence[Shard]):
         """int64[shards, 8]; use `plan_shards`."""
         self._files = files
         self._table = table
+        self._made: dict[int, Shard] = {}
+        """Some that were asked for lately: whoever asks for one asks again."""
 
     @property
     def most_rows(self) -> int:
@@ -110,7 +112,12 @@ class Shards(Sequence[Shard]):
     def __getitem__(self, index: int | slice) -> Shard | tuple[Shard, ...]:
         if isinstance(index, slice):
             return tuple(map(self._shard, self._table[index].tolist()))
-        return self._shard(self._table[index].tolist())
+        found = self._made.get(index)
+        if found is None:
+            if len(self._made) >= _RECENT:
+                self._made.clear()
+            found = self._made[index] = self._shard(self._table[index].tolist())
+        return found
 
     def __iter__(self) -> Iterator[Shard]:
         for first in range(0, len(self), _AT_ONCE):
@@ -139,6 +146,9 @@ class Shards(Sequence[Shard]):
             skipped=file.row_groups.skipped_in(first, groups) if skipped else (),
         )
 
+
+_RECENT = 64
+"""Shards that are kept as they were made."""
 
 _AT_ONCE = 1024
 """Shards that are made together when all are looked at."""
@@ -185,6 +195,13 @@ def _shards_of(file: DataFile, target: int) -> Iterator[tuple[int, int, int, int
         nbytes += size
     if len(groups) > first or not len(groups):
         yield first, len(groups) - first, skips, rows, nbytes, first_row
+
+
+def rows_of(shards: Sequence[Shard]) -> Array:
+    """int64, of each."""
+    if isinstance(shards, Shards):
+        return shards.rows
+    return np.array([shard.rows for shard in shards], np.int64)
 
 
 def by_size(shards: Sequence[Shard]) -> array[int]:

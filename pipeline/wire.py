@@ -25,7 +25,8 @@ def to_plain(value: Any) -> Any:
     if kind in _PLAIN:
         return value
     if names := _names(kind):
-        return {name: to_plain(getattr(value, name)) for name in names}
+        found = {name: getattr(value, name) for name in names}
+        return {n: v if type(v) in _PLAIN else to_plain(v) for n, v in found.items()}
     if isinstance(value, tuple | list):
         return [to_plain(v) for v in value]
     if isinstance(value, Mapping):
