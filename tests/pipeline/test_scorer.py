@@ -255,7 +255,7 @@ def test_abandoned_leases_leave_nothing(model: SmallModel, tmp_path: Path) -> No
         ready.set()
 
     scorer = Scorer(model.spec(dataset, tmp_path / "out", batch_rows=1), emit)
-    for shard in plan_shards(dataset) * 10:
+    for shard in list(plan_shards(dataset)) * 10:
         scorer.submit(Lease(shard, 0))
     ready.wait()
     scorer.close(abandon=True)
