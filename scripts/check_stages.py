@@ -5,7 +5,7 @@ from its weights (extra `minilm`; a transformer of its size where they are not i
 small datasets for them. It scores each whole, in two stages by processes and by actors of Ray, and
 in three by processes, which share processors where there are but two (scripts/crowded.py); and
 compares. `--machines 3` does so by Ray alone, in two and in three stages, on that many raylets
-which say that they are machines of their own.
+which say that they are machines of their own (2: in two).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from scripts.models.resnet import resnet50
 
 MINILM = Size(layers=6, hidden=384, feed_forward=1536)
 ROWS = {"bert": 24, "minilm": 64, "resnet": 16}
-"""In files of two: some shards each."""
+"""In files of two: some shards each. The real MiniLM takes all of its own texts."""
 ELSEWHERE = """import os, socket
 if name := os.environ.get("COLONNADE_CHECK_MACHINE"):
     socket.gethostname = lambda: name
@@ -51,7 +51,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("nets", nargs="*", default=list(NETS), help=", ".join(NETS))
-    parser.add_argument("--machines", type=int, default=0, help="raylets; 2 or more")
+    parser.add_argument("--machines", type=int, choices=(2, 3), default=0, help="raylets")
     args = parser.parse_args()
     folder = Path(tempfile.gettempdir()) / "colonnade-check-stages"
     folder.mkdir(exist_ok=True)
