@@ -1,6 +1,6 @@
 """How a batch is cut into columns: neither results nor their bytes depend on it.
 
-A column of rows is some tiles of rows, a column of sequences some whole sequences. Within a stage
+A column of rows is some tiles of rows, a column of sequences some whole sequences. Within a stretch
 a column's tiles go through the steps in groups: a step reads its weights once from L3 and again
 from L2 for the rest of the group. A group is as large as its panels leave L2 room for.
 """

@@ -212,10 +212,11 @@ def shortest(calls: Callable[[int], float], budget: float) -> float:
 
 def call_seconds(steps: Array, live: int, count: int, arena: int = 0) -> float:
     """Seconds of `count` times all steps, int64[steps, words], in machine code: a column each."""
-    stage = np.array([1, 0, len(steps), live], np.int64)  # once for the whole of a column
+    stretch = np.array([1, 0, len(steps), live], np.int64)  # once for the whole of a column
     table = np.tile(np.array([0, live, 0, live], np.int64), (count, 1))
     held = np.array(
-        [stage.ctypes.data, 1, 0, 0, steps.ctypes.data, steps.strides[0], arena, 0, 1, 0], np.int64
+        [stretch.ctypes.data, 1, 0, 0, steps.ctypes.data, steps.strides[0], arena, 0, 1, 0],
+        np.int64,
     )
     counter = np.zeros(1, np.int64)
     loop = run_columns()

@@ -126,11 +126,11 @@ class ReadyColumns:
         """Adds the segment's exports to `known`."""
         columns, borders = self._cut(batch), self._borders(known, batch)
         if self.depth_first:
-            self._together(0, len(self.segment.stages), columns, borders, None)
+            self._together(0, len(self.segment.stretches), columns, borders, None)
         else:
             whole = self._layer_wise_room(len(columns))
-            for stage in range(len(self.segment.stages)):
-                self._together(stage, 1, columns, borders, whole)
+            for stretch in range(len(self.segment.stretches)):
+                self._together(stretch, 1, columns, borders, whole)
             self._whole = whole
         self._export(known, borders)
 
@@ -180,7 +180,7 @@ class ReadyColumns:
     def _together(
         self, first: int, count: int, columns: Array, borders: _Borders, whole: Array | None
     ) -> None:
-        """All threads take columns through `count` stages from `first` on."""
+        """All threads take columns through `count` stretches from `first` on."""
         counter = np.zeros(1, np.int64)
 
         def task(index: int) -> None:
@@ -199,7 +199,7 @@ class ReadyColumns:
         self,
         counter: Array,
         columns: Array,
-        stages: tuple[int, int],
+        stretches: tuple[int, int],
         words: Array,
         place: tuple[int, int, int],
         borders: _Borders,
@@ -209,11 +209,11 @@ class ReadyColumns:
 
         `place` is the arena, the bytes to the next column's, and the tiles of a group.
         """
-        stage_table, step_table, patches = tables or self._tables
+        stretch_table, step_table, patches = tables or self._tables
         held = np.array(
             [
-                stage_table[stages[0] :].ctypes.data,
-                stages[1],
+                stretch_table[stretches[0] :].ctypes.data,
+                stretches[1],
                 step_table.ctypes.data,
                 patches.ctypes.data,
                 words.ctypes.data,
@@ -257,11 +257,11 @@ class ReadyColumns:
     def _visits(self, tokens: int) -> Iterator[_Visit]:
         """What a column does, in its order."""
         first, tiles = 0, -(-tokens // self.segment.points)
-        for stage in self.segment.stages:
-            for done in range(0, 1 if stage.whole else tiles, self.group):
-                for step in range(first, first + len(stage.steps)):
-                    yield _Visit(step, done, min(self.group, tiles - done), stage.whole)
-            first += len(stage.steps)
+        for stretch in self.segment.stretches:
+            for done in range(0, 1 if stretch.whole else tiles, self.group):
+                for step in range(first, first + len(stretch.steps)):
+                    yield _Visit(step, done, min(self.group, tiles - done), stretch.whole)
+            first += len(stretch.steps)
 
     def _once(self, column: Array, visit: _Visit, borders: _Borders) -> float:
         """Seconds of a visit, in the first thread's arena; of nothing without tiles."""
@@ -271,9 +271,9 @@ class ReadyColumns:
         if not visit.whole:
             here[0, 2] += visit.first * points
             here[0, 3] = min(visit.tiles * points, column[3] - visit.first * points)
-        stage = np.array([[visit.whole, visit.step, min(1, visit.tiles), points]], np.int64)
+        stretch = np.array([[visit.whole, visit.step, min(1, visit.tiles), points]], np.int64)
         place = (self._arenas[0].ctypes.data, 0, self.group)
-        tables = (stage, *self._tables[1:])
+        tables = (stretch, *self._tables[1:])
         began = perf_counter()
         self._call(counter, here, (0, 1), words, place, borders, tables)
         return perf_counter() - began

@@ -160,11 +160,11 @@ class Column:
         return sum(a.nbytes for a in self.weights)
 
     def as_sequences(self) -> Sequences:
-        """The same as one stage of tiles: what runs columns knows no other kind."""
-        stages = (Stage(False, self.steps),)
+        """The same as one stretch of tiles: what runs columns knows no other kind."""
+        stretches = (Stretch(False, self.steps),)
         nothing = Arena((), 0)
         return Sequences(
-            self.nodes, stages, self.imports, self.exports, self.arena, nothing, self.points
+            self.nodes, stretches, self.imports, self.exports, self.arena, nothing, self.points
         )
 
     def __str__(self) -> str:
@@ -174,7 +174,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class Stretch:
     """Steps of a column of sequences that run together, one after the other."""
 
     whole: bool
@@ -187,13 +187,13 @@ class Sequences:
     """Nodes that run over a column of whole sequences, their tokens side by side in tiles."""
 
     nodes: tuple[str, ...]
-    stages: tuple[Stage, ...]
+    stretches: tuple[Stretch, ...]
     imports: tuple[Border, ...]
     exports: tuple[Border, ...]
     local: Arena
-    """Panels that live within one stage: one tile of each."""
+    """Panels that live within one stretch: one tile of each."""
     spread: Arena
-    """Panels that live from stage to stage: bytes and offsets for each tile of a column."""
+    """Panels that live from stretch to stretch: bytes and offsets for each tile of a column."""
     points: int
     """T, tokens of a tile."""
     counts: tuple[Count, ...] = ()
@@ -201,7 +201,7 @@ class Sequences:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        return tuple(step for stage in self.stages for step in stage.steps)
+        return tuple(step for stretch in self.stretches for step in stretch.steps)
 
     @property
     def weights(self) -> tuple[Array, ...]:
@@ -247,8 +247,12 @@ class Sequences:
         for span in (*self.local.spans, *self.spread.spans):
             spans.append(Span(span.name, end, span.nbytes))
             end = -(-(end + span.nbytes) // LINE) * LINE
-        stages = tuple(Stage(stage.whole, (step,)) for stage in self.stages for step in stage.steps)
-        return replace(self, stages=stages, local=Arena((), 0), spread=Arena(tuple(spans), end))
+        stretches = tuple(
+            Stretch(stretch.whole, (step,)) for stretch in self.stretches for step in stretch.steps
+        )
+        return replace(
+            self, stretches=stretches, local=Arena((), 0), spread=Arena(tuple(spans), end)
+        )
 
     def arena_nbytes(self, tiles: int, group: int) -> int:
         """Bytes of a thread's arena for columns of up to `tiles` tiles, and groups of them."""
@@ -260,9 +264,11 @@ class Sequences:
             f"columns of sequences, tiles of {self.points} tokens, arena "
             f"{size(self.local.nbytes)} and {size(self.spread.nbytes)} a tile, {weights} of weights"
         ]
-        for number, stage in enumerate(self.stages):
-            lines.append(f"  stage {number}, " + ("whole sequences" if stage.whole else "by tile"))
-            lines += [f"    {step}" for step in stage.steps]
+        for number, stretch in enumerate(self.stretches):
+            lines.append(
+                f"  stretch {number}, " + ("whole sequences" if stretch.whole else "by tile")
+            )
+            lines += [f"    {step}" for step in stretch.steps]
         return "\n".join([*lines, *_offsets(self.local), *_offsets(self.spread, " a tile")])
 
 

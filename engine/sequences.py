@@ -4,14 +4,14 @@ A transformer is token by token but for one operator. So a column here is some w
 taken by one thread through all layers; inside it their tokens stand side by side in tiles of T,
 without padding, and each stretch between two attentions is run depth first, tile by tile:
 
-      stage 0, by tile      embeddings, LayerNorm, Q K V       tile 0 | tile 1 | tile 2
-      stage 1, whole        attention, head by head            every tile of each sequence
-      stage 2, by tile      projection, residual, LayerNorm,   tile 0 | tile 1 | tile 2
+      stretch 0, by tile      embeddings, LayerNorm, Q K V       tile 0 | tile 1 | tile 2
+      stretch 1, whole        attention, head by head            every tile of each sequence
+      stretch 2, by tile      projection, residual, LayerNorm,   tile 0 | tile 1 | tile 2
                             feed-forward, LayerNorm, Q K V
-      stage 3, whole        attention ...
+      stretch 3, whole        attention ...
 
-What a stage keeps for itself (the feed-forward's wide panel) has one tile of memory, which stays
-in L2; what the next stage reads has a tile for each of the column's tiles. No thread waits for
+What a stretch keeps for itself (the feed-forward's wide panel) has one tile of memory, which stays
+in L2; what the next stretch reads has a tile for each of the column's tiles. No thread waits for
 another: a sequence's attention needs nothing but its own tokens.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 from engine import arena
 from engine.graph import Value
 from engine.ops.work import Map, Work
-from engine.segments import OFFSETS, POSITIONS, Count, Sequences, Stage, Step
+from engine.segments import OFFSETS, POSITIONS, Count, Sequences, Step, Stretch
 from engine.steps import Frame, Lowered, StepBuilder, opening, written
 
 INT64 = np.dtype(np.int64)
@@ -61,12 +61,14 @@ def sequences(group: Sequence[Lowered], frame: Frame) -> Sequences:
     crossing = _crossing(steps, whole)
     return Sequences(
         nodes=tuple(item.node.name for item in group),
-        stages=_stages(steps, whole),
+        stretches=_stretches(steps, whole),
         imports=borders[:imported],
         exports=borders[imported:],
         local=arena.plan(builder.lifetimes(steps, lambda n: n not in crossing)),
-        # by stages: one tile of a panel may be written before the next of another is read
-        spread=arena.plan(builder.lifetimes(steps, lambda n: n in crossing, _stage_numbers(whole))),
+        # by stretches: one tile of a panel may be written before the next of another is read
+        spread=arena.plan(
+            builder.lifetimes(steps, lambda n: n in crossing, _stretch_numbers(whole))
+        ),
         points=points,
         counts=counts,
     )
@@ -76,25 +78,25 @@ def _counts(work: object) -> list[Count]:
     return [o for o in work.operands if isinstance(o, Count)] if isinstance(work, Map) else []
 
 
-def _stage_numbers(whole: Sequence[bool]) -> list[int]:
-    """For each step the number of its stage: a new one wherever `whole` changes."""
+def _stretch_numbers(whole: Sequence[bool]) -> list[int]:
+    """For each step the number of its stretch: a new one wherever `whole` changes."""
     changes = [i > 0 and whole[i] != whole[i - 1] for i in range(len(whole))]
     return [sum(changes[: i + 1]) for i in range(len(changes))]
 
 
-def _stages(steps: Sequence[Step], whole: Sequence[bool]) -> tuple[Stage, ...]:
-    numbers = _stage_numbers(whole)
-    stages: list[Stage] = []
+def _stretches(steps: Sequence[Step], whole: Sequence[bool]) -> tuple[Stretch, ...]:
+    numbers = _stretch_numbers(whole)
+    stretches: list[Stretch] = []
     for number in range(max(numbers, default=-1) + 1):
         inside = [i for i, n in enumerate(numbers) if n == number]
-        stages.append(Stage(whole[inside[0]], tuple(steps[i] for i in inside)))
-    return tuple(stages)
+        stretches.append(Stretch(whole[inside[0]], tuple(steps[i] for i in inside)))
+    return tuple(stretches)
 
 
 def _crossing(steps: Sequence[Step], whole: Sequence[bool]) -> set[str]:
-    """Panels that more than one stage touches, and all that whole stages touch."""
-    stages: dict[str, set[int]] = {}
-    for number, step, at_once in zip(_stage_numbers(whole), steps, whole, strict=True):
+    """Panels that more than one stretch touches, and all that whole stretches touch."""
+    stretches: dict[str, set[int]] = {}
+    for number, step, at_once in zip(_stretch_numbers(whole), steps, whole, strict=True):
         for name in (*step.reads, *step.writes):
-            stages.setdefault(name, set()).update([number] if not at_once else [number, -1])
-    return {name for name, numbers in stages.items() if len(numbers) > 1}
+            stretches.setdefault(name, set()).update([number] if not at_once else [number, -1])
+    return {name for name, numbers in stretches.items() if len(numbers) > 1}

@@ -1,8 +1,8 @@
 """Steps as the machine code reads them: words, and the patches that move panels from tile to tile.
 
 A word is a number, an address, or an offset into the thread's arena. The offset of a panel that
-lives within a stage moves through the tiles of a group, and back; that of one that lives from
-stage to stage moves through all tiles of a column. See kernels/running.py, which moves them.
+lives within a stretch moves through the tiles of a group, and back; that of one that lives from
+stretch to stretch moves through all tiles of a column. See kernels/running.py, which moves them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.kernels.building import address
-from engine.segments import Code, Panel, Sequences, Stage, Step
+from engine.segments import Code, Panel, Sequences, Step, Stretch
 from engine.weights import Weights
 
 Array = np.ndarray[Any, Any]
@@ -51,15 +51,15 @@ class Words:
         self._tiled = np.zeros_like(self._fixed)
         """What is added for each tile of a column that the arena has room for."""
         self._patches = [_Patches() for _ in segment.steps]
-        steps = ((stage, step) for stage in segment.stages for step in stage.steps)
-        for number, (stage, step) in enumerate(steps):
-            self._write(number, step, stage, weights)
+        steps = ((stretch, step) for stretch in segment.stretches for step in stretch.steps)
+        for number, (stretch, step) in enumerate(steps):
+            self._write(number, step, stretch, weights)
 
-    def _write(self, number: int, step: Step, stage: Stage, weights: Weights) -> None:
+    def _write(self, number: int, step: Step, stretch: Stretch, weights: Weights) -> None:
         self._fixed[number, 0] = address(step.kernel)
         for place, operand in enumerate(step.operands, 1):
             if isinstance(operand, Panel):
-                self._panel(operand, number, place, stage)
+                self._panel(operand, number, place, stretch)
             elif isinstance(operand, np.ndarray):
                 self._fixed[number, place] = weights.address(operand)
             elif isinstance(operand, Code):
@@ -68,14 +68,14 @@ class Words:
                 assert isinstance(operand, int)
                 self._fixed[number, place] = operand
 
-    def _panel(self, panel: Panel, number: int, place: int, stage: Stage) -> None:
+    def _panel(self, panel: Panel, number: int, place: int, stretch: Stretch) -> None:
         at = (number, place)
         self._fixed[at] = panel.shift * self.segment.points * 4
         spans = {s.name: s for s in self.segment.spread.spans}
         if panel.value in spans:  # behind the panels of a group
             self._grouped[at] = self.segment.local.nbytes
             self._tiled[at] = spans[panel.value].offset
-            if not stage.whole:
+            if not stretch.whole:
                 stride = self.segment.stride(panel.value)
                 self._patches[number].spread.append(Patch(place, stride))
         else:
@@ -95,16 +95,16 @@ class Words:
         return moved
 
     def tables(self) -> tuple[Array, Array, Array]:
-        """What the loop reads: stages int64[stages, 4] (1 for whole sequences, first step, steps,
-        points), steps int64[steps, 3] (first patch, local ones, others) and patches int64[.., 2]
-        (byte of the step's words, stride)."""
-        stages, first = np.zeros((len(self.segment.stages), 4), np.int64), 0
-        for row, stage in zip(stages, self.segment.stages, strict=True):
-            row[:] = (stage.whole, first, len(stage.steps), self.segment.points)
-            first += len(stage.steps)
+        """What the loop reads: stretches int64[stretches, 4] (1 for whole sequences, first step,
+        steps, points), steps int64[steps, 3] (first patch, local ones, others) and patches
+        int64[.., 2] (byte of the step's words, stride)."""
+        stretches, first = np.zeros((len(self.segment.stretches), 4), np.int64), 0
+        for row, stretch in zip(stretches, self.segment.stretches, strict=True):
+            row[:] = (stretch.whole, first, len(stretch.steps), self.segment.points)
+            first += len(stretch.steps)
         steps = np.zeros((max(1, len(self._patches)), 3), np.int64)
         found: list[tuple[int, int]] = []
         for row, patches in zip(steps, self._patches, strict=False):
             row[:] = (len(found), len(patches.local), len(patches.spread))
             found += [(8 * p.place, p.stride) for p in (*patches.local, *patches.spread)]
-        return stages, steps, np.array(found or [(0, 0)], np.int64)
+        return stretches, steps, np.array(found or [(0, 0)], np.int64)

@@ -1,8 +1,8 @@
 """What a thread touches again and again, against the cache that should hold it.
 
-A column goes through a stage in groups of tiles (engine/cutting.py): the panels of a group live
+A column goes through a stretch in groups of tiles (engine/cutting.py): the panels of a group live
 through all its steps, and a step reads its weights once for the whole group. Attention needs
-whole sequences: their queries, keys and values lie in panels that live from stage to stage.
+whole sequences: their queries, keys and values lie in panels that live from stretch to stretch.
 Images go band by band: a visit touches some rows of a few values, and the weights of one step.
 """
 
@@ -33,9 +33,9 @@ class WorkingSet:
     points: int
     """Of a tile."""
     local_nbytes: int
-    """Panels of a tile that live within one stage."""
+    """Panels of a tile that live within one stretch."""
     spread_nbytes: int
-    """Panels of a tile that live from stage to stage: each tile of a column has its own."""
+    """Panels of a tile that live from stretch to stretch: each tile of a column has its own."""
     group: int
     """Tiles that share one reading of the weights."""
     column_nbytes: int

@@ -90,11 +90,11 @@ class ReadyImages:
 
     def _call(self, counter: Array, columns: Array, words: Array, index: int, table: Array) -> None:
         """Into machine code, which takes groups until the counter has passed them all. For the
-        loop a tape is one stage of steps that each take a whole column."""
-        stage = np.array([1, 0, len(words), self.segment.lanes], np.int64)
+        loop a tape is one stretch of steps that each take a whole column."""
+        stretch = np.array([1, 0, len(words), self.segment.lanes], np.int64)
         held = np.array(
             [
-                stage.ctypes.data, 1, 0, 0, words.ctypes.data, STEP_NBYTES,
+                stretch.ctypes.data, 1, 0, 0, words.ctypes.data, STEP_NBYTES,
                 self._arenas[index].ctypes.data, 0, 1, table.ctypes.data,
             ],
             np.int64,

@@ -38,13 +38,14 @@ def _run_columns(counter, columns, table, held):
 
     table    int64[columns, 4]: first row, rows, first token, tokens of each; where rows are the
              points, tokens are rows
-    held     int64[10]: address of the stages, how many, address of the step table, of the patches,
-             of the words, bytes of a step's words, arena, bytes to the next column's arena (0 when
-             a thread uses one for all the columns it takes), tiles of a group, borders
+    held     int64[10]: address of the stretches, how many, address of the step table, of the
+             patches, of the words, bytes of a step's words, arena, bytes to the next column's
+             arena (0 when a thread uses one for all the columns it takes), tiles of a group,
+             borders
 
-    A stage is int64[4]: 1 for all sequences of a column at once and 0 for its tiles, the first
+    A stretch is int64[4]: 1 for all sequences of a column at once and 0 for its tiles, the first
     step, steps, points of a tile. Each step has int64[3]: its first patch, how many are of panels
-    that live within a stage, how many of others. A patch is int64[2]: which byte of the step's
+    that live within a stretch, how many of others. A patch is int64[2]: which byte of the step's
     words, bytes from tile to tile. The words are this thread's own, and as they were in the end.
     """
     arena, stride = load_i64(held + 48), load_i64(held + 56)
@@ -52,31 +53,31 @@ def _run_columns(counter, columns, table, held):
         column = _fetch_add(counter, 1)
         if column >= columns:
             return
-        stage = load_i64(held)
+        stretch = load_i64(held)
         for _ in range(load_i64(held + 8)):
-            if load_i64(stage) != 0:
-                _run_whole(stage, held, table + column * 32, arena + column * stride)
+            if load_i64(stretch) != 0:
+                _run_whole(stretch, held, table + column * 32, arena + column * stride)
             else:
-                _run_tiles(stage, held, table + column * 32, arena + column * stride)
-            stage += 32
+                _run_tiles(stretch, held, table + column * 32, arena + column * stride)
+            stretch += 32
 
 
 @inline
-def _run_whole(stage, held, column, arena):
-    """The steps of a stage, for all sequences of a column at once."""
+def _run_whole(stretch, held, column, arena):
+    """The steps of a stretch, for all sequences of a column at once."""
     size, borders = load_i64(held + 40), load_i64(held + 72)
-    step = load_i64(held + 32) + load_i64(stage + 8) * size
-    for _ in range(load_i64(stage + 16)):
+    step = load_i64(held + 32) + load_i64(stretch + 8) * size
+    for _ in range(load_i64(stretch + 16)):
         call_kernel(load_i64(step), step, arena, load_i64(column), load_i64(column + 8), borders)
         step += size
 
 
 @inline
-def _run_tiles(stage, held, column, arena):
-    """The steps of a stage, group by group of tiles: each step for all tiles of the group, so that
-    its weights come from L2 for all but the first."""
+def _run_tiles(stretch, held, column, arena):
+    """The steps of a stretch, group by group of tiles: each step for all tiles of the group, so
+    that its weights come from L2 for all but the first."""
     size, borders = load_i64(held + 40), load_i64(held + 72)
-    first, steps, points = load_i64(stage + 8), load_i64(stage + 16), load_i64(stage + 24)
+    first, steps, points = load_i64(stretch + 8), load_i64(stretch + 16), load_i64(stretch + 24)
     token, tokens = load_i64(column + 16), load_i64(column + 24)
     group, tiles = load_i64(held + 64), -(-tokens // points)
     for done in range(0, tiles, group):

@@ -17,12 +17,12 @@ not gain: asking for offsets, too (half of their bytes; a step took 2 % more, an
 a quarter less), in a loop of its own for each slice (6 % more), into L2 alone (1 to 4 % more). On
 AVX2's code of 16 points asking for both took 10 % more.
 
-Panels come from L3, too, where they live from stage to stage of a column of sequences, and slices
-touch their rows in no order. A block of inputs is asked for before it is read, outputs and what is
-added to them two slices before. BERT-base of 90 % zeros: the product behind attention 88 -> 66
-microseconds a tile, those of queries, keys and values 60 -> 53; a batch of 8 sequences 323, 317 and
-324 -> 308, 315 and 302 ms a core, in turn. The MLP of the bench, whose panels lie in L2, takes 1 %
-longer.
+Panels come from L3, too, where they live from stretch to stretch of a column of sequences, and
+slices touch their rows in no order. A block of inputs is asked for before it is read, outputs and
+what is added to them two slices before. BERT-base of 90 % zeros: the product behind attention 88 ->
+66 microseconds a tile, those of queries, keys and values 60 -> 53; a batch of 8 sequences 323, 317
+and 324 -> 308, 315 and 302 ms a core, in turn. The MLP of the bench, whose panels lie in L2, takes
+1 % longer.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"

@@ -111,7 +111,7 @@ def _whole(segment: Column | Sequences | Images) -> set[str]:
     """Nodes that need whole sequences."""
     if not isinstance(segment, Sequences):
         return set()
-    return {step.node for stage in segment.stages if stage.whole for step in stage.steps}
+    return {step.node for stretch in segment.stretches if stretch.whole for step in stretch.steps}
 
 
 def _folded(alike: Sequence[Course]) -> Course:

@@ -52,10 +52,10 @@ def _head(report: Report, segment: Segment) -> str:
         on = "row by row, as lengths differ" if apart else "on the whole batch"
         return f"{_count(len(segment.nodes), 'node')} {on}, through the reference"
     if isinstance(segment, Sequences):
-        whole = sum(stage.whole for stage in segment.stages)
-        stages = _count(len(segment.stages), "stage")
+        whole = sum(stretch.whole for stretch in segment.stretches)
+        stretches = _count(len(segment.stretches), "stretch", "stretches")
         return (
-            f"columns of whole sequences, in tiles of {segment.points} tokens; {stages}, "
+            f"columns of whole sequences, in tiles of {segment.points} tokens; {stretches}, "
             f"{whole} of them over whole sequences"
         )
     columns = -(-report.rows // segment.points)
@@ -77,7 +77,7 @@ def _foot(report: Report, index: int, segment: Segment) -> Markup:
         rows.append(_gauge(f"of a group of {w.group} tiles", w.group_nbytes, w, "share weights"))
     if isinstance(segment, Sequences):
         what = f"of {COLUMN_TOKENS} tokens, a column"
-        rows.append(_gauge(what, w.column_nbytes, w, "in all stages"))
+        rows.append(_gauge(what, w.column_nbytes, w, "in all stretches"))
     once = "tile" if w.group == 1 else f"group of {w.group} tiles"
     rows.append(_gauge("weights it reads", w.streamed_nbytes, w, f"stream through once a {once}"))
     return tag("div", tag("div", rows, cls="cache"), cls="foot")
@@ -85,9 +85,11 @@ def _foot(report: Report, index: int, segment: Segment) -> Markup:
 
 def _panels(w: WorkingSet, segment: Column | Sequences | Images) -> list[Markup]:
     word, cls = ("fit in", "fits") if w.fits else ("do not fit in", "over")
-    stages = ""
+    stretches = ""
     if isinstance(segment, Sequences):
-        stages = f": {size(w.local_nbytes)} within a stage, {size(w.spread_nbytes)} between stages"
+        stretches = (
+            f": {size(w.local_nbytes)} within a stretch, {size(w.spread_nbytes)} between stretches"
+        )
     return [
         tag("div", "activations of a tile", cls="soft"),
         _against_l2(w.arena_nbytes, w.l2_nbytes),
@@ -95,7 +97,7 @@ def _panels(w: WorkingSet, segment: Column | Sequences | Images) -> list[Markup]
             "div",
             f"{size(w.arena_nbytes)} ",
             tag("span", word, cls=cls),
-            f" {size(w.l2_nbytes)} of L2, the mark{stages}",
+            f" {size(w.l2_nbytes)} of L2, the mark{stretches}",
         ),
     ]
 
@@ -165,5 +167,5 @@ def _nbytes(borders: Sequence[Border]) -> str:
     return " and ".join(found) or "nothing"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _count(number: int, what: str, more: str = "") -> str:
+    return f"{number:,} {what if number == 1 else more or what + 's'}"

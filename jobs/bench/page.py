@@ -157,7 +157,7 @@ _ROWS_GO = (
 )
 _SEQUENCES_GO = (
     "Sequences go down. A shaft is a tile of their tokens that one core carries from attention to "
-    "attention while its activations stay in L2; a beam across the shafts is a stage that needs "
+    "attention while its activations stay in L2; a beam across the shafts is a stretch that needs "
     "whole sequences, cut where one ends. The more colour a course has, the more time it takes. "
     "A hatched slab is a node without a kernel."
 )

@@ -103,7 +103,7 @@ def test_an_interrupted_batch_ends_early_and_the_next_is_right(
 
 
 class _Gate:
-    """Stops the threads of a segment's last stage at a share of a batch's columns, interrupts the
+    """Stops the threads of a segment's last stretch at a share of a batch's columns, interrupts the
     caller, and lets them go on when the rest has been called off; or after a while, if it is not.
     """
 
@@ -111,7 +111,7 @@ class _Gate:
         self.segment, self.share = segment, share
         self.result = np.zeros((0, 0), np.float32)
         self._real = segment._run, segment._borders
-        self._last = len(segment.segment.stages) - 1
+        self._last = len(segment.segment.stretches) - 1
         segment._run, segment._borders = self._stopping, self._spoilt  # type: ignore[method-assign]
 
     def open(self) -> None:
@@ -125,8 +125,8 @@ class _Gate:
 
     def _stopping(self, counter: int, columns: int, table: int, held: int) -> None:
         run, taken = self._real[0], ctypes.c_int64.from_address(counter)
-        stages = (ctypes.c_int64 * 2).from_address(held)
-        before_last = stages[1] == 1 and self._last > 0 and not self._is_last(stages[0])
+        stretches = (ctypes.c_int64 * 2).from_address(held)
+        before_last = stretches[1] == 1 and self._last > 0 and not self._is_last(stretches[0])
         if before_last:
             run(counter, columns, table, held)
             return
@@ -137,9 +137,9 @@ class _Gate:
             time.sleep(0.001)
         run(counter, columns, table, held)
 
-    def _is_last(self, stage: int) -> bool:
+    def _is_last(self, stretch: int) -> bool:
         table = self.segment._tables[0]
-        return stage == table[self._last :].ctypes.data
+        return stretch == table[self._last :].ctypes.data
 
 
 @contextmanager

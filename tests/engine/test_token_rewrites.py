@@ -219,9 +219,9 @@ def test_the_program_of_a_layer(style: str, golden: Callable[[str, str], None]) 
     (segment,) = program.segments
     assert isinstance(segment, Sequences)
     text = []
-    for stage in segment.stages:
-        text.append("whole sequences" if stage.whole else "by tile")
-        for step in stage.steps:  # which linear kernel is another matter
+    for stretch in segment.stretches:
+        text.append("whole sequences" if stretch.whole else "by tile")
+        for step in stretch.steps:  # which linear kernel is another matter
             kernel = "linear" if step.multiply_adds else step.kernel
             text.append(f"  {step.node or '-'}: {kernel}   {step.detail}".rstrip())
     golden(f"bert_{style}_layer", "\n".join(text))
