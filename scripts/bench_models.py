@@ -6,9 +6,11 @@
     python -m scripts.bench_models --sparsity 0 --columns off --blocks ...
 
 It prints a table, and of several batch sizes what each reaches of the best one's rate; `--json` a
-list of rows. Each figure is the
-median over rounds, and within a round the contenders take turns, so that a machine that slows
-down slows all of them. Compile times and the first, warming run are not counted.
+list of rows. Each figure is the median over rounds, and within a round the contenders take turns,
+so that a machine that slows down slows all of them. Compile times and the first, warming run are
+not counted. How much faster some cores are than the first number of them is printed of Colonnade,
+of onnxruntime, and of the cores themselves: of multiply-adds in registers, which ask nothing of any
+memory. Where those do not reach two times one, something else runs on the machine or its host.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,6 +34,7 @@ import onnx
 import onnxruntime
 
 import engine
+from engine.kernels.peak import spin
 from engine.settings import switches_of
 from scripts.models.bert import bert
 from scripts.models.bert_weights import Size, random_weights
@@ -40,8 +44,12 @@ from scripts.models.picture_net import Pictures
 from scripts.models.resnet import resnet50
 
 Array = np.ndarray[Any, Any]
-Run = Callable[[], Array]
+Run = Callable[[], Any]
 
+CONTENDERS = ("colonnade", "onnxruntime", "registers")
+"""The last is no engine, but what the cores themselves give."""
+SPINS = [200_000] * 32
+"""Rounds of multiply-adds: some half a millisecond each."""
 TOLERANCE = 1e-3
 """Of the largest output: how far two programs' float32 sums may lie apart."""
 
@@ -56,8 +64,8 @@ class Figure:
     cores: int
     colonnade: float
     onnxruntime: float
-    scaling: float
-    """Colonnade's speed over its own with the first number of cores asked for."""
+    scaling: dict[str, float]
+    """Of each contender, its speed over its own with the first number of cores asked for."""
     rounds: int
 
     @property
@@ -165,6 +173,7 @@ def measure(
                 theirs = onnxruntime_session(path, cores)
             runs[cores, "colonnade"] = partial(lambda s: s.run(feeds)[name], ours)
             runs[cores, "onnxruntime"] = partial(lambda s: s.run([name], feeds)[0], theirs)
+            runs[cores, "registers"] = sessions.enter_context(registers(cpus[:cores]))
             check_agreement(runs[cores, "colonnade"](), runs[cores, "onnxruntime"]())
         for _ in range(args.rounds):
             for key, run in runs.items():
@@ -172,6 +181,10 @@ def measure(
                     rate = batch * calls_a_second(run, args.seconds)
                 rates.setdefault(key, []).append(rate)
     medians = {key: statistics.median(values) for key, values in rates.items()}
+
+    def scaling(contender: str, cores: int) -> float:
+        return medians[cores, contender] / medians[args.cores[0], contender]
+
     return [
         Figure(
             args.model + (" 4x1" if args.blocks else ""),
@@ -180,11 +193,22 @@ def measure(
             cores,
             medians[cores, "colonnade"],
             medians[cores, "onnxruntime"],
-            medians[cores, "colonnade"] / medians[args.cores[0], "colonnade"],
+            {who: scaling(who, cores) for who in CONTENDERS},
             args.rounds,
         )
         for cores in args.cores
     ]
+
+
+@contextmanager
+def registers(cpus: list[int]) -> Iterator[Callable[[], None]]:
+    """A call that spends SPINS on as many threads as CPUs, each on its own; as in the engine, a
+    thread takes the next one until none is left."""
+    own = iter(cpus)
+    with ThreadPoolExecutor(
+        len(cpus), initializer=lambda: os.sched_setaffinity(0, [next(own)])
+    ) as p:
+        yield lambda: list(p.map(spin, SPINS)).clear()
 
 
 @contextmanager
@@ -239,12 +263,14 @@ def print_table(figures: list[Figure], *, header: bool) -> None:
     if header:
         print(
             "model      sparsity  batch  cores  colonnade rows/s  onnxruntime rows/s  "
-            "ratio  scaling"
+            "ratio  over the first: colonnade  onnxruntime  registers"
         )
     for f in figures:
         print(
             f"{f.model:10} {f.sparsity:8.2f} {f.batch:6d} {f.cores:6d} {_rate(f.colonnade):>17} "
-            f"{_rate(f.onnxruntime):>19} {f.ratio:6.2f} {f.scaling:8.2f}",
+            f"{_rate(f.onnxruntime):>19} {f.ratio:6.2f} "
+            f"{f.scaling['colonnade']:26.2f} {f.scaling['onnxruntime']:12.2f} "
+            f"{f.scaling['registers']:10.2f}",
             flush=True,
         )
 

@@ -57,6 +57,13 @@ def peak_gflops() -> float:
     return count * CHAINS * LANES * 2 / _shortest(_independent, count) / 1e9
 
 
+def spin(rounds: int) -> None:
+    """`rounds` times CHAINS multiply-adds on registers: work that asks nothing of any memory. The
+    interpreter's lock is free meanwhile."""
+    out = np.zeros(LANES, np.float32)
+    _independent(rounds, out.ctypes.data)
+
+
 @functools.cache
 def clock_ghz() -> float:
     """Cycles in a nanosecond under vector work; no file tells it where the machine is virtual."""

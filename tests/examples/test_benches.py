@@ -52,6 +52,7 @@ def test_models_are_timed_beside_onnxruntime() -> None:
     (figure,) = bench("scripts.bench_models", *words.split())
     assert (figure["sparsity"], figure["batch"], figure["cores"]) == (0.9, 16, 1)
     assert figure["ratio"] == pytest.approx(figure["colonnade"] / figure["onnxruntime"])
+    assert figure["scaling"] == {"colonnade": 1, "onnxruntime": 1, "registers": 1}
 
 
 @pytest.mark.slow
