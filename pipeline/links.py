@@ -25,6 +25,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 import engine
@@ -38,6 +39,9 @@ from pipeline.rooms import Room, Slot, layout
 from pipeline.sequences import Feed
 from pipeline.stage_spec import NotAsPlanned, StageSpec
 from pipeline.wire import from_plain, to_plain
+
+_GRACE_SECONDS = 1.0
+"""Between the end of a process's socket and its own: killed at once, it could not say why."""
 
 
 class _Wire:
@@ -67,21 +71,25 @@ class Link:
     """The near end. `run` is engine.Session.run in another process; one batch at a time."""
 
     def __init__(self, spec: StageSpec) -> None:
-        """Starts the process; `ready` waits until it can run."""
+        """Starts the process; `ready` waits until it can run. Nothing stays open if it fails."""
         self._spec = spec
-        near, far = socket.socketpair()
-        handles = [os.memfd_create(f"colonnade-{name}") for name in ("in", "out")]
         place = Place(spec.number, spec.node, spec.cpus)
-        words = (str(n) for n in (far.fileno(), *handles))
-        self._process = subprocess.Popen(
-            [*launch.command(place), sys.executable, "-m", "pipeline.links", *words],
-            stdin=subprocess.DEVNULL, stdout=sys.stderr, pass_fds=(far.fileno(), *handles),
-        )  # fmt: skip
-        far.close()
-        self._handles = handles
-        self._inbox, self._outbox = (Room(handle) for handle in handles)
-        self._wire = _Wire(near)
-        self._tell("spec", spec=spec)
+        with ExitStack() as held:
+            near, far = map(held.enter_context, socket.socketpair())
+            handles = [os.memfd_create(f"colonnade-{name}") for name in ("in", "out")]
+            for handle in handles:
+                held.callback(os.close, handle)
+            passed = (far.fileno(), *handles)
+            self._process = subprocess.Popen(
+                [*launch.command(place), sys.executable, "-m", "pipeline.links", *map(str, passed)],
+                stdin=subprocess.DEVNULL, stdout=sys.stderr, pass_fds=passed,
+            )  # fmt: skip
+            held.callback(self._end)
+            far.close()
+            self._inbox, self._outbox = (Room(handle) for handle in handles)
+            self._wire = held.enter_context(closing(_Wire(near)))
+            self._tell("spec", spec=spec)
+            self._held = held.pop_all()
 
     def ready(self) -> dict[str, Any]:
         """The process's report, once it holds its weights. Raises NotAsPlanned if it is not."""
@@ -107,11 +115,7 @@ class Link:
 
     def close(self) -> None:
         """Ends the process."""
-        self._wire.close()
-        self._process.kill()
-        self._process.wait()
-        while self._handles:
-            os.close(self._handles.pop())
+        self._held.close()
 
     def _tell(self, word: str, **more: Any) -> None:
         try:
@@ -125,9 +129,15 @@ class Link:
         except (OSError, EOFError):
             raise self._lost() from None
 
-    def _lost(self) -> StageLost:
+    def _end(self) -> int:
+        """How the process ended."""
         self._process.kill()
-        code = self._process.wait()
+        return self._process.wait()
+
+    def _lost(self) -> StageLost:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_SECONDS)
+        code = self._end()
         return StageLost(
             f"stage {self._spec.number} (process {self._process.pid}) ended with "
             f"{f'signal {-code}' if code < 0 else f'exit code {code}'}"
