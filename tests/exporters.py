@@ -138,6 +138,18 @@ def sliced(net: Net, x: str) -> tuple[str, str, str]:
     return _keys(net, split)
 
 
+def head_by_head(net: Net, x: str) -> tuple[str, str, str]:
+    """GPT-NeoX: heads are split off first, then each into its query, key and value."""
+    write, size = net.write, net.size
+    rows, tokens = write.dimension(x, 0), write.dimension(x, 1)
+    shape = write.shape(rows, tokens, size.heads, 3 * size.head)
+    split, parts = write.op("Reshape", joint(net, x), shape), []
+    for a, b in itertools.pairwise((0, size.head, 2 * size.head, END)):
+        part = write.op("Slice", split, write.ints(a), write.ints(b), write.ints(3), write.ints(1))
+        parts.append(write.op("Transpose", part, perm=[0, 2, 1, 3]))
+    return _keys(net, parts)
+
+
 Scores = Callable[[Net, str, str, str], str]
 """Queries, transposed keys and the mask give what the softmax is taken of."""
 
@@ -192,6 +204,25 @@ def attention(
     q, k, v = heads(net, x)
     shares = net.write.op("Softmax", scores(net, q, k, mask), axis=axis)
     return ways.join_heads(net, net.write.op("MatMul", shares, v))
+
+
+def by_rows_and_heads(net: Net, x: str, mask: str) -> str:
+    """BART and OPT: heads are put into the rows for products and shares."""
+    write, size = net.write, net.size
+    rows, tokens = write.dimension(x, 0), write.dimension(x, 1)
+    both = write.op("Mul", rows, write.int_scalar(size.heads))
+    q, k, v = (
+        write.op("Reshape", part, write.shape(both, -1, size.head))
+        for part in separate(net, x, (0, 2, 1, 3))
+    )
+    k = write.op("Transpose", k, perm=[0, 2, 1])
+    q = write.op("Mul", q, write.floats(1 / math.sqrt(size.head)))
+    whole = write.shape(rows, size.heads, tokens, tokens)
+    scores = write.op("Add", write.op("Reshape", write.op("MatMul", q, k), whole), mask)
+    scores = write.op("Reshape", scores, write.shape(both, tokens, tokens))
+    mixed = write.op("MatMul", write.op("Softmax", scores, axis=-1), v)
+    shape = write.shape(rows, size.heads, tokens, size.head)
+    return ways.join_heads(net, write.op("Reshape", mixed, shape))
 
 
 def four_dimensions(net: Net, x: str, mask: str, **attributes: Any) -> str:
@@ -270,6 +301,8 @@ WAYS: Mapping[str, Way] = {
     "gathered": scored(added, heads=gathered),
     "unbound": scored(added, heads=unbound),
     "sliced": scored(added, heads=sliced),
+    "head by head": scored(added, heads=head_by_head),
+    "by rows and heads": way(attention=by_rows_and_heads),
     "scale on q": scored(scaled_queries),
     "scale on k": scored(scaled_keys),
     "scale behind the mask": scored(scaled_behind_the_mask, "its mask is scaled, too"),

@@ -44,11 +44,12 @@ from engine.kernels.vector import (
 
 
 @inline
-def _scores(shape, points, q, k, k_stride, first, last, depth, scale, bias, scores):
+def _scores(shape, points, q, k, k_stride, first, last, depth, scale, bias, each, scores):
     """scores[key] = scale * K[:, key] . q + bias[key] for keys first..last, four at once.
 
     `first` is a multiple of four. The last four may reach beyond `last`: what they hold is the
-    next sequence's, or nothing; it is written and never read.
+    next sequence's, or nothing; it is written and never read. The bias is `each` bytes from tile
+    to tile.
     """
     size = 4 * points
     factor = broadcast(shape, scale)
@@ -65,7 +66,7 @@ def _scores(shape, points, q, k, k_stride, first, last, depth, scale, bias, scor
             column += size
             row += size
         if bias != 0:
-            b = bias + key * 4
+            b = bias + (key // points) * each + (key % points) * 4
             store(scores, fma(a0, factor, broadcast(shape, b)))
             store(scores + size, fma(a1, factor, broadcast(shape, b + 4)))
             store(scores + 2 * size, fma(a2, factor, broadcast(shape, b + 8)))
@@ -177,22 +178,23 @@ def _start(shape, points, step, arena, head, tile, shift, first, last, begin):
     """Scores of the keys first..last, of one head and the queries of one tile, `shift` bytes into
     its rows; gives the address of the first. `begin` is `first` rounded down to four."""
     size, depth, bias = 4 * points, load_i64(step + 80), load_i64(step + 112)
-    q = arena + load_i64(step + 8) + tile * load_i64(step + 40) + head * depth * size + shift
-    k = arena + load_i64(step + 16) + head // load_i64(step + 120) * depth * size
+    apart, each = load_i64(step + 128) * size, load_i64(step + 136)
+    q = arena + load_i64(step + 8) + tile * load_i64(step + 40) + head * apart + shift
+    k = arena + load_i64(step + 16) + head // load_i64(step + 120) * apart
     scores = arena + load_i64(step + 104)
     if bias >= 0:
-        bias += arena
+        bias += arena + head * load_i64(step + 144) * size
     else:
         bias = 0
     k_stride, scale = load_i64(step + 48), load_i64(step + 88)
-    _scores(shape, points, q, k, k_stride, begin, last, depth, scale, bias, scores)
+    _scores(shape, points, q, k, k_stride, begin, last, depth, scale, bias, each, scores)
     return scores + (first - begin) * size
 
 
 @inline
 def _values(points, step, arena, head):
     """Address of the head's values in tile 0."""
-    block = head // load_i64(step + 120) * load_i64(step + 80) * 4 * points
+    block = head // load_i64(step + 120) * load_i64(step + 128) * 4 * points
     return arena + load_i64(step + 24) + block
 
 
@@ -232,8 +234,8 @@ def _tile(shape, points, step, arena, head, tile, shift, first, last, low, high)
 def _near_tile(shape, points, step, arena, head, tile, shift, first, last, low, high):
     """The same for keys that the queries see. Those of begin..inner and of outer..end are seen by
     some of them only."""
-    size, v_stride, near = 4 * points, load_i64(step + 56), load_i64(step + 128)
-    back, ahead, table = load_i64(near), load_i64(near + 8), load_i64(step + 136)
+    size, v_stride, near = 4 * points, load_i64(step + 56), load_i64(step + 152)
+    back, ahead, table = load_i64(near), load_i64(near + 8), load_i64(step + 160)
     if table != 0:
         table += load_i64(near + 16) + head * load_i64(near + 24)
     place = tile * points + shift // 4 - first  # of lane 0, in the sequence
@@ -279,14 +281,16 @@ def attention(points, near):
     11     address of the scale
     12     border of the offsets: int64[rows + 1], the tokens before each sequence
     13     scratch, T features a tile: scores float32[keys, T]
-    14     bias, float32[1, T] a tile, added to every score of its key; -1 for none
+    14     bias, float32[1 or heads, T] a tile, added to every score of its key; -1 for none
     15     heads of queries for each of keys and values
+    16     features of q, k and v from head to head
+    17, 18 bytes of the bias from tile to tile, and its features from head to head
 
     and of the near one
 
-    16     address of int64[5]: back, ahead, bytes before distance 0 and bytes a head of the table,
+    19     address of int64[5]: back, ahead, bytes before distance 0 and bytes a head of the table,
            and how many positions it is for
-    17     address of the table float32[heads, ...], by query - key, with T entries of slack in
+    20     address of the table float32[heads, ...], by query - key, with T entries of slack in
            front and behind; 0 for none
     """
     half, seen = points // 2, True if near else None

@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.graph import Graph, Node, Value
 from engine.kernels.table import WIDTHS
+from engine.ops.transformer import head_places
 from engine.ops.work import PER_POINT, Map, Refusal, Work, float_panel, misfit
 from engine.segments import OFFSETS, Operand, Panel, Place, Stride
 
@@ -32,12 +33,12 @@ def attention(node: Node, graph: Graph) -> Work | Refusal:
     if isinstance(near, Refusal):
         return near
     y = node.outputs[0]
-    scratch, depth = f"{y}.scores", (q.features or 0) // heads
+    scratch, (depth, apart) = f"{y}.scores", head_places(node.attributes, q.features or 0)
     panels: tuple[Operand, ...] = (Panel(q.name), Panel(k.name), Panel(v.name), Panel(y))
     strides = (Stride(q.name), Stride(k.name), Stride(v.name), Stride(y))
     scale = np.array([node.attributes["scale"]], np.float32)
     shared = heads // int(node.attributes.get("kv_heads", heads))
-    last = (Place(OFFSETS), Panel(scratch), Panel(bias[0].name) if bias else -1, shared)
+    last = (Place(OFFSETS), Panel(scratch), *_bias_words(bias, shared, apart))
     return Map(
         "attention_near_f32" if near else "attention_f32",
         (*panels, *strides, heads, depth, scale, *last, *near),
@@ -47,6 +48,14 @@ def attention(node: Node, graph: Graph) -> Work | Refusal:
         scratch=((scratch, PER_POINT),),
         whole=True,
     )
+
+
+def _bias_words(bias: Sequence[Value], shared: int, apart: int) -> tuple[Operand, ...]:
+    """Words 14 to 18 of the kernel."""
+    if not bias:
+        return -1, shared, apart, 0, 0
+    name, own = bias[0].name, int((bias[0].features or 1) > 1)
+    return Panel(name), shared, apart, Stride(name), own
 
 
 def _mismatch(
@@ -60,14 +69,16 @@ def _mismatch(
         return Refusal("its sequences are not values of tokens")
     if kv_heads < 1 or heads % kv_heads:
         return Refusal(f"{heads} heads do not share {kv_heads}")
-    theirs = features // heads * kv_heads
-    if any(x.features != theirs for x in (k, v)) or any(x.features != 1 for x in bias):
+    depth, apart = head_places(node.attributes, features)
+    theirs = depth + (kv_heads - 1) * apart
+    fits = 0 < depth <= apart and all(x.features == theirs for x in (k, v))
+    if not fits or any(x.features not in (1, heads) for x in bias):
         return Refusal(f"{', '.join(map(str, (*three, *bias)))} do not fit each other")
-    wrong = misfit(node, graph, q, features)
+    wrong = misfit(node, graph, q, heads * depth)
     if wrong:
         return wrong
-    if features % (4 * heads):
-        return Refusal(f"heads of {features / heads:g} features, not a multiple of four")
+    if depth % 4:
+        return Refusal(f"heads of {depth} features, not a multiple of four")
     return None
 
 

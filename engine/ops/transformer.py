@@ -5,7 +5,9 @@ LayerNorm   (x - mean) / sqrt(variance + epsilon) * scale + bias over the last a
             without `centred` RMSNorm, whose mean is taken as zero
 Attention   softmax(scale * Q K^T + bias[key] + table[head, query - key]) V, for each head: q, k, v
             [N, S, heads * d]; k and v have `kv_heads` where queries share them. A query sees keys
-            from `back` places before it to `ahead` after it, where these are given
+            from `back` places before it to `ahead` after it, where these are given. A bias is
+            [N, S], or [N, S, heads]. Where heads stand `apart` features from each other, more than
+            d, q, k and v go from the first one's start to the last one's end
 Near        [N, heads, S, S], what Attention adds to its scores: bias[key] + table[head, query -
             key], and `unseen` for keys that the query does not see; of its first input it needs
             the shape
@@ -48,20 +50,29 @@ def attention(
     heads, scale = node.attributes["heads"], np.float32(node.attributes["scale"])
     shared = heads // node.attributes.get("kv_heads", heads)
     rows, tokens, features = q.shape
-    depth = features // heads
+    depth, apart = head_places(node.attributes, features)
     places = near_scores(node.attributes, tokens, table, -np.inf)
     # one product a row and head, so that a row gets the same bytes in any batch
-    y = np.empty((rows, tokens, features), np.float32)
+    y = np.empty((rows, tokens, heads * depth), np.float32)
     for row, head in np.ndindex(rows, heads):
-        own, theirs = (slice(h * depth, (h + 1) * depth) for h in (head, head // shared))
+        own, theirs = (slice(h * apart, h * apart + depth) for h in (head, head // shared))
         scores = scale * (q[row, :, own] @ k[row, :, theirs].T)
         if bias is not None:
-            scores = scores + bias[row]
+            scores = scores + (bias[row] if bias.ndim == 2 else bias[row, :, head])
         if places is not None:
             scores = scores + places[head % len(places)]
         e = np.exp(scores - scores.max(-1, keepdims=True))
-        y[row, :, own] = e / e.sum(-1, keepdims=True) @ v[row, :, theirs]
+        y[row, :, head * depth : (head + 1) * depth] = (
+            e / e.sum(-1, keepdims=True) @ v[row, :, theirs]
+        )
     return y
+
+
+def head_places(attributes: Mapping[str, Any], features: int) -> tuple[int, int]:
+    """Features of a head, and how many there are from one's first to the next one's."""
+    heads = int(attributes["heads"])
+    apart = int(attributes.get("apart", features // heads))
+    return features - (heads - 1) * apart, apart
 
 
 def near_scores(
@@ -89,7 +100,8 @@ def near(node: Node, x: Array, bias: Array | None = None, table: Array | None = 
     if bias is None:
         return np.repeat(y[None], rows, axis=0)
     seen = near_scores(node.attributes, tokens, None, -np.inf)
-    total = y + bias[:, None, None, :]
+    each = bias[:, None] if bias.ndim == 2 else bias.transpose(0, 2, 1)
+    total = y + each[:, :, None, :]
     return total if seen is None else np.where(seen < 0, y, total)
 
 

@@ -23,6 +23,7 @@ from engine.rewrites.decomposed import DECOMPOSED
 from engine.rewrites.depth_to_space import DEPTH_TO_SPACE
 from engine.rewrites.fold import FOLD
 from engine.rewrites.head_norm import HEAD_NORM
+from engine.rewrites.head_rows import HEAD_ROWS
 from engine.rewrites.identity import IDENTITY
 from engine.rewrites.layer_norm import LAYER_NORM
 from engine.rewrites.layout import LAYOUT
@@ -48,6 +49,7 @@ REWRITES: tuple[Rewrite, ...] = (
     FOLD,
     STATIC_SHAPE,
     IDENTITY,
+    HEAD_ROWS,  # before all that looks for heads
     # whole formulas before their parts are fused away
     LAYER_NORM,
     HEAD_NORM,  # before ROTARY and ATTENTION, which follow heads up to where they are split

@@ -13,14 +13,18 @@ Reshapes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
-from engine.graph import NATIVE, ROWS, TOKENS, Node, Value
+import numpy as np
+
+from engine.graph import NATIVE, ROWS, TOKENS, Node, Shape, Value
 from engine.rewrites.biases import NOTHING, Bias, bias_of, joined
 from engine.rewrites.heads import Heads, heads_of, scaled
 from engine.rewrites.mask import odd_attention
-from engine.rewrites.rewrite import Edit, Rewrite, View
+from engine.rewrites.rewrite import Array, Edit, Rewrite, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +76,19 @@ def _edit(product: Node, found: _Triple, view: View) -> Edit | str:
     three = (found.q, found.k, found.v)
     heads = {(h.heads * h.shared, h.depth) for h in three}
     shared = (found.q.shared, found.v.shared) == (1, found.k.shared)
-    if len(heads) != 1 or found.v.scale != 1 or not shared:
+    apart = {h.apart for h in three}
+    if len(heads) != 1 or len(apart) != 1 or found.v.scale != 1 or not shared:
         return "its queries, keys and values are not of the same heads"
     parts = _Parts(last, view)
-    inputs = [parts.of(h) for h in three]
+    inputs, bias = [parts.of(h) for h in three], parts.summed(found.bias, found.q.heads)
     done = view.value(last.outputs[0])
-    if done is None or done.shape != (ROWS, TOKENS, found.q.features):
+    if done is None or done.shape != (ROWS, TOKENS, found.q.heads * found.q.depth):
         return f"{done or last.outputs[0]} does not put its heads together"
-    new = _node(last, inputs, found.q.heads, found.k.heads, found.scale, found.bias)
+    new = _node(last, inputs, found.q.heads, found.k.heads, found.scale, bias)
+    if found.q.apart != found.q.depth:
+        new = replace(new, attributes={**new.attributes, "apart": found.q.apart})
     reason = f"{found.q.heads} heads of {inputs[0]}"
-    return Edit((last,), (*parts.nodes, new), parts.values, reason=reason)
+    return parts.edit(new, reason)
 
 
 def _node(
@@ -96,12 +103,13 @@ def _node(
 
 
 class _Parts:
-    """Queries, keys and values as values of their own."""
+    """Queries, keys and values as values of their own, and one bias a key."""
 
     def __init__(self, last: Node, view: View) -> None:
         self.last, self.view = last, view
         self.nodes: list[Node] = []
         self.values: dict[str, Value] = {}
+        self.constants: dict[str, Array] = {}
 
     def of(self, heads: Heads) -> str:
         """The value that holds these heads and no others: a part is made where there is none."""
@@ -114,6 +122,43 @@ class _Parts:
         attributes = {"start": heads.start, "count": heads.features}
         self.nodes.append(Node(node, "Part", (heads.source,), (name,), NATIVE, attributes))
         self.values[name] = Value(name, value.dtype, (ROWS, TOKENS, heads.features))
+        return name
+
+    def edit(self, new: Node, reason: str) -> Edit:
+        nodes = (*self.nodes, new)
+        return Edit((self.last,), nodes, self.values, self.constants, reason=reason)
+
+    def summed(self, bias: Bias, heads: int) -> Bias:
+        """The same with one bias of keys at most."""
+        if len(bias.keys) < 2:
+            return bias
+        values = [v for v in map(self.view.value, bias.keys) if v is not None]
+        each = max(v.features or 0 for v in values)
+        one, *rest = (self._repeated(v, each) for v in values)
+        shape = (ROWS, TOKENS, heads) if each > 1 else (ROWS, TOKENS)
+        for other in rest:
+            one = self._add("Add", (one, other), "sum", shape)
+        return replace(bias, keys=(one,))
+
+    def _repeated(self, value: Value, count: int) -> str:
+        """[N, S] becomes [N, S, count], where there is more than one."""
+        if value.features == count:
+            return value.name
+        axis = self.view.fresh(f"{value.name}.axis")
+        self.constants[axis] = np.array([2], np.int64)
+        old = self.view.graph.opsets.get("", 1) < 13
+        inputs, attributes = ((value.name,), {"axes": [2]}) if old else ((value.name, axis), {})
+        one = self._add("Unsqueeze", inputs, "wide", (ROWS, TOKENS, 1), attributes)
+        return self._add("Repeat", (one,), "each", (ROWS, TOKENS, count), {"count": count}, NATIVE)
+
+    def _add(
+        self, op: str, inputs: tuple[str, ...], what: str, shape: Shape,
+        attributes: Mapping[str, Any] = MappingProxyType({}), domain: str = "",
+    ) -> str:  # fmt: skip
+        name = self.view.fresh(f"{self.last.outputs[0]}.{what}")
+        node = self.view.fresh_node(f"{self.last.name}.{what}")
+        self.nodes.append(Node(node, op, inputs, (name,), domain, dict(attributes)))
+        self.values[name] = Value(name, np.dtype(np.float32), shape)
         return name
 
 
@@ -229,8 +274,10 @@ def _side_by_side(
         if value is None or value.shape != shape:
             return f"{value or name} is not shaped as its queries are"
     scale = scale or (q.features / heads) ** -0.5
+    parts = _Parts(node, view)
+    bias = parts.summed(bias, heads)
     new = _node(node, inputs[:3], heads, kv_heads, scale, bias)
-    return Edit((node,), (new,), reason=f"{heads} heads of {inputs[0]}")
+    return parts.edit(new, f"{heads} heads of {inputs[0]}")
 
 
 ATTENTION = Rewrite(

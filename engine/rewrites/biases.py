@@ -1,5 +1,5 @@
-"""What is added to the scores of an attention, as mask.py has left it: one key bias at most, one
-table of distances at most, and bounds."""
+"""What is added to the scores of an attention, as mask.py has left it: biases of keys, one table
+of distances at most, and bounds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from engine.rewrites.rewrite import View
 class Bias:
     """Added to scores: a number a key, a number a head and distance, and who sees whom."""
 
-    keys: str = ""
-    """[N, S], or empty."""
+    keys: tuple[str, ...] = ()
+    """[N, S], or [N, S, heads]; they are added up."""
     table: str = ""
     """A constant [heads or 1, 2 P - 1], or empty."""
     back: int = -1
@@ -28,10 +28,12 @@ class Bias:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Inputs of the node behind queries, keys and values."""
+        """Inputs of the node behind queries, keys and values, where keys have one bias at most."""
+        keys, *more = (*self.keys, "")
+        assert len(more) < 2
         if self.table:
-            return self.keys, self.table
-        return (self.keys,) if self.keys else ()
+            return keys, self.table
+        return self.keys
 
 
 NOTHING = Bias()
@@ -41,11 +43,12 @@ def bias_of(name: str, view: View) -> Bias | None:
     """What the value adds, where that is known: alone, or as a sum."""
     plain, node = key_bias(name, view), view.producer(name)
     if plain is not None:
-        return Bias(plain)
+        return Bias((plain,))
     if node is None:
         return None
     if node.label == "colonnade.Near":
-        _, keys, table = node.inputs
+        _, key, table = node.inputs
+        keys = (key,) if key else ()
         return Bias(keys, table, int(node.attributes["back"]), int(node.attributes["ahead"]))
     if node.label != "Add":
         return None
@@ -55,10 +58,10 @@ def bias_of(name: str, view: View) -> Bias | None:
 
 def joined(one: Bias, two: Bias) -> Bias | None:
     """Both together, where kernels can do that."""
-    if (one.keys and two.keys) or (one.table and two.table):
+    if one.table and two.table:
         return None
     bounds = [_tighter(a, b) for a, b in ((one.back, two.back), (one.ahead, two.ahead))]
-    return Bias(one.keys or two.keys, one.table or two.table, *bounds)
+    return Bias((*one.keys, *two.keys), one.table or two.table, *bounds)
 
 
 def _tighter(one: int, two: int) -> int:

@@ -1,10 +1,11 @@
 """Where the heads of queries, keys and values come from: which features of a value of tokens.
 
 Heads are split off by Reshape and Transpose, or queries, keys and values are split from one value
-by Split, Slice or Gather, before or after the heads are. Whatever only moves elements is followed
-up from [N, heads, S, d], or [N, heads, d, S], to a value [N, S, F], and then run from there on an
-array of numbers, which shows where each comes to lie. Heads of keys and values that several heads
-of queries share are repeated by Expand.
+by Split, Slice or Gather, before or after the heads are: after it, a head's queries, keys and
+values stand side by side. Whatever only moves elements is followed up from [N, heads, S, d], or
+[N, heads, d, S], to a value [N, S, F], and then run from there on an array of numbers, which shows
+where each comes to lie. Heads of keys and values that several heads of queries share are repeated
+by Expand.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ class Heads:
     source: str
     """[N, S, F]."""
     start: int
-    """Its first feature; heads stand side by side."""
+    """Its first feature."""
     heads: int
     depth: int
+    apart: int
+    """Features from one head's first to the next one's: `depth` where they stand side by side."""
     transposed: bool
     scale: float
     shared: int = 1
@@ -54,7 +57,8 @@ class Heads:
 
     @property
     def features(self) -> int:
-        return self.heads * self.depth
+        """From the first head's start to the last one's end."""
+        return (self.heads - 1) * self.apart + self.depth
 
 
 def scaled(node: Node, view: View) -> tuple[str, float] | None:
@@ -133,12 +137,13 @@ def _found(name: str, numbers: Array, moved: Array, scale: float) -> Heads | Non
     start = int(moved.flat[0])
     for transposed, shared in itertools.product((False, True), _divisors(moved.shape[1])):
         heads, depth = moved.shape[1] // shared, moved.shape[2 if transposed else 3]
-        part = numbers[..., start : start + heads * depth]
-        if part.shape[2] != heads * depth:
+        apart = int(moved[0, shared, 0, 0]) - start if heads > 1 else depth
+        places = start + apart * np.arange(heads)[:, None] + np.arange(depth)
+        if apart < depth or places[-1, -1] >= numbers.shape[2]:
             continue
-        split = part.reshape(_ROWS, _TOKENS, heads, depth).repeat(shared, axis=2)
+        split = numbers[..., places].repeat(shared, axis=2)
         if np.array_equal(split.transpose((0, 2, 3, 1) if transposed else (0, 2, 1, 3)), moved):
-            return Heads(name, start, heads, depth, transposed, scale, shared)
+            return Heads(name, start, heads, depth, apart, transposed, scale, shared)
     return None
 
 

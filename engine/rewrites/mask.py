@@ -11,24 +11,32 @@ run, see key_rules.py; where its result depends on the mask of the key alone, it
 
 behind an Unsqueeze to [N, 1, 1, S], which broadcasts as before. Where it depends on the distance of
 query and key, too (near_rules.py: causal masks, windows, relative positions), it becomes
-`colonnade.Near` of that bias, which attention.py takes in.
+`colonnade.Near` of that bias, which attention.py takes in; so does a slope a head times the place
+of the key (place_rules.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from engine.graph import NATIVE, ROWS, TOKENS, Node, Value
 from engine.rewrites.key_rules import Rule, rule_of
-from engine.rewrites.near_rules import NearRule, near_rule_of
+from engine.rewrites.near_rules import POSITIONS, NearRule, near_rule_of
+from engine.rewrites.place_rules import CountRule, place_rule_of
 from engine.rewrites.rewrite import Array, Edit, Rewrite, View
 from engine.rewrites.trial import OF_PLACES, behind
 
 LEAST_FILL = -1e9
 """Scores are filled with no more than this. For fewer, a row without any key would not be what it
 was: there, fill + score is rounded to the fill, whose neighbours are 64 away."""
+
+_KNOWN = OF_PLACES | {"CumSum"}
+"""What is tried."""
+AnyRule = Rule | NearRule | CountRule
 
 _ARITHMETIC = frozenset({"Add", "Cast", "Div", "Mul", "Relu", "Sub", "colonnade.Select"})
 """What a bias [N, S] may be made by, and stay: kernels know it."""
@@ -76,7 +84,7 @@ def _fits_scores(value: Value) -> bool:
     if len(shape) == 4 and shape[0] == ROWS:
         return shape[3] == TOKENS
     front = (1,) * (4 - len(shape)) + shape[:-2]
-    return len(front) == 2 and front[0] == 1 and shape[-2:] == (TOKENS, TOKENS)
+    return len(front) == 2 and front[0] == 1 and shape[-2:] in ((TOKENS, TOKENS), (1, TOKENS))
 
 
 def _adds(reader: Node, name: str, view: View) -> bool:
@@ -100,15 +108,19 @@ def _is_scores(name: str, view: View) -> bool:
     return len(shape) == 4 and shape[2:] == (TOKENS, TOKENS)
 
 
-def _known(name: str, view: View, inverted: bool = False) -> Rule | NearRule | str:
+def _known(name: str, view: View, inverted: bool = False) -> AnyRule | str:
     """What the value says by keys alone, or by distances too; of an `inverted` one the opposite."""
-    part = behind(name, view, OF_PLACES)
+    part = behind(name, view, _KNOWN)
     if isinstance(part, str):
         return part
     value = view.value(name)
     by_keys = value is not None and value.shape is not None and value.shape[0] == ROWS
     rule = rule_of(name, part, view) if by_keys else "it is no mask of keys"
-    return near_rule_of(name, part, view, inverted) if isinstance(rule, str) else rule
+    if not isinstance(rule, str):
+        return rule
+    near = near_rule_of(name, part, view, inverted)
+    placed = place_rule_of(name, part, view) if isinstance(near, str) else near
+    return near if isinstance(placed, str) else placed
 
 
 # ---- Where: scores are filled -----------------------------------------------------------------
@@ -142,8 +154,8 @@ def _filled(node: Node, view: View) -> Edit | str | None:
     if fill is None or not fill <= LEAST_FILL:
         return f"it fills scores with {fill}, not with {LEAST_FILL:g} or less"
     rule = _known(condition, view, inverted=first)
-    if isinstance(rule, str):
-        return rule
+    if isinstance(rule, str | CountRule):
+        return rule if isinstance(rule, str) else f"{condition} is no mask of keys"
     filled = _with_fill(rule, fill, first)
     steps = _Steps(view, view.fresh(f"{node.name}.mask"), view.fresh_node(f"{node.name}.mask"))
     steps.write(filled)
@@ -165,7 +177,7 @@ def _with_fill(rule: Rule | NearRule, fill: float, first: bool) -> Rule | NearRu
 # ---- the bias ---------------------------------------------------------------------------------
 
 
-def _edit(node: Node, rule: Rule | NearRule, view: View) -> Edit:
+def _edit(node: Node, rule: AnyRule, view: View) -> Edit:
     steps = _Steps(view, node.outputs[0], node.name)
     steps.write(rule)
     return steps.edit(node, str(rule))
@@ -183,13 +195,15 @@ class _Steps:
     values: dict[str, Value] = field(default_factory=dict)
     constants: dict[str, Array] = field(default_factory=dict)
 
-    def write(self, rule: Rule | NearRule) -> None:
+    def write(self, rule: AnyRule) -> None:
         """The nodes, the last of which gives the value `name`."""
         if isinstance(rule, NearRule):
             self._near(rule)
             return
-        axes = self.view.fresh(f"{self.name}.axes")
-        self.constants[axes] = np.array([1, 2], np.int64)
+        if isinstance(rule, CountRule):
+            self._added(self._counted(rule), "", len(rule.slopes), (-1, -1, 0.0))
+            return
+        axes = self._constant("axes", np.array([1, 2], np.int64))
         y, old = self._bias(rule), self.view.graph.opsets.get("", 1) < 13
         inputs, attributes = ((y,), {"axes": [1, 2]}) if old else ((y, axes), {})
         self.nodes.append(Node(self.node, "Unsqueeze", inputs, (self.name,), "", attributes))
@@ -198,15 +212,33 @@ class _Steps:
     def _near(self, rule: NearRule) -> None:
         """The mask's numbers, and what distances add to them or hide."""
         bias, table = self._bias(rule.rule) if rule.rule else "", ""
-        shape = bias or next(v.name for v in self.view.graph.inputs if v.has_tokens)
         if rule.table is not None:
-            table = self.view.fresh(f"{self.name}.distances")
-            self.constants[table] = rule.table
-        bounds = {"back": rule.back, "ahead": rule.ahead, "unseen": rule.unseen}
-        inputs, heads = (shape, bias, table), 1 if rule.table is None else len(rule.table)
-        self.nodes.append(Node(self.node, "Near", inputs, (self.name,), NATIVE, bounds))
+            table = self._constant("distances", rule.table)
+        heads = 1 if rule.table is None else len(rule.table)
+        self._added(bias, table, heads, (rule.back, rule.ahead, rule.unseen))
+
+    def _added(self, bias: str, table: str, heads: int, bounds: tuple[int, int, float]) -> None:
+        """What attention adds to its scores."""
+        shape = bias or next(v.name for v in self.view.graph.inputs if v.has_tokens)
+        inputs = (shape, bias, table)
+        named = dict(zip(("back", "ahead", "unseen"), bounds, strict=True))
+        self.nodes.append(Node(self.node, "Near", inputs, (self.name,), NATIVE, named))
         shape_of = (ROWS, heads, TOKENS, TOKENS)
         self.values[self.name] = Value(self.name, np.dtype(np.float32), shape_of)
+
+    def _counted(self, rule: CountRule) -> str:
+        """[N, S, heads]: what the tokens of the mask count, times a slope a head."""
+        table = self._constant("counts", np.arange(POSITIONS + 1, dtype=np.float32)[:, None])
+        axes = self._constant("axes", np.array([2], np.int64))
+        counted = {"padding": None, "first": 0}
+        y = self._made("Counted", (rule.mask, table), (1,), counted, NATIVE)
+        if rule.minus:
+            real = self._step("Cast", rule.mask, to=1)
+            real = self._step("Mul", real, rule.minus) if rule.minus != 1 else real
+            y = self._made("Sub", (y, self._made("Unsqueeze", (real, axes), (1,))), (1,))
+        heads = len(rule.slopes)
+        y = self._made("Repeat", (y,), (heads,), {"count": heads}, NATIVE)
+        return self._made("Mul", (y, self._constant("slopes", rule.slopes)), (heads,))
 
     def _bias(self, rule: Rule) -> str:
         """The mask's float numbers, and what the rule makes of them: [N, S]."""
@@ -221,15 +253,24 @@ class _Steps:
         """One node on [N, S], with a number as its second input."""
         inputs: tuple[str, ...] = (x,)
         if number is not None:
-            constant = self.view.fresh(f"{self.name}.{op.lower()}.by")
-            self.constants[constant] = np.array(number, np.float32)
-            inputs = (x, constant)
+            inputs = (x, self._constant(f"{op.lower()}.by", np.array(number, np.float32)))
+        return self._made(op, inputs, (), attributes, NATIVE if op == "Select" else "")
+
+    def _made(
+        self, op: str, inputs: tuple[str, ...], features: tuple[int, ...],
+        attributes: Mapping[str, Any] | None = None, domain: str = "",
+    ) -> str:  # fmt: skip
+        """One node, which gives [N, S, *features]."""
         y = self.view.fresh(f"{self.name}.{op.lower()}")
         node = self.view.fresh_node(f"{self.node}.{op.lower()}")
-        domain = NATIVE if op == "Select" else ""
-        self.nodes.append(Node(node, op, inputs, (y,), domain, attributes))
-        self.values[y] = Value(y, np.dtype(np.float32), (ROWS, TOKENS))
+        self.nodes.append(Node(node, op, inputs, (y,), domain, dict(attributes or {})))
+        self.values[y] = Value(y, np.dtype(np.float32), (ROWS, TOKENS, *features))
         return y
+
+    def _constant(self, what: str, array: Array) -> str:
+        name = self.view.fresh(f"{self.name}.{what}")
+        self.constants[name] = array
+        return name
 
     def edit(self, node: Node, reason: str) -> Edit:
         return Edit((node,), tuple(self.nodes), self.values, self.constants, reason=reason)

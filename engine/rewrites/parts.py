@@ -1,6 +1,7 @@
 """Split along the features becomes a `colonnade.Part` a result, Expand of one feature a Repeat.
 
-A part of the features of a panel is a view, and needs no kernel; so is a Slice of them. A Slice of
+A part of the features of a panel is a view, and needs no kernel; so is a Slice of them. What cuts
+each head's features is left to heads.py. A Slice of
 the first or last token becomes the Gather that takes it, for which there is one. Expand is written
 with the shape of another value, which nobody needs to compute where the result's shape is known.
 """
@@ -54,7 +55,7 @@ def _split(node: Node, view: View) -> Edit | str | None:
         return None
     axis = int(node.attributes.get("axis", 0)) % len(x.shape)
     widths = [_width(view.value(o), axis) for o in node.outputs]
-    if axis != len(x.shape) - 1 or axis < 2 or not all(widths):
+    if axis != len(x.shape) - 1 or x.features != x.shape[-1] or not all(widths):
         return f"it splits the axis {axis} of {x}"
     starts = np.cumsum([0, *widths])
     inserts = tuple(
@@ -85,7 +86,7 @@ def _slice(node: Node, view: View) -> Edit | str | None:
     size = x.shape[axis]
     if axis == 1:
         return _one_token(node, view, x, start, end)
-    if axis != len(x.shape) - 1 or not isinstance(size, int):
+    if axis != len(x.shape) - 1 or not isinstance(size, int) or x.features != size:
         return f"it cuts the axis {axis} of {x}"
     first, last, _ = slice(start, end).indices(size)
     if last <= first:

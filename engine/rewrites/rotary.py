@@ -117,11 +117,16 @@ def _start(node: Node, y: Value, view: View) -> tuple[str, Heads] | None:
             continue
         seen.add(name)
         heads = heads_of(name, view) if value.shape == y.shape else None
-        if heads is not None and not heads.transposed and heads.shared == 1:
+        if heads is not None and _is_plain(heads):
             found[name] = heads
         elif producer.op in _TURNS and producer.op != "Shape" and not producer.domain:
             waiting += producer.reads
     return next(iter(found.items())) if len(found) == 1 else None
+
+
+def _is_plain(heads: Heads) -> bool:
+    """Whether heads stand side by side, each of them once."""
+    return not heads.transposed and heads.shared == 1 and heads.apart == heads.depth
 
 
 def _between(x: str, y: str, view: View) -> list[Node] | None:

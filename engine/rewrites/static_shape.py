@@ -25,7 +25,7 @@ def _reshape(node: Node, view: View) -> Edit | str | None:
     before, after = view.value(node.inputs[0]), view.value(node.outputs[0])
     if before is None or after is None or before.shape is None or after.shape is None:
         return "the shapes of its input and output are not known"
-    target = _target(before.shape, after.shape)
+    target = target_of(before.shape, after.shape)
     if target is None:
         return f"its result has the shape {list(after.shape)}, with more open than can be told"
     name = view.fresh(f"{node.name}.shape")
@@ -52,7 +52,7 @@ def _resize(node: Node, view: View) -> Edit | str | None:
     return Edit((node,), (resized,), initializers={name: scales}, reason=f"by {scales.tolist()}")
 
 
-def _target(before: Shape, after: Shape) -> Array | None:
+def target_of(before: Shape, after: Shape) -> Array | None:
     """What Reshape is given: 0 copies a dimension of the input, -1 is the one left over."""
     target: list[int] = []
     for axis, dim in enumerate(after):

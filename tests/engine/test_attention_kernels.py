@@ -37,12 +37,21 @@ class Near:
     shared: int = 1
     table: Array | None = None
     """[heads or 1, 2 P - 1] by query - key."""
+    between: int = 0
+    """Features of something else behind each head of queries, keys and values."""
 
     def node(self, heads: int, depth: int) -> Node:
         attributes = {"heads": heads, "kv_heads": heads // self.shared, "scale": depth**-0.5}
         attributes |= {"back": self.back, "ahead": self.ahead}
+        attributes |= {"apart": depth + self.between} if self.between else {}
         inputs = ("q", "k", "v", "", "" if self.table is None else "table")
         return Node("a", "Attention", inputs, ("y",), NATIVE, attributes)
+
+    def spread(self, x: Array, depth: int) -> Array:
+        """x[tokens, heads * depth] with NaN between the heads."""
+        heads = x.reshape(len(x), -1, depth)
+        wide = np.pad(heads, ((0, 0), (0, 0), (0, self.between)), constant_values=np.nan)
+        return wide.reshape(len(x), -1)[:, : wide[0].size - self.between]
 
 
 PLAIN_ONE = Near()
@@ -62,15 +71,19 @@ def attend(
     """The kernel on sequences row.. of a batch, with the words that the operator asks for."""
     tokens, features = q.shape
     tiles = -(-tokens // points)
-    panels = [tiled(x, points) for x in (q, k, v)]
+    depth = features // heads
+    panels = [tiled(near.spread(x, depth), points) for x in (q, k, v)]
     y, scores = aligned((tiles * features + 3, points)), aligned((tiles * points + 3, points))
-    strides, depth = [x.shape[1] * points * 4 for x in (q, k, v, q)], features // heads
+    strides = [near.spread(x, depth).shape[1] * points * 4 for x in (q, k, v)]
+    strides.append(features * points * 4)
     scale = np.array([depth**-0.5], np.float32)
-    biases: Array | int = -1 if bias is None else tiled(bias[:, None], points)
+    biases: Array | int = -1 if bias is None else tiled(bias.reshape(tokens, -1), points)
     before = offsets_of([5] * row + lengths)
     more = near_words(near.node(heads, depth), near.table, heads)
     assert not isinstance(more, Refusal)
-    words = (*panels, y, *strides, heads, depth, scale, 0, scores, biases, near.shared, *more)
+    each = 1 if bias is None else bias.size // len(bias)
+    places = (near.shared, depth + near.between, 4 * points * each, int(each > 1))
+    words = (*panels, y, *strides, heads, depth, scale, 0, scores, biases, *places, *more)
     name = f"attention_near_f32_x{points}" if more else f"attention_f32_x{points}"
     call(name, words, live=len(lengths), row=row, borders=[before])
     return untiled(y, tokens, features)
@@ -93,7 +106,7 @@ def attention_twin(
         part, theirs = (slice(h * depth, (h + 1) * depth) for h in (head, head // near.shared))
         scores = q[own, part].astype(np.float64) @ k[own, theirs].T * depth**-0.5
         if bias is not None:
-            scores = scores + bias[own]
+            scores = scores + (bias[own] if bias.ndim == 1 else bias[own, head])
         seen = np.ones((length, length), bool)
         for query, key in np.ndindex(length, length):
             distance = query - key
@@ -120,7 +133,8 @@ def attentions(draw: st.DrawFn) -> tuple[Any, ...]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     shape = (sum(lengths), heads * depth)
     q, k, v = (rng.standard_normal(shape).astype(np.float32) for _ in range(3))
-    bias = rng.choice([0.0, -10000.0, -np.inf], sum(lengths), p=[0.8, 0.1, 0.1])
+    each = draw(st.sampled_from([(), (heads,)]))
+    bias = rng.choice([0.0, -10000.0, -np.inf], (sum(lengths), *each), p=[0.8, 0.1, 0.1])
     bias[offsets_of(lengths)[:-1]] = 0  # a key that counts in every sequence
     return q, k, v, lengths, heads, draw(st.sampled_from([None, bias.astype(np.float32)]))
 
@@ -176,7 +190,8 @@ def near_ones(draw: st.DrawFn) -> tuple[Any, ...]:
     table = rng.standard_normal((draw(st.sampled_from([1, heads])), 2 * 40 - 1))
     bound = st.sampled_from([-1, 0, 1, 3, 15, 16, 17, 40])
     tables = st.sampled_from([None, table.astype(np.float32)])
-    near = Near(draw(bound), draw(bound), shared, draw(tables))
+    between = draw(st.sampled_from([0, 0, 8]))
+    near = Near(draw(bound), draw(bound), shared, draw(tables), between)
     few = k.shape[1] // shared
     return q, k[:, :few].copy(), v[:, :few].copy(), lengths, heads, bias, near
 
@@ -190,11 +205,12 @@ def test_near_attention_is_its_formula(points: int, problem: Any, row: int) -> N
     want = attention_twin(*arrays, lengths, heads, bias, near)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=4e-5)
     # and the meaning that the reference runs, sequence by sequence
-    node = near.node(heads, arrays[0].shape[1] // heads)
+    depth = arrays[0].shape[1] // heads
+    node, spread = near.node(heads, depth), [near.spread(x, depth) for x in arrays]
     for own in itertools.starmap(slice, itertools.pairwise(offsets_of(lengths))):
         own_bias = None if bias is None else bias[own][None]
         with np.errstate(invalid="ignore"):
-            meant = attention(node, *(x[own][None] for x in arrays), own_bias, near.table)
+            meant = attention(node, *(x[own][None] for x in spread), own_bias, near.table)
         np.testing.assert_allclose(meant[0], want[own], rtol=1e-4, atol=4e-5)
 
 
