@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.cutting import cut_rows
+import engine
+from engine.cutting import GROUP_TILES, L3_OVER_L2, cut_rows, group_tiles
+from engine.reader import graph_of
+from engine.segments import Column
+from scripts.models.mlp import mlp
 
 
 @pytest.mark.parametrize("points", [16, 32])
@@ -37,3 +41,14 @@ def test_every_row_is_in_one_column(points: int, threads: int, group: int) -> No
 )
 def test_few_rows_go_to_all_threads(rows: int, threads: int, sizes: list[int]) -> None:
     assert list(cut_rows(rows, threads, 32, 4)[:, 1]) == sizes
+
+
+def test_tiles_share_weights_that_would_come_from_memory() -> None:
+    (column,) = engine.compile(graph_of(mlp((64, 64, 64), 0.5))).segments
+    assert isinstance(column, Column)
+    found = column.as_sequences()
+    linear = {id(a): a.nbytes for s in column.steps if s.multiply_adds for a in s.operands
+              if isinstance(a, np.ndarray)}  # fmt: skip
+    held = sum(linear.values()) // L3_OVER_L2
+    assert group_tiles(found, held - 1) == GROUP_TILES
+    assert group_tiles(found, held + 1) == 1
