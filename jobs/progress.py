@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from jobs.bar import Bar
+from jobs.streams import stdout
 from jobs.tally import Tally
 from jobs.troubles import Troubles
 from pipeline.events import Event, JobStarted, PartCommitted, RowsScored
@@ -55,9 +56,7 @@ class JsonLines:
         said = {"event": type(event).__name__, **to_plain(event)}
         if isinstance(event, JobStarted | RowsScored | PartCommitted):
             said["progress"] = tally.progress
-        # in one piece: print writes the end of a line on its own, and Ray's threads print, too
-        sys.stdout.write(json.dumps(said) + "\n")
-        sys.stdout.flush()
+        print(json.dumps(said), file=stdout(), flush=True)
 
     def close(self) -> None:
         pass
@@ -116,10 +115,10 @@ def make(name: str) -> Progress:
 
 def print_summary(summary: Summary) -> None:
     """The table at the end of a job, on stdout; plain text where that is not a terminal."""
-    if not sys.stdout.isatty():
+    if not stdout().isatty():
         width = max(len(label) for label, _ in summary.figures)
         for label, value in summary.figures:
-            print(f"{label:<{width}}  {value}")
+            print(f"{label:<{width}}  {value}", file=stdout())
         return
     from rich.console import Console  # rich: only where it is seen
     from rich.table import Table
@@ -130,4 +129,4 @@ def print_summary(summary: Summary) -> None:
     table.add_column(overflow="fold")
     for label, value in summary.figures:
         table.add_row(label, Text(value))
-    Console().print(table)
+    Console(file=stdout()).print(table)

@@ -15,7 +15,7 @@ from jobs.attempts import leave_with
 from jobs.errors import Interrupted
 from jobs.resolving import resolve
 from jobs.spec import AUTO, NUMBERS, OPTIONS, SPOKEN, JobSpec
-from jobs.streams import heedless
+from jobs.streams import heedless, others_aside, stdout
 
 if TYPE_CHECKING:
     from jobs.driver import Driver
@@ -107,7 +107,7 @@ def score(spec: JobSpec) -> int:
     from jobs import executors
     from jobs.interrupts import Interrupts
 
-    with Interrupts() as interrupts, closing(executors.make(spec)) as executor:
+    with others_aside(), Interrupts() as interrupts, closing(executors.make(spec)) as executor:
         try:
             with interrupts.held():
                 seats = executor.seats(spec.engines, spec.threads, warm=_will_score(spec))
@@ -161,7 +161,7 @@ def _for_people(spec: JobSpec) -> bool:
 @heedless
 def _show_plan(plan: Plan, spec: JobSpec) -> None:
     if _for_people(spec):
-        print(plan, flush=True)
+        print(plan, file=stdout(), flush=True)
 
 
 @heedless
@@ -177,7 +177,7 @@ def _show_standing(driver: Driver, spec: JobSpec) -> None:
             f"resumes: {found.committed_shards:,} of {len(plan.shards):,} shards, "
             f"{found.committed_rows:,} of {plan.dataset.rows:,} rows are done"
         )
-    print(f"  folder  {text}")
+    print(f"  folder  {text}", file=stdout())
 
 
 @heedless
@@ -187,7 +187,7 @@ def _show_json(driver: Driver, summary: Summary | None) -> None:
 
     shown = {} if summary is None else summary.to_json()
     shown |= {"plan": to_plain(driver.plan), "standing": to_plain(driver.standing)}
-    print(json.dumps(shown, default=str))
+    print(json.dumps(shown, default=str), file=stdout())
 
 
 @heedless

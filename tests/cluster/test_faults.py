@@ -136,11 +136,12 @@ def test_digits_give_the_local_bytes(tmp_path: Path, raylets: Raylets) -> None:
 def test_scorer_killed_in_mid_shard(
     source: Source, tmp_path: Path, raylets: Raylets, failpoint: str
 ) -> None:
-    """By SIGKILL, and by SIGSEGV."""
+    """By SIGKILL, and by SIGSEGV. Ray prints a paragraph about it, on stdout if it may."""
     raylets.have(1)
     output, killed = tmp_path / "out", tmp_path / "killed"
     run = driven(*words(source, output, *on(raylets)), env=at(failpoint, killed))
     assert run.code == 0, run.stderr
+    assert [line for line in run.stdout.splitlines() if not line.startswith("{")] == []
     assert killed.exists() and len(run.events("ScorerDied")) == 1
     twice = [index for index in range(SHARDS) if run.lent.count(index) > 1]
     assert 1 <= len(twice) <= 2, "only what was in flight is lent again"

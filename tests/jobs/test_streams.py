@@ -1,7 +1,8 @@
-"""Whoever listened goes away (`| head -1`): the job goes on."""
+"""Whoever listened goes away (`| head -1`): the job goes on. Others print: not in its way."""
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import small_job
-from small_job import Source, words
+from here import here
+from small_job import Source, colonnade, words
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +67,38 @@ def test_closed_pipe_does_not_stop_the_job(
     assert "Error" not in (done.stderr or ""), done.stderr
     if closed == "stderr":
         assert ("JobEnded" if progress == "json" else "rows") in done.stdout
+
+
+CHATTY = """
+import os, subprocess, sys
+
+def look(batch):
+    print("by print", flush=True)
+    if sys.stdout is sys.__stderr__:  # not where a test stands in for the terminal
+        os.write(1, b"by descriptor\\n")
+        subprocess.run(["echo", "by a child"])
+    return batch
+"""
+"""A hook that prints; the driver calls it, too, to know the fields that it gives."""
+
+
+def chatty(folder: Path) -> dict[str, str]:
+    (folder / "chatty.py").write_text(CHATTY)
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_json_is_all_there_is_on_stdout(source: Source, tmp_path: Path) -> None:
+    """Whatever else this process prints, by Python or not, goes to stderr."""
+    arguments = words(source, tmp_path / "out", "--before", "chatty:look", "--progress", "none")
+    run = colonnade(*arguments, "--json", env=chatty(tmp_path))
+    assert run.code == 0, run.stderr
+    assert json.loads(run.stdout)["parts"] == small_job.SHARDS
+    for how in ("by print", "by descriptor", "by a child"):
+        assert how in run.stderr
+
+
+def test_events_are_all_there_is_on_stdout(source: Source, tmp_path: Path) -> None:
+    arguments = words(source, tmp_path / "out", "--before", "chatty:look")
+    run = here(*arguments, env=chatty(tmp_path))
+    assert run.code == 0 and "by print" in run.stderr, run.stderr
+    assert [json.loads(line)["event"] for line in run.stdout.splitlines()][-1] == "JobEnded"
