@@ -279,11 +279,12 @@ class RayExecutor:
         for raylet, cpus in changes.came.items():
             self._probes[begin_probe(raylet, cpus)] = raylet
         for raylet, reason in changes.draining.items():
+            self._homes.forget(raylet)
             self._news += [ScorerDraining(n, reason) for n in self._homes.living_at(raylet)]
         for raylet, reason in changes.gone.items():
             lost = self._homes.vacate(raylet)
             self.kill(*lost)
-            self._came += self._homes.join()
+            self._came += self._homes.join() + self._homes.settle_waiting()
             self._news += [ScorerLeft(number, reason) for number in lost]
 
     def _probed(self, probe: Any) -> list[Event]:

@@ -10,6 +10,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,8 @@ class Homes:
         self._across = False
         self._single: list[Room] = []
         """Across machines: rooms that are not enough for a home yet."""
+        self._waiting: dict[str, Machine] = {}
+        """Raylets that came when others of their machine had all its places."""
         self._count = 0
         self.of: dict[int, Home] = {}
         """Scorer -> its home; numbers are never used again."""
@@ -161,6 +164,7 @@ class Homes:
             found += [(machine, place) for place in places]
         self._free[key] = left
         if not found or (every and left):
+            self._waiting |= {machine.raylet: machine for machine in group}
             raise InfrastructureError(_no_room(group, free))
         self._single += found
         return self.join()
@@ -189,9 +193,23 @@ class Homes:
             if any(machine.raylet == raylet for machine, _ in home.rooms)
         ]
 
+    def settle_waiting(self) -> list[int]:
+        """Numbers of scorers for places that are free by now, on raylets that found none: one that
+        was started anew may come before Ray has noticed that its forerunner is gone."""
+        made: list[int] = []
+        for raylet in list(self._waiting):
+            with suppress(InfrastructureError):
+                made += self.settle([self._waiting.pop(raylet)], every=False)
+        return made
+
+    def forget(self, raylet: str) -> None:
+        """It is no room for anybody new: its machine will be taken away."""
+        self._waiting.pop(raylet, None)
+
     def vacate(self, raylet: str) -> list[int]:
         """Scorers whose raylet is gone; their places are free, and those that they had on other
         machines wait for `join`."""
+        self.forget(raylet)
         lost = self.living_at(raylet)
         rooms = [self.of.pop(number).rooms for number in lost]
         if not self._across:

@@ -51,6 +51,20 @@ def test_places_of_a_raylet_that_is_gone_go_to_the_next() -> None:
     assert homes.of[2].place == place and homes.of[2].machine.raylet == "r4"
 
 
+def test_a_raylet_that_came_too_early_waits_for_the_place_of_one_that_is_gone() -> None:
+    """Ray tells of a raylet that was started anew before it has missed the old one."""
+    homes = Homes(1, 1)
+    homes.begin([[machine("r1", "alpha")], [machine("r2", "beta")]])
+    for early in ("r3", "r4", "r5"):
+        with pytest.raises(InfrastructureError, match="expected cores that no scorer has"):
+            homes.settle([machine(early, "alpha")], every=False)
+    homes.forget("r3")  # its machine will be taken away
+    assert homes.vacate("r4") == [], "it has no place, and never will"
+    assert homes.vacate("r2") == [1] and homes.settle_waiting() == []
+    assert homes.vacate("r1") == [0] and homes.settle_waiting() == [2]
+    assert homes.of[2].machine.raylet == "r5" and list(homes.of) == [2]
+
+
 def test_stages_live_across_machines_that_have_no_domain_for_each() -> None:
     homes = Homes(1, 1, 2)
     homes.begin([[machine(f"r{n}", f"host{n}")] for n in range(5)])
