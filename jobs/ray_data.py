@@ -12,7 +12,8 @@ is parts which appear whole, resume and rows exactly once, is for the sink of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from numa.topology import Topology
 
 if TYPE_CHECKING:
     from engine import Session
+    from jobs.executors.ray_machines import Home
     from jobs.spec import JobSpec
     from pipeline.tables import TableScorer
 
@@ -36,9 +38,13 @@ OPTIONS = (
 )  # fmt: skip
 """Those of `colonnade run` that mean something here, as jobs.spec tells them."""
 
-_SHARE_FOR_OTHERS = 0.5
-"""Of one CPU of an actor, left to Ray Data's own tasks: a pipeline whose actors hold every CPU
-never reads."""
+_CPU_FOR_OTHERS = 1.0
+"""Of each raylet, left to Ray Data's own tasks: each asks for a whole one, and a pipeline whose
+actors leave less never reads."""
+
+_PATIENCE_SECONDS = 60.0
+"""For an actor's place: Ray Data starts a pipeline's actors while those of the one before it, such
+as the one that `schema()` runs, still end."""
 
 
 class Predictor:
@@ -99,7 +105,6 @@ def predict(dataset: Any, model: str | PathLike[str], **options: Any) -> Any:
     schema = dataset.schema().base_schema
     fit(spec, canonical_schema(schema))
     homes = settle_all(Census(), Homes(spec.engines, spec.threads)).of.values()
-    cpus = min(len(home.place.cpus) for home in homes)
     return dataset.map_batches(
         Predictor,
         fn_constructor_args=(spec.model,),
@@ -108,8 +113,21 @@ def predict(dataset: Any, model: str | PathLike[str], **options: Any) -> Any:
         batch_size=None,
         zero_copy_batch=True,
         compute=ray.data.ActorPoolStrategy(size=len(homes)),
-        num_cpus=cpus - _SHARE_FOR_OTHERS,
+        num_cpus=_cpus_asked(homes),
         scheduling_strategy="SPREAD",
+    )
+
+
+def _cpus_asked(homes: Collection[Home]) -> float:
+    """CPUs that each actor asks Ray for: its place's, less what its raylet lacks for others."""
+    count = Counter(home.machine.raylet for home in homes)
+    spare = {home.machine.raylet: float(home.machine.cpus) for home in homes}
+    for home in homes:
+        spare[home.machine.raylet] -= len(home.place.cpus)
+    return min(
+        len(home.place.cpus)
+        - max(0.0, _CPU_FOR_OTHERS - spare[home.machine.raylet]) / count[home.machine.raylet]
+        for home in homes
     )
 
 
@@ -131,7 +149,9 @@ def _settled(spec: JobSpec) -> Claim:
     Ray's threads were there first, so their memory may lie elsewhere; the engine's threads,
     weights and buffers come later.
     """
-    held = claim(places(Topology.discover(), spec.engines, spec.threads))
+    held = claim(
+        places(Topology.discover(), spec.engines, spec.threads), patience=_PATIENCE_SECONDS
+    )
     pin_all_threads(held.place.cpus)
     bind(held.place.node)
     return held

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from numa.placement import Place
 FOLDER = "COLONNADE_CLAIMS"
 """Environment variable that names another folder for the locks: processes that do not share one
 do not see each other's claims, as in containers with a /tmp of their own."""
+
+_PAUSE_SECONDS = 0.1
+"""Between two looks at places that are all held."""
 
 
 @dataclass(slots=True)
@@ -41,18 +45,25 @@ class Claim:
         self.close()
 
 
-def claim(places: Sequence[Place], folder: Path | None = None) -> Claim:
-    """The first of the places of which every CPU is free. Raises NumaError when none is."""
+def claim(places: Sequence[Place], folder: Path | None = None, patience: float = 0.0) -> Claim:
+    """The first of the places of which every CPU is free.
+
+    Asks again for `patience` seconds, for a holder that is about to end, and then raises NumaError.
+    """
     folder = folder or _folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    taken = []
-    for place in places:
-        handles = _lock_all(folder, place.cpus)
-        if handles is not None:
-            return Claim(place, handles)
-        taken.append(cpulist(place.cpus))
+    deadline = time.monotonic() + patience
+    while True:
+        for place in places:
+            handles = _lock_all(folder, place.cpus)
+            if handles is not None:
+                return Claim(place, handles)
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(_PAUSE_SECONDS)
+    taken = " and ".join(cpulist(place.cpus) for place in places)
     raise NumaError(
-        f"claim: expected a free place on this machine, got CPUs {' and '.join(taken)}, each held "
+        f"claim: expected a free place on this machine, got CPUs {taken}, each held "
         "by another process; start fewer engines here, or let it end"
     )
 

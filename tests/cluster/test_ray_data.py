@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from small_job import ROWS, Source, words
 
 from engine.errors import EngineError
 from jobs.errors import SpecError
-from jobs.ray_data import Predictor, predict
+from jobs.ray_data import Predictor, _cpus_asked, predict
 from numa.claims import FOLDER
 from numa.errors import NumaError
 from pipeline.errors import BindingError, RowError
@@ -94,6 +95,26 @@ def test_two_actors_on_two_claimed_places_give_the_jobs_values(
     assert len(used) == len({cpus for _, cpus in used}) == 2, "each on CPUs of its own"
 
 
+def test_readers_example_runs_on_a_machine_of_one_node(source: Source, data: Any) -> None:
+    """An engine on every core that Ray knows leaves a CPU to Ray Data's readers. And a pipeline
+    that follows another at once gets the place that the other's actor still holds."""
+    scored = predict(data.read_parquet(str(source.data)), source.model, keep=["id"])
+    assert scored.schema().names == ["id", "y"]
+    assert sorted(row["id"] for row in scored.take_all()) == list(range(ROWS))
+
+
+def test_cpus_are_left_for_rays_own_tasks() -> None:
+    def home(raylet: str, offered: int, cpus: int) -> Any:
+        place = SimpleNamespace(cpus=tuple(range(cpus)))
+        return SimpleNamespace(machine=SimpleNamespace(raylet=raylet, cpus=offered), place=place)
+
+    assert _cpus_asked([home("a", 2, 2)]) == 1
+    assert _cpus_asked([home("a", 4, 2), home("a", 4, 2)]) == 1.5
+    assert _cpus_asked([home("a", 8, 4)]) == 4, "there is room enough without"
+    assert _cpus_asked([home("a", 4, 4), home("b", 8, 4)]) == 3, "all actors ask for the same"
+    assert _cpus_asked([home("a", 1, 1)]) == 0
+
+
 def test_options_and_tensors_of_ray(source: Source, data: Any) -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(64, 8)).astype(np.float32)
@@ -134,6 +155,7 @@ def test_a_second_predictor_here_finds_no_place(
     from numa.memory import policy
 
     monkeypatch.setenv(FOLDER, str(tmp_path / "locks"))
+    monkeypatch.setattr("jobs.ray_data._PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr("jobs.ray_data.bind", lambda node: "")  # a policy outlives the test
     before = os.sched_getaffinity(0)
     held = policy()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -68,6 +69,18 @@ def test_death_gives_a_place_back(tmp_path: Path) -> None:
                     time.sleep(0.01)
         finally:
             holder.kill()
+
+
+def test_patience_waits_for_a_holder_that_ends(tmp_path: Path) -> None:
+    held = claim([FIRST], tmp_path)
+    ending = threading.Timer(0.2, held.close)
+    ending.start()
+    try:
+        with claim([FIRST], tmp_path, patience=60.0) as free:
+            assert free.place == FIRST
+            assert not held._handles, "given back before it was taken"
+    finally:
+        ending.join()
 
 
 def test_children_do_not_keep_it(tmp_path: Path) -> None:
