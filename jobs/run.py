@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 _STARTED = monotonic()
 
-_SWITCH_FLAGS = ("restart", "dry_run", "json")
-
 _EXAMPLES = """
 \b
 Examples:
@@ -65,7 +63,7 @@ def said(given: Mapping[str, Any]) -> dict[str, Any]:
 def _as_click(name: str, default: Any, metadata: Any) -> click.Option:
     flag = f"--{name.replace('_', '-')}"
     text = metadata["help"]
-    if name in _SWITCH_FLAGS:
+    if isinstance(default, bool):
         return click.Option([flag, name], is_flag=True, default=None, help=text)
     if default is not MISSING and default not in (None, ()):
         text += f"  [default: {default:g}]" if name in NUMBERS else f"  [default: {default}]"

@@ -133,7 +133,7 @@ class Where:
             fitted = Where(self.text, _fitted(self.condition, used))
             fitted.mask(pa.RecordBatch.from_pylist([], used))
             return fitted
-        except (pa.ArrowException, NotImplementedError) as e:
+        except (pa.ArrowException, NotImplementedError, OverflowError) as e:
             kinds = ", ".join(f"{name} is {schema.field(name).type}" for name in self.fields)
             raise FilterError(
                 f"--where {self}: expected values that can be compared, but {kinds}: {e}"
@@ -265,7 +265,7 @@ def _column(batch: pa.RecordBatch, field: Field) -> Any:
 
 def _scalar(value: Any, column: Any) -> pa.Scalar:
     """The value in the column's type, if it is of that kind: `_value` made it so."""
-    plain = pa.scalar(value)
+    plain = _plain(value)
     if type(value) in _ALIKE and not _ALIKE[type(value)](column.type):
         return plain
     try:
@@ -292,9 +292,19 @@ def _value(value: Any, kind: pa.DataType) -> Any:
     if not _ALIKE[type(value)](kind):
         return value
     try:
-        return pa.scalar(value).cast(kind).as_py()
-    except (pa.ArrowException, NotImplementedError, ValueError):
+        return _plain(value).cast(kind).as_py()
+    except (pa.ArrowException, NotImplementedError, ValueError) as e:
+        if isinstance(e, pa.ArrowInvalid) and isinstance(value, str) and pa.types.is_temporal(kind):
+            zone = ", whose values end in an offset, such as Z" * bool(getattr(kind, "tz", None))
+            raise pa.ArrowInvalid(f"{value!r} is no {kind}{zone}") from e
         return value
+
+
+def _plain(value: Any) -> pa.Scalar:
+    """As Arrow infers it, and a number too large for int64 as uint64, as many hashes are.
+    OverflowError beyond."""
+    large = type(value) is int and value >= 1 << 63
+    return pa.scalar(value, pa.uint64() if large else None)
 
 
 def _is_number(kind: pa.DataType) -> bool:

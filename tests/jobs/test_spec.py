@@ -128,7 +128,7 @@ def test_resume_command_parses_back_to_the_same_spec(monkeypatch: pytest.MonkeyP
         model="/m m.onnx", input=("/a", "/b'c"), output="/o", bind=("x=f",), keep=(),
         executor="ray", address="auto", engines=2, threads=1, batch_rows=7, format="arrow",
         on_error="skip", max_errors=0, stall_seconds=1.5, max_restarts=9, restart=True,
-        progress="none", stages=AUTO, scorer_memory=3 << 30,
+        progress="none", stages=AUTO, scorer_memory=3 << 30, smt=True,
     )  # fmt: skip
     seen: list[JobSpec] = []
     monkeypatch.setattr("jobs.run.score", lambda spec: seen.append(spec) or 0)

@@ -197,12 +197,31 @@ def test_what_is_no_condition_is_told(text: str, said: str) -> None:
         ("s > 3", "s is string"),
         ("i == '3'", "i is int32"),
         ("b == 3", "b is bool"),
+        ("i == 99999999999999999999", "too large"),
+        ("d == '2024-13-01'", "'2024-13-01' is no date32"),
     ],
 )
 def test_what_does_not_fit_the_dataset_is_told(tmp_path: Path, text: str, said: str) -> None:
     write(tmp_path / "x.parquet", [[{"i": 1}]])
     with pytest.raises(FilterError, match=said):
         Dataset.discover([str(tmp_path)], parse(text))
+
+
+def test_hashes_of_64_bits_are_numbers(tmp_path: Path) -> None:
+    hashes = pa.array([1, 1 << 63, (1 << 64) - 1], pa.uint64())
+    pq.write_table(pa.table({"h": hashes}), tmp_path / "x.parquet")
+    where = parse(f"h >= {1 << 63} and h != {(1 << 64) - 1}")
+    dataset = Dataset.discover([str(tmp_path)], where)
+    batch = pa.record_batch({"h": hashes})
+    assert where.fitted(batch.schema).mask(batch).to_pylist() == [False, True, False]
+    assert not any(g.skipped for f in dataset.files for g in f.row_groups)
+
+
+def test_a_time_without_its_offset_is_told() -> None:
+    schema = pa.schema([("t", pa.timestamp("us", "UTC"))])
+    parse("t > '2024-01-01T00:05Z'").fitted(schema)
+    with pytest.raises(FilterError, match="whose values end in an offset, such as Z"):
+        parse("t > '2024-01-01 00:05'").fitted(schema)
 
 
 def test_a_filter_is_part_of_a_run(tmp_path: Path) -> None:
