@@ -53,6 +53,8 @@ class Rows:
         missing = numbers[~self._have[numbers]]
         for number in missing.tolist():
             self._read(number * self._stride)
+        if len(missing):  # afterwards: what was read before a change is good
+            self._check_unchanged()
         self._have[missing] = True
         self.held_nbytes += len(missing) * self._pages * mmap.PAGESIZE
 
@@ -67,6 +69,14 @@ class Rows:
                     "while in use, start again"
                 )
             at += got
+
+    def _check_unchanged(self) -> None:
+        """Raises EngineError for a file that was written to in place: rows of two models, mixed."""
+        if _state(self._file) != self._source.state:
+            raise EngineError(
+                f"{self._source.path}: expected the file that the model was read from, got one "
+                "that was changed while in use; keep it as it is until the end, and start again"
+            )
 
     def __del__(self) -> None:
         file = getattr(self, "_file", None)
@@ -83,11 +93,16 @@ def _opened(source: Source) -> int:
             f"{source.path}: expected the file that the model was read from, got: "
             f"{error.strerror}; keep it while the model is in use"
         ) from error
-    state = os.fstat(file)
-    if (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns) != source.state:
+    if _state(file) != source.state:
         os.close(file)
         raise EngineError(
             f"{source.path}: expected the file that the model was read from, got one that was "
             "changed since; read the model again"
         )
     return file
+
+
+def _state(file: int) -> tuple[int, int, int, int]:
+    """As engine.mapped tells files and their states."""
+    found = os.fstat(file)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

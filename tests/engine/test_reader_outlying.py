@@ -188,6 +188,21 @@ def test_rows_of_a_table_are_read_once_and_let_go_of(
     assert rows.held_nbytes in (held, 0) or held > 40 * 8192, "nothing is read twice"
 
 
+def test_a_table_that_is_written_to_while_in_use_is_refused(tmp_path: Path) -> None:
+    """In place, with as many bytes: nothing else would tell rows of two models apart."""
+    path = tmp_path / "t.bin"
+    path.write_bytes(bytes(4000))
+    rows = Rows(mapped.mapped(path).view(np.float32).reshape(10, 100))
+    rows.fetch(np.array([1, 2]))
+    with path.open("r+b") as file:
+        file.write(b"x" * 4000)
+    os.utime(path, ns=(0, 0))  # a clock is coarse
+    rows.fetch(np.array([1, 2]))  # that are there
+    for _ in range(2):
+        with pytest.raises(EngineError, match="changed while in use; keep it as it is"):
+            rows.fetch(np.array([2, 3]))
+
+
 @named("change", ["gone", "other", "cut"])
 def test_a_table_whose_file_has_changed_is_refused(tmp_path: Path, change: str) -> None:
     path = tmp_path / "t.bin"
