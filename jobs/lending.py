@@ -76,6 +76,7 @@ class Lending:
         self._tell = tell
         self._admit = admit
         self._results = Results(table, folder, limits, tell, rejects=rejects)
+        self._clock = clock
         self._roster = Roster(scorers, clock)
         self._unstaffed: Ending | None = None
         """Set when nobody is left to work."""
@@ -85,6 +86,7 @@ class Lending:
     def run(self) -> Ending:
         """Until everything is committed or set aside, or something stops the job."""
         while self._stopped is None and not self._table.finished:
+            began = self._clock()
             self._welcome()
             self._lend()
             for event in self._executor.events(_POLL_SECONDS):
@@ -93,6 +95,8 @@ class Lending:
                 self._handle(event)
             if self.signal:
                 return Ending(INTERRUPTED + self.signal, "interrupted")
+            # A slow disk, or a driver that was stopped: what scorers said meanwhile was not heard.
+            self._roster.excuse(self._clock() - began - _POLL_SECONDS)
             self._end_silent()
             self._see_off()
             self._revive()

@@ -223,6 +223,19 @@ def test_frozen_scorer_is_replaced_and_its_late_result_discarded() -> None:
     assert run.committed == list(range(200)) and len(run.ledger.discards) == 1
 
 
+def test_nobody_is_silent_while_the_driver_does_not_listen() -> None:
+    """It waits for its disk, or was stopped: what scorers said lies unheard in their pipes."""
+
+    class SlowDisk(Ledger):
+        def commit(self, part: Part) -> object:
+            run.executor.now += 10 * LIMITS.stall_seconds
+            return super().commit(part)
+
+    run = Run(ScriptedExecutor(kindly, scorers=2, adversities=0), shards=9, ledger=SlowDisk())
+    assert run.run() == Ending(DONE, "")
+    assert run.executor.restarts == 0 and not [e for e in run.told if isinstance(e, ScorerDied)]
+
+
 def dawdling(number: int) -> Callable[[Sequence[str]], str]:
     """Ready first; then the scorer of that number never ends its work, the others do."""
 
