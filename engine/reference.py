@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from engine.errors import EngineError, FeedError, UnsupportedError
 from engine.graph import Graph, Node
-from engine.ops.plain import BEFORE_13, FOLDED, PLAIN, ROW_BY_ROW, training
+from engine.ops.plain import BEFORE, FOLDED, PLAIN, ROW_BY_ROW, training
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = Mapping[str, Array]
@@ -39,8 +39,9 @@ class NodeRunner:
         self.node = node
         key = (node.domain, node.op)
         self._function = (PLAIN if rows else PLAIN | FOLDED).get(key)
-        if opsets.get("", 1) < 13:
-            self._function = BEFORE_13.get(key, self._function)
+        for opset, earlier in BEFORE.items():
+            if opsets.get("", 1) < opset:
+                self._function = earlier.get(key, self._function)
         with_rows = ROW_BY_ROW[key](node) if rows and key in ROW_BY_ROW else []
         self._split = [node.inputs[i] for i in with_rows]
         if key == ("", "BatchNormalization") and training(node, opsets.get("", 1)):

@@ -45,6 +45,17 @@ def clip(node: Node, x: Array, low: Array | None = None, high: Array | None = No
     return np.asarray(y)
 
 
+def dequantize(node: Node, x: Array, scale: Array, zero: Array | None = None) -> Array:
+    """(x - zero) * scale in float32: one scale and zero, or one for each index of an axis."""
+    wide = [1] * x.ndim
+    if scale.size > 1:
+        wide[node.attributes.get("axis", 1)] = scale.size
+    y = x.astype(np.float32)
+    if zero is not None:
+        y = y - zero.astype(np.float32).reshape(wide)
+    return np.asarray(y * scale.reshape(wide))
+
+
 def local_response_normalization(node: Node, x: Array) -> Array:
     """x / (bias + alpha / size * sum of squares over `size` channels around)^beta."""
     size = int(node.attributes["size"])
@@ -111,12 +122,15 @@ def _hardmax(x: Array) -> Array:
     return np.asarray(np.arange(x.shape[1]) == x.argmax(1)[:, None])
 
 
-BEFORE_13: dict[tuple[str, str], Callable[..., Array]] = {
-    ("", "Hardmax"): _of_matrix(_hardmax),
-    ("", "LogSoftmax"): _of_matrix(_log_softmax),
-    ("", "Softmax"): _of_matrix(_softmax),
+BEFORE: dict[int, dict[tuple[str, str], Callable[..., Array]]] = {
+    19: {("", "DequantizeLinear"): dequantize},
+    13: {
+        ("", "Hardmax"): _of_matrix(_hardmax),
+        ("", "LogSoftmax"): _of_matrix(_log_softmax),
+        ("", "Softmax"): _of_matrix(_softmax),
+    },
 }
-"""What they meant before opset 13, where onnx's evaluator gives them their later meaning."""
+"""Before an opset, what onnx's evaluator gives a later meaning or has no implementation of."""
 
 FOLDED: dict[tuple[str, str], Callable[..., Array]] = {
     (NATIVE, "Conv"): partial(conv, multiply=folded_product),

@@ -125,6 +125,25 @@ def test_softmax_has_the_meaning_of_its_operator_set(
     assert found.dtype == np.float32
 
 
+@pytest.mark.parametrize("opset", [10, 13, 17, 19])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
+def test_dequantized_in_every_operator_set(dtype: Any, opset: int) -> None:
+    """What onnxruntime.quantization writes: one scale, or from opset 13 on one for each channel."""
+    q = RNG.integers(0, 100, (3, 4, 5)).astype(dtype)
+    zero = np.array([0, 0, 0, 0] if dtype == np.int32 else [1, 50, 0, 99], dtype)
+    scale = np.array([0.1, 0.02, 3.0, 0.7], np.float32)
+    cases: list[tuple[Array, Array, dict[str, int]]] = [(scale[0], zero[1], {})]
+    if opset >= 13:
+        cases += [(scale, zero, {}), (scale, zero, {"axis": -2}), (scale[:1], zero[:1], {})]
+    for s, z, axis in cases:
+        nodes = [node("DequantizeLinear", "q s z", "d", **axis), node("Mul", "x d", "y")]
+        constants = {"q": q, "s": s, "z": z}
+        proto = model(nodes, {"x": ["N", 4, 5]}, "y", constants, opset=opset)
+        feeds = {"x": floats(3, 4, 5)}
+        found = reference.run(graph_of(proto), feeds)["y"]
+        np.testing.assert_array_equal(found, onnxruntime_run(proto, feeds)["y"])
+
+
 @pytest.mark.parametrize("name", sorted(UNARY.keys() - STANDARD))
 def test_unary_functions_are_those_of_onnx(name: str) -> None:
     x = np.concatenate([floats(60) * 3, [0, -0.0, 100, -100, np.inf, -np.inf, np.nan]])
