@@ -20,7 +20,9 @@ from scripts.models.bert_net import Net, gelu_erf
 from scripts.models.bert_weights import Size
 from scripts.models.writer import Writer
 
+INPUTS = ("input_ids", "attention_mask")
 SIZE = Size(layers=2, hidden=48, heads=4, feed_forward=96, vocabulary=100, positions=80)
+
 SIX = Size(layers=1, hidden=48, heads=6, feed_forward=96, vocabulary=100, positions=80)
 """Heads that are no power of two, and so have slopes of two kinds."""
 
@@ -65,11 +67,11 @@ def _decoder(net: Net, bias: bool, mixed: Callable[[Net, str], str], feed: str) 
 
 
 def _model(net: Net, name: str) -> onnx.ModelProto:
-    info, tokens = helper.make_tensor_value_info, ["batch", "sequence"]
+    info, tokens, nodes = helper.make_tensor_value_info, ["batch", "sequence"], net.write.nodes
     graph = helper.make_graph(
-        net.write.nodes,
+        nodes,
         name,
-        [info(n, TensorProto.INT64, tokens) for n in ("input_ids", "attention_mask")],
+        [info(n, TensorProto.INT64, tokens) for n in INPUTS if any(n in m.input for m in nodes)],
         [info("logits", TensorProto.FLOAT, [*tokens, net.size.vocabulary])],
         list(net.write.initializers.values()),
     )
@@ -91,13 +93,16 @@ def bloom_gelu(write: Writer, x: str) -> str:
 # ---- BLOOM ------------------------------------------------------------------------------------
 
 
-def bloom(size: Size = SIZE, older: bool = False, odd: str = "") -> onnx.ModelProto:
+def bloom(
+    size: Size = SIZE, older: bool = False, odd: str = "", fed: bool = True
+) -> onnx.ModelProto:
     """`older` fills the scores where a mask says so, and splits heads by Split. An `odd` one counts
-    backwards, or takes squares, which no model does."""
+    backwards, or takes squares, which no model does; or it is `fed` no mask and counts all."""
     net = Net(Writer(17), size, {}, "tanh")
     slopes = _powers(net, 8 / 2 ** math.floor(math.log2(size.heads)))
-    alibi = bloom_alibi(net, slopes, odd)
-    mask = hidden(net.write) if older else causal_float(net.write, "attention_mask", FLOAT_MIN)
+    counted = "attention_mask" if fed else _ones(net.write)
+    alibi = bloom_alibi(net, slopes, counted, odd)
+    mask = hidden(net.write) if older else causal_float(net.write, counted, FLOAT_MIN)
 
     def mixed(layer: Net, x: str) -> str:
         return _bloom_attention(layer, x, alibi, mask, older)
@@ -120,9 +125,16 @@ def _counted_up(net: Net, count: int, step: int) -> str:
     return net.write.op("Range", *(net.write.int_scalar(n) for n in bounds))
 
 
-def bloom_alibi(net: Net, slopes: str, odd: str) -> str:
+def _ones(write: Writer) -> str:
+    """int64[batch, sequence] as torch.ones makes it."""
+    rows, tokens = (write.dimension("input_ids", axis) for axis in (0, 1))
+    one = helper.make_tensor("one", TensorProto.INT64, [1], [1])
+    return write.op("ConstantOfShape", write.shape(rows, tokens), value=one)
+
+
+def bloom_alibi(net: Net, slopes: str, mask: str, odd: str) -> str:
     """[batch * heads, 1, sequence]: slopes * ((cumsum(mask) - 1) * mask)"""
-    write, mask = net.write, "attention_mask"
+    write = net.write
     sums = write.op("CumSum", mask, write.int_scalar(-1), reverse=int(odd == "backwards"))
     places = write.op("Mul", write.op("Sub", sums, write.int_scalar(1)), mask)
     places = write.op("Mul", places, places) if odd == "squares" else places
