@@ -142,10 +142,14 @@ def _row_shape(where: str, value: GraphValue, found: Layout, kind: pa.DataType) 
     open_dims = [d for d in dims if not isinstance(d, int)]
     count = found.count
     if open_dims:
+        opened = picture_binding.opened(found, dims)
+        if opened is not None:
+            return opened
         if len(open_dims) > 1 or count is None or known == 0 or count % known:
             raise BindingError(
                 f"{where}: the model leaves {', '.join(map(str, open_dims))} open and {kind} does "
-                "not tell; store the field as fixed_size_list or fix the model's dimension"
+                "not tell; store the field with its shape (arrow.fixed_shape_tensor, or nested "
+                "fixed_size_lists) or fix the model's dimensions"
             )
         return tuple(d if isinstance(d, int) else count // known for d in dims)
     if count is not None and count != known:

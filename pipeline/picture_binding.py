@@ -25,7 +25,10 @@ from pipeline.layout import Layout, is_encoded, layout
 from pipeline.picture_rules import PictureRules, by
 
 CHANNELS = (1, 3)
+TURNS = ((2, 0, 1), (1, 2, 0))
+"""Of a picture's dimensions: channels to the front, to the end."""
 EXAMPLE = "--image mean=0.485,0.456,0.406,std=0.229,0.224,0.225"
+EXAMPLE_OF_BYTES = "--image filter=bilinear, and size=HxW where it leaves that open"
 LARGEST = 255
 """A pixel of eight bits."""
 
@@ -106,7 +109,7 @@ def encoded(
     if rules is None:
         raise BindingError(
             f"{where}: expected {wanted(value)}, got {kind}; if it holds JPEG or PNG, say how the "
-            f"model wants pictures: {EXAMPLE}"
+            f"model wants pictures: {EXAMPLE if value.dtype.kind == 'f' else EXAMPLE_OF_BYTES}"
         )
     if axis is None or value.dtype != np.uint8:
         raise BindingError(
@@ -149,13 +152,28 @@ def _fitted(rules: PictureRules, size: tuple[int, int]) -> str:
     return f"scaled to cover {by(rules.resize)}, cut to {by(size)}"
 
 
+def opened(found: Layout, dims: tuple[int | str, ...]) -> tuple[int, ...] | None:
+    """An input's dimensions of one row, open ones filled from a field of as many: as they lie, or
+    with the channels brought from the other end. None where they do not fit."""
+    sizes = tuple(d for d in found.dims if d is not None)
+    if len(sizes) != len(found.dims) or len(sizes) != len(dims):
+        return None
+    ways = [tuple(range(len(dims))), *(TURNS if len(dims) == RANK - 1 else ())]
+    for way in ways:
+        shape = tuple(sizes[axis] for axis in way)
+        fits = all(a == b or isinstance(a, str) for a, b in zip(dims, shape, strict=True))
+        if fits and (way == ways[0] or turned(found, shape)):
+            return shape
+    return None
+
+
 def turned(found: Layout, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Which dimension of a field each of an input's rows is, where channels stand at the other
     end; () where nothing has to be turned."""
     dims, size = found.dims, len(shape)
     if size != RANK - 1 or len(dims) != size or dims == shape:
         return ()
-    for axes in ((2, 0, 1), (1, 2, 0)):
+    for axes in TURNS:
         channel = shape[0] if axes[0] == 2 else shape[2]
         if channel in (1, 3, 4) and tuple(dims[axis] for axis in axes) == shape:
             return axes

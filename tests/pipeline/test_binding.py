@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         pa.field("loose", pa.list_(pa.float32())),
         pa.field("name", pa.string()),
         pa.field("score", pa.float32()),
+        pa.field("photo", pa.fixed_shape_tensor(pa.uint8(), [6, 8, 3])),
     ]
 )
 
@@ -65,6 +66,23 @@ def test_an_open_dimension_is_filled_from_the_field() -> None:
     assert bound.shape == (28, 28)
 
 
+@pytest.mark.parametrize(
+    ("field", "dims", "shape", "axes"),
+    [
+        ("image", ("h", "w"), (28, 28), ()),
+        ("image", ("h", 28), (28, 28), ()),
+        ("photo", ("h", "w", 3), (6, 8, 3), ()),
+        ("photo", (3, "h", "w"), (3, 6, 8), (2, 0, 1)),
+        ("photo", ("c", "h", "w"), (6, 8, 3), ()),
+    ],
+)
+def test_a_tensor_tells_all_open_dimensions(
+    field: str, dims: tuple[int | str, ...], shape: tuple[int, ...], axes: tuple[int, ...]
+) -> None:
+    (bound,) = bind_one(field, "N", *dims).fields
+    assert (bound.shape, bound.axes) == (shape, axes)
+
+
 @dataclass(frozen=True)
 class Refusal:
     field: str
@@ -84,7 +102,9 @@ class Refusal:
         Refusal("id", ("N",), np.float64, "got int64, which does not fit exactly"),
         Refusal("name", ("N", 1), F32, "got string: string is no number"),
         Refusal("loose", ("N", "length"), F32, "leaves length open"),
-        Refusal("image", ("N", "a", "b"), F32, "leaves a, b open"),
+        Refusal("pixels", ("N", "a", "b"), F32, "leaves a, b open"),
+        Refusal("photo", ("N", 3, "a", "b", "c"), F32, "leaves a, b, c open"),
+        Refusal("photo", ("N", 5, "a", "b"), F32, "leaves a, b open"),
         Refusal("imag", ("N", 784), F32, "did you mean 'image'?"),
         Refusal("image", (1, 784), F32, "expected a shape that starts with the rows"),
     ],
@@ -121,7 +141,7 @@ def test_inputs_bind_by_name_and_the_rest_is_kept() -> None:
     inputs = (value("image", "N", 784), value("score", "N"))
     bound = bind(SCHEMA, inputs, (value("y", "N"),))
     assert [f.field for f in bound.fields] == ["image", "score"]
-    assert bound.keep == ("id", "pixels", "wide", "loose", "name")
+    assert bound.keep == ("id", "pixels", "wide", "loose", "name", "photo")
     assert set(bound.columns) == set(SCHEMA.names)
 
 

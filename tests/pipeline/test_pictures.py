@@ -66,6 +66,12 @@ def test_both_layouts_and_open_dimensions() -> None:
         binding(PictureRules(), 3, "h", "w")
 
 
+def test_advice_is_taken_by_the_model_that_it_is_given_for() -> None:
+    with pytest.raises(BindingError, match="--image filter=bilinear, and size=HxW"):
+        bind(pa.schema([("x", pa.binary())]), (Value("x", np.dtype(np.uint8), ("N", 8, 8, 3)),), ())
+    assert binding(parse("filter=bilinear"), 8, 8, 3).fields[0].picture
+
+
 def test_a_picture_stands_upright_as_viewers_show_it() -> None:
     upright = Image.fromarray(jobs.picture(1))
     exif = Image.Exif()
