@@ -99,6 +99,12 @@ def _bind_input(
             f"input {value.name!r}: expected a shape that starts with the rows, got "
             f"{shaped(value.shape)}; give the model a free batch dimension"
         )
+    if value.dtype.hasobject:
+        raise BindingError(
+            f"input {value.name!r}: expected numbers, got a model that takes strings there; make "
+            "numbers of them before (--before), and cut the model behind its encoder "
+            "(onnx.utils.extract_model)"
+        )
     if name not in schema.names:
         raise BindingError(
             f"input {value.name!r}: expected a field {name!r}, got {listed(schema.names)}"
@@ -196,7 +202,11 @@ def _output_field(
             f"{where}: expected a known shape that starts with the rows, got {shaped(value.shape)}"
         )
     if value.dtype.kind not in "iufb":
-        raise BindingError(f"{where}: expected numbers, got {value.dtype.name}")
+        kind = "strings" if value.dtype.hasobject else value.dtype.name
+        raise BindingError(
+            f"{where}: expected numbers, got {kind}; take it out of the model's outputs "
+            "(onnx.utils.extract_model)"
+        )
     if value.name in kept:
         raise BindingError(
             f"{where}: the dataset has a field of that name too; leave it out with --keep"

@@ -45,7 +45,8 @@ def measure(spec: BenchSpec, say: Say) -> Report:
         contenders = _ours(spec, machine, batch, open_sessions)
         contenders += _theirs(spec, explanation.program, machine, batch, notes)
         say("comparing outputs")
-        contenders = _agreeing(contenders, notes, made_up=not spec.input)
+        most = rival.tolerance(explanation.program)
+        contenders = _agreeing(contenders, notes, most, made_up=not spec.input)
         notes += _padding_notes(batch, contenders)
         rates = contest(contenders, pool, batch.rows, spec, say)
     say("timing every step")
@@ -166,7 +167,9 @@ def _theirs(
     return made
 
 
-def _agreeing(contenders: list[Contender], notes: list[str], *, made_up: bool) -> list[Contender]:
+def _agreeing(
+    contenders: list[Contender], notes: list[str], most: float, *, made_up: bool
+) -> list[Contender]:
     """Runs everyone once. A disagreement is a BenchError; who cannot run the rows is left out."""
     outputs: dict[int, Any] = {}
     for index, contender in enumerate(contenders):
@@ -180,7 +183,7 @@ def _agreeing(contenders: list[Contender], notes: list[str], *, made_up: bool) -
             if str(error) not in notes:
                 notes.append(str(error))
     for index, found in outputs.items():
-        problem = rival.disagreement(outputs[0], found)
+        problem = rival.disagreement(outputs[0], found, most)
         if problem is not None:
             who = contenders[index]
             raise BenchError(

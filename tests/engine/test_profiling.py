@@ -14,7 +14,7 @@ import small_models as small
 import engine
 from engine.batch import Batch
 from engine.errors import EngineError, FeedError
-from engine.rival import Rival, disagreement
+from engine.rival import Rival, disagreement, tolerance
 from engine.samples import made_up_feeds
 from engine.segments import Column
 
@@ -160,6 +160,22 @@ def test_disagreement_of_floats(ours: list[float], agrees: bool) -> None:
     theirs = {"y": np.array([1.0, 2.0, np.nan, np.inf], np.float32)}
     problem = disagreement({"y": np.array(ours, np.float32)}, theirs)
     assert (problem is None) is agrees and (problem is None or problem.startswith("output y: "))
+
+
+def test_a_model_that_rounds_may_differ_by_a_step(tmp_path: Path) -> None:
+    scales = {"s": 0.1, "z": np.array(0, np.int8)}
+    nodes = [
+        small.node("QuantizeLinear", "x s z", "q"),
+        small.node("DequantizeLinear", "q s z", "y"),
+    ]
+    onnx.save(small.model(nodes, {"x": ["N", 4]}, "y", scales), tmp_path / "q.onnx")
+    relu = small.model([small.node("Relu", "x", "y")], {"x": ["N", 4]}, "y")
+    onnx.save(relu, tmp_path / "relu.onnx")
+    rounds, plain = (engine.compile(tmp_path / name) for name in ("q.onnx", "relu.onnx"))
+    assert tolerance(rounds) > 1 / 127 > tolerance(plain)
+    theirs, ours = (np.array([12.7, x], np.float32) for x in (5.0, 5.1))
+    assert disagreement({"y": ours}, {"y": theirs}, tolerance(rounds)) is None
+    assert disagreement({"y": ours}, {"y": theirs}, tolerance(plain)) is not None
 
 
 def test_disagreement_of_integers_and_names() -> None:

@@ -132,6 +132,13 @@ def test_types_that_are_no_tensor(kind: pa.DataType, reason: str) -> None:
     assert isinstance(found, str) and reason in found
 
 
+def test_a_model_of_strings_is_told_as_such() -> None:
+    with pytest.raises(BindingError, match="input 'x': expected numbers, got a model that takes"):
+        bind_one("name", "N", dtype=object)
+    with pytest.raises(BindingError, match="output 'y': expected numbers, got strings; take it"):
+        bind(SCHEMA, (value("score", "N"),), (value("y", "N", dtype=object),))
+
+
 def test_layouts_nest() -> None:
     kind = pa.list_(pa.list_(pa.fixed_shape_tensor(pa.float16(), [2, 3]), 5))
     assert layout(kind) == Layout((None, 5, 2, 3), np.dtype(np.float16))
