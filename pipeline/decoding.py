@@ -9,6 +9,7 @@ CPUs; whole row groups, pre_buffer and use_threads cost the same CPU (pyarrow 26
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.blocks import Blocks
 from pipeline.dictionaries import dictionary_paths
 from pipeline.pages import NotPlain, PlainColumn, plain_fields
 from pipeline.sources import buffer_nbytes
@@ -32,10 +34,13 @@ class ParquetRows:
         groups: Sequence[int],
         names: Sequence[str],
         stack: contextlib.ExitStack,
+        blocks: defaultdict[str, Blocks] | None = None,
     ) -> None:
+        """Rows of a plain field are put into its `blocks`, where there are some."""
         with pq.ParquetFile(source) as footer:
             self.metadata, self.schema = footer.metadata, footer.schema_arrow
         self._path, self._groups, self._names, self._stack = path, groups, names, stack
+        self._blocks = defaultdict(Blocks) if blocks is None else blocks
         strings = dictionary_paths(self.metadata, self.schema, names, groups)
         self._file = stack.enter_context(
             pq.ParquetFile(
@@ -73,7 +78,8 @@ class ParquetRows:
         columns = {}
         fields = plain_fields(self.metadata, self.schema, self._names, self._groups)
         for name, field in fields.items():
-            plain = self._stack.enter_context(PlainColumn(self._path, field))
+            rows = PlainColumn(self._path, field, self._blocks[name])
+            plain = self._stack.enter_context(rows)
             decode = partial(self._decoded, [name], batch_rows)
             columns[name] = _Column(plain, name, decode)
         return columns

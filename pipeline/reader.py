@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.blocks import Blocks
 from pipeline.decoding import ParquetRows
 from pipeline.errors import InputError
 from pipeline.shards import Shard
@@ -44,9 +46,12 @@ class ShardReader:
         columns: Sequence[str],
         batch_rows: int,
         where: Where | None = None,
+        blocks: defaultdict[str, Blocks] | None = None,
     ) -> None:
+        """`blocks` by field are memory that shards read one after the other share."""
         self.shard = shard
         self.columns = list(columns)
+        self._blocks = blocks
         self._where = where
         self._fields = list(dict.fromkeys([*columns, *(where.fields if where else ())]))
         self._given = [p for p in shard.partitions if p.name in self._fields]
@@ -125,7 +130,9 @@ class ShardReader:
     def _open_parquet(self) -> tuple[Iterator[pa.RecordBatch], pa.Schema]:
         groups = [g for g in self.shard.row_groups if g not in self.shard.skipped]
         source = self._stack.enter_context(opened(self.shard.path))
-        rows = ParquetRows(source, self.shard.path, groups, self._of_file, self._stack)
+        rows = ParquetRows(
+            source, self.shard.path, groups, self._of_file, self._stack, self._blocks
+        )
         if self.shard.skipped:
             self._numbers = self._numbers_of(rows.metadata)
         return rows.batches(self.batch_rows), rows.schema

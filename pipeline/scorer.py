@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ import pyarrow as pa
 
 from engine.errors import EngineError
 from pipeline.batches import by_tokens
+from pipeline.blocks import Blocks
 from pipeline.course import Course, Link
 from pipeline.errors import RowError, StageLost
 from pipeline.events import Event, PartWritten, RowsScored, ScorerDied
@@ -119,6 +121,8 @@ class Scorer:
         """Before each stage, and before the write thread."""
         self._course: Course | None = None
         self._reported = 0.0
+        self._blocks: defaultdict[str, Blocks] = defaultdict(Blocks)
+        """Of the fields that are read, by name."""
         loops: dict[str, Callable[[], None]] = {"read": self._read_loop, "run": self._run_loop}
         loops |= {f"stage-{n}": partial(self._stage_loop, n) for n in later}
         loops["write"] = self._write_loop
@@ -168,7 +172,8 @@ class Scorer:
         began = time.perf_counter()
         columns = spec.fields or spec.binding.columns
         where, chosen = parse(spec.where) if spec.where else None, 0
-        with ShardReader(shard, columns, spec.batch_rows, where) as reader:
+        blocks = self._blocks
+        with ShardReader(shard, columns, spec.batch_rows, where, blocks) as reader:
             work.schema = spec.binding.output_schema(self._intake.schema(reader.schema))
             for rows, batch in self._taken_in(reader):
                 if self._over(work):

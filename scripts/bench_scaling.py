@@ -2,10 +2,13 @@
 
 `python -m scripts.bench_scaling` takes dataset and MLP of scripts/bench_job.py and runs, in turn,
 the engine alone (one session on all cores, one batch again and again, nothing read or written),
-`colonnade run` with one scorer of one core, with one a core, and the same through Ray. A job runs
-from the time when a tenth of its rows are committed until nine tenths are: start and end are left
-out, whatever they take. Prints medians and the ratios that matter. `--input` says how the dataset
-is compressed (zstd, as in the other benches; `none` shows what is left without decompression).
+`colonnade run` with one scorer of one core, with one of all cores (which is what a NUMA node gets
+unless told otherwise), with one a core, and the same through Ray. A job runs from the time when a
+tenth of its rows are committed until nine tenths are: start and end are left out, whatever they
+take. Prints medians, and the ratios that matter: the median of those of each round, whose
+contenders ran one after the other, and behind it the least and the largest.
+`--input` says how the dataset is compressed: zstd, as in the other benches; snappy, which is what
+pyarrow and Spark write unless told otherwise; `none` shows what is left without decompression.
 
 Where others use the machine, rates cannot be compared, but CPU can, nearly: beside each rate stand
 the microseconds of CPU that all processes of the job together take for a row, Ray's own included.
@@ -38,9 +41,10 @@ BATCH_ROWS = 4096
 CORES = sorted(os.sched_getaffinity(0))
 
 JOBS: dict[str, tuple[str, ...]] = {
-    "one scorer": ("--engines", "1"),
-    "a scorer a core": ("--engines", str(len(CORES))),
-    "the same, Ray": ("--engines", str(len(CORES)), "--executor", "ray"),
+    "one scorer": ("--engines", "1", "--threads", "1"),
+    "one of all cores": ("--engines", "1", "--threads", str(len(CORES))),
+    "a scorer a core": ("--engines", str(len(CORES)), "--threads", "1"),
+    "the same, Ray": ("--engines", str(len(CORES)), "--threads", "1", "--executor", "ray"),
 }
 
 
@@ -72,13 +76,14 @@ def main() -> None:
     jobs = {name: words for name, words in JOBS.items() if not (args.no_ray and "ray" in words)}
     rates: dict[str, list[Rate]] = {name: [] for name in ("engine alone", *jobs)}
     for number in range(args.repeats):
-        rates["engine alone"].append(alone(model))
         for name, options in jobs.items():
+            if name == "one of all cores":  # beside what it is compared with
+                rates["engine alone"].append(alone(model))
             rates[name].append(running(model, data, folder / "out-scaling", options))
         said = ", ".join(f"{name} {found[-1]}" for name, found in rates.items())
         say(f"round {number + 1}, rows/s: {said}")
     shutil.rmtree(folder / "out-scaling")
-    report({name: middle(found) for name, found in rates.items()})
+    report(rates)
 
 
 def middle(rates: list[Rate]) -> Rate:
@@ -88,22 +93,29 @@ def middle(rates: list[Rate]) -> Rate:
     )
 
 
-def report(rates: dict[str, Rate]) -> None:
-    for name, rate in rates.items():
+def report(rates: dict[str, list[Rate]]) -> None:
+    for name, found in rates.items():
+        rate = middle(found)
         print(f"{name:16} {rate.rows_a_second:9,.0f} rows/s {rate.cpu_a_row:7.1f} µs of CPU a row")
-    print(f"{'':24} by the clock   by CPU")
+    print(f"{'':32} by the clock       by CPU")
     for first, second in (
+        ("one of all cores", "engine alone"),
         ("a scorer a core", "engine alone"),
         ("a scorer a core", "one scorer"),
         ("the same, Ray", "a scorer a core"),
     ):
         if first in rates:
-            clock = rates[first].rows_a_second / rates[second].rows_a_second
-            cpu = rates[second].cpu_a_row / rates[first].cpu_a_row
-            print(f"{first} / {second}: {clock:.2f} {cpu:.2f}")
+            rounds = list(zip(rates[first], rates[second], strict=True))
+            clock = spread([a.rows_a_second / b.rows_a_second for a, b in rounds])
+            cpu = spread([b.cpu_a_row / a.cpu_a_row for a, b in rounds])
+            print(f"{f'{first} / {second}':32} {clock:18} {cpu}")
 
 
-def alone(model: Path, seconds: float = 3.0) -> Rate:
+def spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+
+
+def alone(model: Path, seconds: float = 6.0) -> Rate:
     """One session on all cores."""
     x = np.random.default_rng(0).standard_normal((BATCH_ROWS, SIZES[0]), np.float32)
     with engine.Session(engine.compile(str(model)), cpus=CORES) as session:
@@ -120,7 +132,7 @@ def running(model: Path, data: Path, output: Path, options: tuple[str, ...]) -> 
     """A job between its first and its last tenth."""
     shutil.rmtree(output, ignore_errors=True)
     words = [sys.executable, "-m", "jobs.cli", "run", "--model", str(model), "--input", str(data)]
-    words += ["--output", str(output), "--threads", "1", "--progress", "json", *options]
+    words += ["--output", str(output), "--progress", "json", *options]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     seen: list[tuple[int, float, float]] = []
     rows = 0

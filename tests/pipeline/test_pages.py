@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.blocks import Blocks
 from pipeline.dataset import Dataset
 from pipeline.decoding import ParquetRows
 from pipeline.errors import InputError
@@ -125,13 +128,16 @@ def test_what_footers_tell_is_left_to_pyarrow(
     assert batches(path)["x"].combine_chunks().equals(x)
 
 
+@pytest.mark.parametrize("compression", ["zstd", "none"])
 @pytest.mark.parametrize("missing", ["row", "element"])
-def test_a_null_found_on_the_way_is_left_to_pyarrow(tmp_path: Path, missing: str) -> None:
+def test_a_null_found_on_the_way_is_left_to_pyarrow(
+    tmp_path: Path, missing: str, compression: str
+) -> None:
     """Without statistics only the levels tell; rows before it came from pages already."""
     rows = tensors(np.int32).to_pylist()
     rows[250] = None if missing == "row" else [None, *rows[250][1:]]
     x = pa.array(rows, pa.list_(pa.int32(), SIZE))
-    path = written(tmp_path / "a.parquet", x, write_statistics=False)
+    path = written(tmp_path / "a.parquet", x, write_statistics=False, compression=compression)
     with PlainColumn(str(path), fields_of(path)["x"]) as column:
         assert column.take(220).equals(x.slice(0, 220))
         with pytest.raises(NotPlain, match="other bytes"):
@@ -140,9 +146,10 @@ def test_a_null_found_on_the_way_is_left_to_pyarrow(tmp_path: Path, missing: str
     assert found["x"].combine_chunks().equals(x) and found["id"].to_pylist() == list(range(ROWS))
 
 
-def test_damage_reads_as_pyarrow_reads_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compression", ["snappy", "none"])
+def test_damage_reads_as_pyarrow_reads_it(tmp_path: Path, compression: str) -> None:
     """A byte turned over: the same rows as by pyarrow, or an error where pyarrow has one."""
-    path = written(tmp_path / "a.parquet", tensors(rows=60), compression="snappy")
+    path = written(tmp_path / "a.parquet", tensors(rows=60), compression=compression)
     whole, random = path.read_bytes(), np.random.default_rng(11)
     chunk = pq.read_metadata(path).row_group(0).column(1)
     heads = chunk.data_page_offset + np.arange(120)  # the page's header and its levels
@@ -213,3 +220,31 @@ def test_a_shard_of_plain_fields_alone(tmp_path: Path) -> None:
     assert [b.num_rows for b in found] == [64, 64, 62]
     expected = pa.concat_arrays([tensors().slice(0, 110), tensors().slice(220, 80)])
     assert same(pa.concat_arrays([b["x"] for b in found]), expected)
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_what_is_not_compressed_is_read_where_it_belongs(tmp_path: Path, version: str) -> None:
+    """Only headers and levels go through memory between."""
+    how = {"compression": "none", "data_page_version": version}
+    path = written(tmp_path / "a.parquet", tensors(), **how)
+    with PlainColumn(str(path), fields_of(path)["x"]) as column:
+        assert same(column.take(ROWS), tensors())
+        assert len(column._stored) < 110 * SIZE
+
+
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_a_file_cut_short_under_its_reader_is_no_row(tmp_path: Path, compression: str) -> None:
+    path = written(tmp_path / "a.parquet", tensors(), compression=compression)
+    with PlainColumn(str(path), fields_of(path)["x"]) as column:
+        column.take(10)
+        os.truncate(path, 40_000)
+        with pytest.raises(NotPlain, match="ends within a page"):
+            column.take(ROWS - 10)
+
+
+def test_shards_read_one_after_the_other_share_memory(tmp_path: Path) -> None:
+    path, blocks = written(tmp_path / "a.parquet", tensors()), defaultdict(Blocks)
+    for shard in plan_shards(Dataset.discover([str(path)])):
+        with ShardReader(shard, ["x", "id"], 60, None, blocks) as reader:
+            assert sum(batch.num_rows for batch in reader) == shard.rows
+    assert set(blocks) == {"x"} and 1 <= len(blocks["x"]._free) <= 2

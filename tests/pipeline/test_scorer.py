@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from pipeline import failpoints, scoring
 from pipeline.dataset import Dataset
 from pipeline.events import Event, PartWritten, RowsScored, ScorerDied, ScorerReady, ShardFailed
 from pipeline.price import IN_HAND
+from pipeline.reader import ShardReader
 from pipeline.scorer import QUEUED, Scorer, ScorerSpec
 from pipeline.shards import Lease, plan_shards
 
@@ -66,6 +68,16 @@ def test_shards_become_parts(model: SmallModel, tmp_path: Path, batch_rows: int)
     np.testing.assert_allclose(y, model(x), rtol=1e-4, atol=1e-5)
     for event in parts(events):
         assert event.part.rows_in == event.part.rows_out == shards[event.part.shard].rows
+
+
+def test_shards_share_the_memory_that_they_are_read_into(model: SmallModel, tmp_path: Path) -> None:
+    dataset = write_rows(tmp_path / "a.parquet", list(values()), FIXED)
+    shards = plan_shards(dataset)
+    with mock.patch("pipeline.scorer.ShardReader", wraps=ShardReader) as opened:
+        parts(score(model.spec(dataset, tmp_path / "out"), shards))
+    given = [call.args[4] for call in opened.call_args_list]
+    assert len(given) == len(shards) > 1
+    assert given[0] is not None and all(blocks is given[0] for blocks in given)
 
 
 def test_bytes_do_not_depend_on_threads(model: SmallModel, tmp_path: Path) -> None:
