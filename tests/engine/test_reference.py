@@ -144,6 +144,26 @@ def test_dequantized_in_every_operator_set(dtype: Any, opset: int) -> None:
         np.testing.assert_array_equal(found, onnxruntime_run(proto, feeds)["y"])
 
 
+@pytest.mark.parametrize("opset", [10, 13, 17, 19])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_quantized_as_onnxruntime_does(dtype: Any, opset: int) -> None:
+    """Halves to the even, saturated; per channel from opset 13 on."""
+    x = np.arange(-400, 400, dtype=np.float32).reshape(-1, 4, 5) / 2
+    x[0, 0] = [np.inf, -np.inf, 1e30, -1e30, np.nan]
+    zero = np.array([0, 50, 3, 99], dtype)
+    scale = np.array([1, 0.5, 2, 0.3], np.float32)
+    cases: list[tuple[Array, Array]] = [(scale[1], zero[1]), (scale[0], zero[0])]
+    cases += [(scale, zero)] if opset >= 13 else []
+    for s, z in cases:
+        nodes = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "y")]
+        constants = {"s": s, "z": z}
+        proto = model(nodes, {"x": ["N", 4, 5]}, "y", constants, opset=opset)
+        if opset == 19:
+            x[0, 0] = 0  # onnx's evaluator, which runs it then, gives infinity another meaning
+        found = reference.run(graph_of(proto), {"x": x})["y"]
+        np.testing.assert_array_equal(found, onnxruntime_run(proto, {"x": x})["y"])
+
+
 @pytest.mark.parametrize("name", sorted(UNARY.keys() - STANDARD))
 def test_unary_functions_are_those_of_onnx(name: str) -> None:
     x = np.concatenate([floats(60) * 3, [0, -0.0, 100, -100, np.inf, -np.inf, np.nan]])
