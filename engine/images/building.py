@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.graph import Graph, Value
-from engine.images.convolving import writes_once
 from engine.images.corners import Corner, Fill, Made, Site
+from engine.images.cycles import writes_once
 from engine.images.layout import NO_GRID, Layout
 from engine.images.planning import Plan, cheapest, plans_of
 from engine.images.schedule import Task

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from engine.images.corners import Corner, Made, Site
+from engine.images.cycles import is_depthwise, kernel_of
 from engine.images.segment import ImageStep
-from engine.kernels.row import Family, Kernel
-from engine.kernels.table import kernels_of
+from engine.kernels.row import Kernel
 from engine.ops.image_work import Convolution
 from engine.packing import round_up
 from engine.segments import SLICE
@@ -21,31 +21,12 @@ Array = np.ndarray[Any, Any]
 
 SLAB_NBYTES = 256 * 1024
 """Packed weights of a step: they stay in L2 while the pixels of a visit pass."""
-GROUP_COST = 2.0
-"""What a group of pixels costs beside its pixels, in pixels: loop ends, loads of weights."""
-MOVED_COST = 1.25
-"""Of groups that overlap, where a residual is added: y then needs rows of its own, more memory and
-traffic. An estimate, so that 56 pixels are cut by 2 and not by 3 where four outputs share taps."""
-GROUP_PIXELS = {8: 14, 16: 7}
-"""Pixels of a group at most, by lanes. Of 16 lanes wider ones leave L1 room for fewer channels a
-block: MobileNetV1 of 90 % zeros, Zen 4: 28 pixels 264 images a second, 14 289, 7 348, 4 319."""
-
-DEPTHWISE = "depthwise"
-"""The structure of a convolution whose outputs have one input each."""
-
-
-def is_depthwise(work: Convolution) -> bool:
-    return work.weights.shape[1] == 1 and work.group == work.reads[0].plane.channels
-
-
-def writes_once(work: Convolution, structure: str, lanes: int) -> bool:
-    """Whether no pixel of y belongs to two groups, of which the second would add r again."""
-    return work.plane.width % _kernel_of(work, structure, lanes).pixels == 0
 
 
 def convolution(site: Site, work: Convolution) -> list[Made]:
     clamp, after = split_clamp(work.activations)
-    frame = _ConvFrame(site, work, np.array(clamp, np.float32))
+    kernel = kernel_of(work, site.structure, site.lanes)
+    frame = _ConvFrame(site, work, kernel, np.array(clamp, np.float32))
     if is_depthwise(work):
         made = [frame.depthwise()]
     else:
@@ -80,18 +61,18 @@ class _ConvFrame:
 
     site: Site
     work: Convolution
+    kernel: Kernel
     bounds: Array
 
     def slab(self, rows: range) -> Made:
         """Some outputs of one group, by sparse or blocked weights."""
         site, work, x = self.site, self.work, self.work.reads[0]
         weights = work.weights[rows.start : rows.stop]
-        kernel = _kernel_of(work, site.structure, site.lanes)
         taps = Taps(
             lanes=site.lanes,
             channel_nbytes=site.layouts[x.value].channel_nbytes,
             dilations=(x.rows.dilation, x.pixels.dilation),
-            pixels=kernel.pixels,
+            pixels=self.kernel.pixels,
             stride=x.pixels.stride,
         )
         packed = pack_conv(site.structure, weights, taps)
@@ -99,7 +80,7 @@ class _ConvFrame:
         words = (len(rows), *streams, self._bias(rows), self.bounds, self._asks(len(rows), taps))
         inputs = work.weights.shape[1]
         channel = rows.start // (len(work.weights) // work.group) * inputs
-        return self._made(kernel, words, rows, channel)
+        return self._made(words, rows, channel)
 
     def _asks(self, outputs: int, taps: Taps) -> int:
         """Channels of a block for each output, so that it has asked for all when it ends."""
@@ -114,17 +95,15 @@ class _ConvFrame:
             height, width, x.rows.dilation, x.pixels.dilation * self.site.pixel_nbytes,
             outputs // work.group, self._bias(range(outputs)), self.bounds,
         )  # fmt: skip
-        return self._made(_kernel_of(work, DEPTHWISE, self.site.lanes), words, range(outputs), 0)
+        return self._made(words, range(outputs), 0)
 
     def _bias(self, rows: range) -> Array:
         return np.ascontiguousarray(self.work.bias[rows.start : rows.stop], np.float32)
 
-    def _made(
-        self, kernel: Kernel, words: tuple[Array | int, ...], rows: range, channel: int
-    ) -> Made:
+    def _made(self, words: tuple[Array | int, ...], rows: range, channel: int) -> Made:
         """The step of `words` 20 to 28, for outputs `rows` and inputs from `channel` on."""
         work, x = self.work, self.work.reads[0]
-        groups = self._groups(kernel.pixels)
+        groups = self._groups(self.kernel.pixels)
         r = None
         if len(work.reads) > 1:
             r = Corner(work.reads[1].value, channel=rows.start)
@@ -137,7 +116,7 @@ class _ConvFrame:
         zeros = weights.size - int(np.count_nonzero(weights))
         step = ImageStep(
             node=self.site.node,
-            kernel=kernel.name,
+            kernel=self.kernel.name,
             operands=operands,
             reads=tuple(read.value for read in work.reads),
             writes=(work.write,),
@@ -156,27 +135,3 @@ class _ConvFrame:
         return np.ascontiguousarray(
             np.stack([first * stride, first], axis=1) * self.site.pixel_nbytes, np.int32
         )
-
-
-def _kernel_of(work: Convolution, structure: str, lanes: int) -> Kernel:
-    """The one with the widest groups of pixels that wastes least at the end of a row."""
-    stride, width = work.reads[0].pixels.stride, work.plane.width
-    family: Family = "depthwise" if structure == DEPTHWISE else "conv"
-    rows = [
-        k
-        for k in kernels_of(family, lanes)
-        if k.structure == ("" if structure == DEPTHWISE else structure)
-        and k.stride == (stride if stride in (1, 2) else 0)
-        and k.pixels <= GROUP_PIXELS[lanes]
-    ]
-
-    def cost(kernel: Kernel) -> float:
-        moved = len(work.reads) > 1 and width % kernel.pixels
-        return group_cost(kernel.pixels, width) * (MOVED_COST if moved else 1.0)
-
-    return min(rows, key=cost)
-
-
-def group_cost(pixels: int, width: int) -> float:
-    """Of a row, by groups of so many pixels; infinite where a row is shorter than one."""
-    return -(-width // pixels) * (pixels + GROUP_COST) if pixels <= width else np.inf

@@ -1,0 +1,132 @@
+"""What a convolution's kernels take, and by it how many pixels of a row are computed at once.
+
+A kernel computes R pixels of a row for all outputs, then the next R. Many pixels share what a tap
+costs beside its multiply-adds. But the channels of a block are as many as keep the pixels of one
+group in L1, so with more pixels there are more blocks, and each loads and stores all sums again:
+where an output has few taps, that costs more than the taps. Bytes depend on R, since blocks do: it
+is decided by the weights, the structure and the lanes alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.kernels.row import Family, Kernel
+from engine.kernels.table import kernels_of
+from engine.ops.image_work import Convolution
+from engine.window_packing import Taps
+
+DEPTHWISE = "depthwise"
+"""The structure of a convolution whose outputs have one input each."""
+GROUP_PIXELS = {8: 14, 16: 7}
+"""Pixels of a group at most, by lanes. Of 16 lanes wider ones leave L1 room for fewer channels a
+block: MobileNetV1 of 90 % zeros, Zen 4: 28 pixels 264 images a second, 14 289, 7 348, 4 319."""
+GROUP_COST = 2.0
+"""What a group of pixels of a depthwise one costs beside its pixels, in pixels: loop ends, weights."""
+MOVED_COST = 1.25
+"""Of groups that overlap, where a residual is added: y then needs rows of its own, more memory and
+traffic. An estimate, so that 56 pixels are cut by 2 and not by 3 where four outputs share taps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cycles:
+    """Of a group of R pixels of all lanes; each a number of the group's own and one of a pixel."""
+
+    outputs: int
+    """That are computed at once."""
+    tap: tuple[float, float]
+    """One weight that is not zero, or a block of four."""
+    run: tuple[float, float]
+    """What is added to the sums of the outputs computed at once, in one block of channels."""
+    shared: tuple[float, float] = (0.0, 0.0)
+    """Two weights for one tap of a pair of outputs."""
+
+
+CYCLES = {
+    8: {
+        "nz": Cycles(1, (0.3, 0.58), (7.5, 1.6)),
+        "blk4": Cycles(4, (0.45, 1.95), (0.0, 6.5)),
+    },
+    16: {
+        "nz": Cycles(1, (0.42, 1.10), (9.0, 2.1)),
+        "pair": Cycles(2, (0.28, 1.03), (21.0, 4.6), shared=(0.56, 1.98)),
+        "blk4": Cycles(4, (1.0, 3.86), (0.0, 13.0)),
+    },
+}
+"""By lanes and structure, on Zen 4: of 7 pixels fitted to seven layers of ResNet-50, 80, 90 and
+95 % zeros, within 7 %; of 2 and 4, and with 8 lanes, to `scripts.bench_conv` of six of them. At 95 %
+zeros 1x1 256->1024 at 14x14, 16 lanes, reaches 52 GFLOP/s by 7 pixels and 66 by 2, 1024->256 51
+and 62; 3x3 71 and 72; at 90 % 69 and 78, 69 and 75, 85 and 79; at 80 % 7 pixels are fastest. AVX2
+takes more (0.85 a tap and pixel of nz on Zen 3), in about the same proportions. Between no zeros,
+where blk4 is faster, and 80 %, where nz is twice as fast, nothing was measured."""
+
+
+def is_depthwise(work: Convolution) -> bool:
+    return work.weights.shape[1] == 1 and work.group == work.reads[0].plane.channels
+
+
+def writes_once(work: Convolution, structure: str, lanes: int) -> bool:
+    """Whether no pixel of y belongs to two groups, of which the second would add r again."""
+    return work.plane.width % kernel_of(work, structure, lanes).pixels == 0
+
+
+def row_cycles(
+    work: Convolution, structure: str, lanes: int, pixels: int, taps: float, shared: float = 0
+) -> float:
+    """Of a row of y for a group of images; `taps` are all outputs' own, `shared` those of pairs."""
+    cycles = CYCLES[lanes][structure]
+
+    def of(part: tuple[float, float]) -> float:
+        return part[0] + pixels * part[1]
+
+    sets = -(-len(work.weights) // cycles.outputs)
+    runs = sets * _runs(work, lanes, pixels)
+    group = taps * of(cycles.tap) + shared * of(cycles.shared) + runs * of(cycles.run)
+    return -(-work.plane.width // pixels) * group
+
+
+def _runs(work: Convolution, lanes: int, pixels: int) -> int:
+    """Blocks that the inputs of an output are cut into."""
+    channels, rows, columns = (int(n) for n in work.weights.shape[1:])
+    x = work.reads[0]
+    dilations = x.rows.dilation, x.pixels.dilation
+    taps = Taps(lanes, 0, dilations, pixels, x.pixels.stride)
+    return rows * -(-channels // taps.block_channels(columns))
+
+
+def kernel_of(work: Convolution, structure: str, lanes: int) -> Kernel:
+    """The one whose groups of pixels make a row in the fewest cycles."""
+    stride, width = work.reads[0].pixels.stride, work.plane.width
+    family: Family = "depthwise" if structure == DEPTHWISE else "conv"
+    rows = [
+        k
+        for k in kernels_of(family, lanes)
+        if k.structure == ("" if structure == DEPTHWISE else structure)
+        and k.stride == (stride if stride in (1, 2) else 0)
+        and k.pixels <= min(width, GROUP_PIXELS[lanes])
+        and (k.pixels > 1 or width == 1)  # sums of one pixel wait for each other
+    ]
+    taps = _taps(work, structure)
+
+    def cost(kernel: Kernel) -> float:
+        moved = len(work.reads) > 1 and width % kernel.pixels
+        return _cost(work, structure, lanes, kernel.pixels, taps) * (MOVED_COST if moved else 1.0)
+
+    return min(rows, key=cost)
+
+
+def _cost(work: Convolution, structure: str, lanes: int, pixels: int, taps: float) -> float:
+    if structure == DEPTHWISE:
+        return -(-work.plane.width // pixels) * (pixels + GROUP_COST)
+    return row_cycles(work, structure, lanes, pixels, taps)
+
+
+def _taps(work: Convolution, structure: str) -> float:
+    """About how many an output's loops pass, all outputs together, as if zeros lay anywhere."""
+    nonzeros = int(np.count_nonzero(work.weights))
+    if structure != "blk4":
+        return nonzeros
+    share = nonzeros / max(1, work.weights.size)
+    return work.weights.size / 4 * (1 - (1 - share) ** 4)
