@@ -25,15 +25,15 @@ ready, and so on.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from engine import arena
 from engine.graph import Graph, Node
 from engine.images.building import images
+from engine.images.lanes import ImageGroup
 from engine.images.segment import Images
-from engine.kernels.table import REGISTERS_A_TILE
 from engine.ops.image_work import IMAGE_WORKS, ImageWork
 from engine.ops.native import lower
 from engine.ops.native_images import image_values, lower_image
@@ -90,6 +90,7 @@ def segments(
     lowered: Sequence[Lowered],
     choose: Chooser,
     points: int,
+    lanes: int,
     depth_first: bool = True,
     hollow: bool = False,
     epilogues: bool = True,
@@ -99,14 +100,30 @@ def segments(
     Images are ordered here, `depth_first` or layer by layer; of other columns the session does it.
     Without `epilogues` linear kernels have nothing but bounds.
     """
-    groups = _groups(graph, lowered)
     made: list[Segment] = []
+    for kind, group, wanted in _framed(graph, lowered):
+        frame = Frame(graph, wanted, choose, points, lanes, depth_first, hollow, epilogues)
+        made.append(_SEGMENTS[kind](group, frame))
+    return made
+
+
+def image_groups(graph: Graph, lowered: Sequence[Lowered]) -> list[ImageGroup]:
+    """What becomes segments over images, before it is known how many go side by side."""
+    return [
+        ImageGroup(tuple(_image_works(group)), frozenset(wanted))
+        for kind, group, wanted in _framed(graph, lowered)
+        if kind == "images"
+    ]
+
+
+def _framed(
+    graph: Graph, lowered: Sequence[Lowered]
+) -> Iterator[tuple[str, list[Lowered], set[str]]]:
+    """Each group with its kind and the values that are read behind it."""
+    groups = _groups(graph, lowered)
     for index, group in enumerate(groups):
         later = {n for g in groups[index + 1 :] for item in g for n in item.node.reads}
-        wanted = later | {v.name for v in graph.outputs}
-        frame = Frame(graph, wanted, choose, points, depth_first, hollow, epilogues)
-        made.append(_SEGMENTS[_kind(group[0], graph)](group, frame))
-    return made
+        yield _kind(group[0], graph), group, later | {v.name for v in graph.outputs}
 
 
 def _kind(item: Lowered, graph: Graph) -> str:
@@ -160,9 +177,12 @@ def _column(group: Sequence[Lowered], frame: Frame) -> Column:
 
 
 def _images(group: Sequence[Lowered], frame: Frame) -> Images:
-    works = [(item.node.name, item.work) for item in group if isinstance(item.work, IMAGE_WORKS)]
-    lanes = frame.points // REGISTERS_A_TILE
+    works, lanes = _image_works(group), frame.lanes
     return images(frame.graph, works, frame.wanted, frame.choose, lanes, frame.depth_first)
+
+
+def _image_works(group: Sequence[Lowered]) -> list[tuple[str, ImageWork]]:
+    return [(item.node.name, item.work) for item in group if isinstance(item.work, IMAGE_WORKS)]
 
 
 def _fallback(group: Sequence[Lowered], frame: Frame) -> Fallback:

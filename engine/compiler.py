@@ -20,6 +20,8 @@ from engine.graph import Graph
 from engine.hollow import hollow
 from engine.images.choosing import choose_structure
 from engine.images.confirming import confirmed_structure
+from engine.images.lanes import Lanes, cheapest_lanes, l3_share, lanes_here
+from engine.kernels.image_table import LANES as LANES_KNOWN
 from engine.kernels.table import REGISTERS_A_TILE, WIDTHS, points_of_tile
 from engine.mapped import map_of, settled, stays_in_place
 from engine.ops.image_work import Convolution
@@ -48,6 +50,8 @@ class Compilation:
     hollow: bool = False
     events: tuple[Event, ...] = ()
     lowered: tuple[Lowered, ...] = ()
+    lanes: Lanes | None = None
+    """None where there are no images."""
     choices: tuple[Choice, ...] = ()
     program: Program | None = None
 
@@ -92,21 +96,56 @@ def _points(c: Compilation) -> int:
     return points
 
 
+LANES = "@lanes"
+"""The same for images side by side. Runs before there was such a choice had half of the points."""
+NO_NODES = (POINTS, LANES)
+
+
+def _group(c: Compilation) -> Compilation:
+    """Images side by side: as recorded, as points were asked for, or as they are cheapest here."""
+    groups = columns.image_groups(c.graph, c.lowered)
+    if not groups:
+        return c
+    if LANES in c.asked or POINTS in c.asked:
+        lanes = int(c.asked.get(LANES, _points(c) // REGISTERS_A_TILE))
+        return replace(c, lanes=_known(Lanes(lanes, "as recorded")))
+    if c.settings.points:
+        asked = Lanes(_points(c) // REGISTERS_A_TILE, f"as points={c.settings.points} asks for")
+        return replace(c, lanes=asked)
+    among = lanes_here()
+    if not c.settings.groups or len(among) == 1:
+        reason = "a register's" if c.settings.groups else "a register's; groups are off"
+        return replace(c, lanes=Lanes(among[0], reason))
+
+    def structures(node: str, work: Convolution, lanes: int) -> Choice:
+        return choose_structure(node, work, lanes, sparse=c.settings.sparse)
+
+    how = (among, c.settings.columns, l3_share())
+    return replace(c, lanes=cheapest_lanes(c.graph, groups, structures, *how))
+
+
+def _known(lanes: Lanes) -> Lanes:
+    if lanes.lanes not in LANES_KNOWN:
+        raise EngineError(f"lanes: expected one of {LANES_KNOWN}, got {lanes.lanes}")
+    return lanes
+
+
 def _segment(c: Compilation) -> Compilation:
     chosen: dict[str, Choice] = {}
-    asked = {node: kernel for node, kernel in c.asked.items() if node != POINTS}
+    asked = {node: kernel for node, kernel in c.asked.items() if node not in NO_NODES}
     points = _points(c)
+    lanes = c.lanes.lanes if c.lanes else points // REGISTERS_A_TILE
 
     def kernel_for(node: str, work: Linear | Convolution) -> str:
         if isinstance(work, Convolution):
-            chosen[node] = _chosen_structure(c, node, work, points // REGISTERS_A_TILE)
+            chosen[node] = _chosen_structure(c, node, work, lanes)
         elif node in asked:
             chosen[node] = recorded(node, asked[node], points)
         else:
             chosen[node] = _chosen(c, node, work, points)
         return chosen[node].kernel
 
-    how = (points, c.settings.columns, c.hollow, c.settings.epilogues)
+    how = (points, lanes, c.settings.columns, c.hollow, c.settings.epilogues)
     segments = columns.segments(c.graph, c.lowered, kernel_for, *how)
     unknown = sorted(asked.keys() - chosen.keys())
     if unknown:
@@ -116,7 +155,8 @@ def _segment(c: Compilation) -> Compilation:
             "or start over without them"
         )
     kernels = {node: choice.kernel for node, choice in chosen.items()}
-    program = _program(c, segments, {POINTS: str(points), **kernels})
+    grouped = {LANES: str(lanes)} if c.lanes else {}
+    program = _program(c, segments, {POINTS: str(points), **grouped, **kernels})
     return replace(c, choices=tuple(chosen.values()), program=program)
 
 
@@ -131,7 +171,9 @@ def _chosen(c: Compilation, node: str, work: Linear, points: int) -> Choice:
 
 def _chosen_structure(c: Compilation, node: str, work: Convolution, lanes: int) -> Choice:
     """The same for a convolution; or as recorded."""
-    choice = choose_structure(node, work, lanes, c.asked.get(node), sparse=c.settings.sparse)
+    choice = c.lanes.choice(node) if c.lanes and node not in c.asked else None
+    if choice is None:
+        choice = choose_structure(node, work, lanes, c.asked.get(node), sparse=c.settings.sparse)
     if c.timer is None or not c.settings.confirm:
         return choice
     return confirmed_structure(choice, work, lanes, c.timer)
@@ -175,6 +217,7 @@ PASSES: tuple[tuple[str, Callable[[Compilation], Compilation]], ...] = (
     ("rewrite", _rewrite),  # first: what is folded away need not be lowered
     ("lower", _lower),  # which nodes have kernels, and why the others have none
     ("check", _check),  # refuses what nothing can run, while no row is read yet
+    ("group", _group),  # how many images side by side; convolutions' kernels depend on it
     ("segment", _segment),  # columns and fallbacks; chooses kernels, packs weights, lays arenas
 )
 

@@ -12,6 +12,7 @@ from engine.compiler import Compilation, compilation
 from engine.confirming import Timer
 from engine.dispatch import Choice
 from engine.graph import Graph
+from engine.images.lanes import Lanes
 from engine.ops.work import Linear, Refusal
 from engine.program import Program
 from engine.rewrites import Event
@@ -76,6 +77,8 @@ class Explanation:
     working_sets: tuple[WorkingSet | ImageSet, ...]
     sequences: SequenceReport | None
     """None where the model has none."""
+    lanes: Lanes | None = None
+    """How many images go side by side; None where there are none."""
 
     @property
     def fallback_share(self) -> float:
@@ -89,6 +92,7 @@ class Explanation:
             ("Graph as compiled", str(self.graph).split("\n")),
             ("Kernels", self._kernel_lines()),
             *self._sequence_section(),
+            *([("Images side by side", self.lanes.lines())] if self.lanes else []),
             ("Working set", self._working_set_lines() or ["no columns"]),
             ("Fallbacks", self._fallback_lines()),
             ("Program", str(self.program).split("\n")),
@@ -139,6 +143,7 @@ class Explanation:
             "choices": [asdict(c) for c in self.choices],
             "working_sets": [w.to_json() for w in self.working_sets],
             "sequences": asdict(self.sequences) if self.sequences else None,
+            "lanes": self.lanes.to_json() if self.lanes else None,
             "fallback_share": self.fallback_share,
             "unpriced": list(self.program.unpriced),
             "weights_nbytes": self.program.weights_nbytes,
@@ -164,6 +169,7 @@ def explain(
         nodes=_nodes(found, sequences.tokens if sequences else 0),
         working_sets=working_sets(found.program, l2_nbytes),
         sequences=sequences,
+        lanes=found.lanes,
     )
 
 

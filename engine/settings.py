@@ -26,8 +26,11 @@ class Settings:
     """Kernels that the cost model cannot tell apart are timed, where `compile` is given a timer."""
     pages: bool = True
     """Weights and panels in large pages of memory, where they fill any; off: in pages of 4 KB."""
+    groups: bool = True
+    """The planner chooses how many images go side by side; off: as many as a register holds."""
     points: int | None = None
-    """T, points of a tile: 16 or 32; by default two of the machine's registers."""
+    """T, points of a tile: 16 or 32; by default two of the machine's registers. Images go half as
+    many side by side then."""
     rewrites_off: tuple[str, ...] = ()
     """Names of rewrites not to apply (`colonnade explain` lists them)."""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.compiler import POINTS, compile
+from engine.compiler import NO_NODES, compile
 from engine.errors import EngineError
 from engine.graph import Graph, Node, Value
 from engine.mapped import release
@@ -146,7 +146,7 @@ def compile_stage(
 
 def _of(stage: Stage, choices: Mapping[str, str] | None) -> dict[str, str]:
     """Of the whole model's choices those of the stage's nodes."""
-    names = {node.name for node in stage.graph.nodes} | {POINTS}
+    names = {node.name for node in stage.graph.nodes} | set(NO_NODES)
     return {name: kernel for name, kernel in (choices or {}).items() if name in names}
 
 

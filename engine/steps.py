@@ -63,6 +63,8 @@ class Frame:
     choose: Chooser
     points: int
     """T, of a tile."""
+    lanes: int
+    """Images of a group."""
     depth_first: bool
     """Of images; what else runs in columns leaves that to the session."""
     hollow: bool = False

@@ -12,6 +12,7 @@ from engine.images.corners import Corner, Fill, Made, Site
 from engine.images.cycles import writes_once
 from engine.images.layout import NO_GRID, Layout
 from engine.images.planning import Plan, cheapest, plans_of
+from engine.images.pricing import Traffic, traffic_of
 from engine.images.schedule import Task
 from engine.images.segment import Array, Images, Order
 from engine.images.steps import Bordered, export_step, fills_of, import_step, steps_of
@@ -55,12 +56,26 @@ def images(
 ) -> Images:
     """The segment of (node, work), whose values in `wanted` leave it as arrays of rows."""
     structures = {n: choose(n, work) for n, work in group if isinstance(work, Convolution)}
-    jobs, imports, exports = _jobs(graph, group, wanted)
-    if columns:
-        jobs = [_over(job, structures, lanes) for job in jobs]
-    plan, considered = _plan(jobs, structures, lanes, columns)
-    nodes = tuple(node for node, _ in group)
-    return _built(_Parts(nodes, jobs, imports, exports, structures), lanes, plan, considered)
+    parts = _parts(graph, group, wanted, structures, lanes if columns else None)
+    plan, considered = _plan(parts.jobs, structures, lanes, columns)
+    return _built(parts, lanes, plan, considered)
+
+
+def priced(
+    graph: Graph,
+    group: Sequence[tuple[str, ImageWork]],
+    wanted: set[str],
+    structures: Mapping[str, str],
+    lanes: int,
+    columns: bool,
+    l3_nbytes: int,
+) -> tuple[Traffic, int]:
+    """The traffic of that segment with so much L3, and its arena's bytes; nothing is packed."""
+    jobs = _parts(graph, group, wanted, structures, lanes if columns else None).jobs
+    plan, _ = _plan(jobs, structures, lanes, columns)
+    tasks, weights = [job.task for job in jobs], [_weights_nbytes(job, structures) for job in jobs]
+    traffic = traffic_of(tasks, plan.visits, plan.layouts, weights, l3_nbytes)
+    return traffic, plan.arena.nbytes
 
 
 def lone(work: Convolution, structure: str, lanes: int) -> Images:
@@ -92,6 +107,20 @@ class _Parts:
     exports: Sequence[Border]
     structures: Mapping[str, str]
     """Of each convolution, by node."""
+
+
+def _parts(
+    graph: Graph,
+    group: Sequence[tuple[str, ImageWork]],
+    wanted: set[str],
+    structures: Mapping[str, str],
+    over: int | None,
+) -> _Parts:
+    """`over`: lanes whose kernels may write one value over another, or None."""
+    jobs, imports, exports = _jobs(graph, group, wanted)
+    if over is not None:
+        jobs = [_over(job, structures, over) for job in jobs]
+    return _Parts(tuple(node for node, _ in group), jobs, imports, exports, structures)
 
 
 def _built(parts: _Parts, lanes: int, plan: Plan, considered: tuple[Order, ...]) -> Images:

@@ -10,7 +10,6 @@ from engine.images.cycles import CYCLES, DEPTHWISE, is_depthwise, kernel_of, row
 from engine.ops.image_work import Convolution
 from engine.window_packing import pairs_of
 
-
 SAMPLE = 256
 """Outputs of a group that are paired to see what pairs share."""
 

@@ -25,8 +25,8 @@ SLAB_NBYTES = 256 * 1024
 
 def convolution(site: Site, work: Convolution) -> list[Made]:
     clamp, after = split_clamp(work.activations)
-    kernel = kernel_of(work, site.structure, site.lanes)
-    frame = _ConvFrame(site, work, kernel, np.array(clamp, np.float32))
+    row = kernel_of(work, site.structure, site.lanes)
+    frame = _ConvFrame(site, work, row, np.array(clamp, np.float32))
     if is_depthwise(work):
         made = [frame.depthwise()]
     else:

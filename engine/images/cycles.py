@@ -24,7 +24,7 @@ GROUP_PIXELS = {8: 14, 16: 7}
 """Pixels of a group at most, by lanes. Of 16 lanes wider ones leave L1 room for fewer channels a
 block: MobileNetV1 of 90 % zeros, Zen 4: 28 pixels 264 images a second, 14 289, 7 348, 4 319."""
 GROUP_COST = 2.0
-"""What a group of pixels of a depthwise one costs beside its pixels, in pixels: loop ends, weights."""
+"""What a group of pixels of a depthwise one costs beside them, in pixels: loop ends, weights."""
 MOVED_COST = 1.25
 """Of groups that overlap, where a residual is added: y then needs rows of its own, more memory and
 traffic. An estimate, so that 56 pixels are cut by 2 and not by 3 where four outputs share taps."""
@@ -56,11 +56,11 @@ CYCLES = {
     },
 }
 """By lanes and structure, on Zen 4: of 7 pixels fitted to seven layers of ResNet-50, 80, 90 and
-95 % zeros, within 7 %; of 2 and 4, and with 8 lanes, to `scripts.bench_conv` of six of them. At 95 %
-zeros 1x1 256->1024 at 14x14, 16 lanes, reaches 52 GFLOP/s by 7 pixels and 66 by 2, 1024->256 51
-and 62; 3x3 71 and 72; at 90 % 69 and 78, 69 and 75, 85 and 79; at 80 % 7 pixels are fastest. AVX2
-takes more (0.85 a tap and pixel of nz on Zen 3), in about the same proportions. Between no zeros,
-where blk4 is faster, and 80 %, where nz is twice as fast, nothing was measured."""
+95 % zeros, within 7 %; of 2 and 4, and with 8 lanes, to what scripts.bench_conv says of six of
+them. At 95 % zeros 1x1 256->1024 at 14x14, 16 lanes, reaches 52 GFLOP/s by 7 pixels and 66 by 2,
+1024->256 51 and 62, 3x3 71 and 72; at 90 % 69 and 78, 69 and 75, 85 and 79; at 80 % 7 pixels are
+fastest. AVX2 takes more (0.85 a tap and pixel of nz on Zen 3). Between no zeros, where blk4 is
+faster, and 80 %, where nz is twice as fast, nothing was measured."""
 
 
 def is_depthwise(work: Convolution) -> bool:

@@ -5,7 +5,8 @@ wanted again: between two touches of it all that other visits touch passes throu
 that is more than L2 holds, it comes from L3; if it is more than a thread's share of L3, from
 memory.
 
-The sizes are those of a common machine, not of this one: a program is the same everywhere.
+The sizes are those of a common machine, not of this one: a program is the same everywhere. Only
+how many images go side by side, which is recorded, is chosen by this machine's L3 (lanes.py).
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ class Traffic:
     def cycles(self) -> float:
         return self.l3_nbytes / L3_NBYTES_A_CYCLE + self.memory_nbytes / MEMORY_NBYTES_A_CYCLE
 
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(self.l3_nbytes + other.l3_nbytes, self.memory_nbytes + other.memory_nbytes)
+
     def __str__(self) -> str:
         large = self.cycles >= 1e6
         cycles = f"{self.cycles / 1e6:.1f} Mcycles" if large else f"{self.cycles / 1e3:.1f} kcycles"
@@ -54,15 +58,16 @@ class Traffic:
 class _Distances:
     """How much was touched since a row, or a step's weights, were touched last."""
 
-    def __init__(self) -> None:
+    def __init__(self, l3_nbytes: int) -> None:
+        self.l3_nbytes = l3_nbytes
         self.touched = 0
         self.l3 = self.memory = 0
 
     def add(self, last: Array, nbytes: int) -> None:
         """Touches of `nbytes` each, the one before of each when so much had been touched."""
         away = self.touched - last
-        self.memory += nbytes * int((away > L3_NBYTES).sum())
-        self.l3 += nbytes * int(((away > L2_NBYTES) & (away <= L3_NBYTES)).sum())
+        self.memory += nbytes * int((away > self.l3_nbytes).sum())
+        self.l3 += nbytes * int(((away > L2_NBYTES) & (away <= self.l3_nbytes)).sum())
 
 
 def traffic_of(
@@ -70,13 +75,14 @@ def traffic_of(
     visits: Sequence[Visit],
     layouts: Mapping[str, Layout],
     weights_nbytes: Sequence[int],
+    l3_nbytes: int = L3_NBYTES,
 ) -> Traffic:
     """Of an order of visits; `weights_nbytes` of each task pass once a visit."""
-    far = -(L3_NBYTES + 1)  # never touched: from memory
+    far = -(l3_nbytes + 1)  # never touched: from memory
     homes = {name: np.full(layout.plane.height, far) for name, layout in layouts.items()}
     rows = {name: homes[layout.ring.home] for name, layout in layouts.items()}
     weights = np.full(len(tasks), far)
-    found = _Distances()
+    found = _Distances(l3_nbytes)
     for visit in visits:
         task = tasks[visit.task]
         if visit.row >= task.plane.height:
