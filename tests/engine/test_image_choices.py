@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import EngineError
-from engine.images.choosing import CYCLES, choose_structure
+from engine.images.choosing import choose_structure
+from engine.images.cycles import CYCLES, kernel_of, row_cycles
 from engine.ops.image_work import Convolution, Plane, Read, Window
 from engine.window_packing import pairs_of
 
@@ -26,7 +27,7 @@ def work(share: float, outputs: int = 64, channels: int = 64, group: int = 1) ->
 
 @pytest.mark.parametrize(
     ("share", "eight", "sixteen"),
-    [(1.0, "blk4", "blk4"), (0.3, "nz", "pair"), (0.2, "nz", "pair"), (0.03, "nz", "nz")],
+    [(1.0, "blk4", "blk4"), (0.3, "nz", "pair"), (0.2, "nz", "pair"), (0.005, "nz", "nz")],
 )
 def test_the_structure_follows_the_zeros(share: float, eight: str, sixteen: str) -> None:
     assert choose_structure("conv", work(share), 8).kernel == eight
@@ -60,3 +61,40 @@ def test_outputs_with_the_same_taps_are_paired() -> None:
     twice = np.concatenate([half, half])[order]
     a, b = pairs_of(twice).T
     assert (twice[a] == twice[b]).all()
+
+
+def pointwise(share: float, channels: int, outputs: int, width: int) -> Convolution:
+    """A convolution of 1x1 with that share of weights."""
+    rng = np.random.default_rng(5)
+    shape = outputs, channels, 1, 1
+    weights = (rng.standard_normal(shape) * (rng.random(shape) < share)).astype(np.float32)
+    read, plane = Read("x", Plane(channels, width, width)), Plane(outputs, width, width)
+    return Convolution((read,), "y", plane, weights, np.zeros(outputs, np.float32), 1, ())
+
+
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_few_taps_of_many_channels_are_taken_by_few_pixels(lanes: int) -> None:
+    """Many pixels leave L1 room for few channels, and each block loads and stores the sums."""
+    few, many = (kernel_of(pointwise(s, 1024, 64, 14), "nz", lanes).pixels for s in (0.02, 0.3))
+    assert few < 7 <= many
+    # one block whatever the pixels: then more of them share a tap
+    assert kernel_of(pointwise(0.02, 16, 64, 14), "nz", lanes).pixels >= 7
+
+
+@pytest.mark.parametrize("structure", ["nz", "blk4"])
+def test_a_pixel_alone_is_a_row_of_one(structure: str) -> None:
+    for width in range(1, 9):
+        pixels = kernel_of(pointwise(0.05, 256, 16, width), structure, 8).pixels
+        assert pixels <= width and (pixels == 1) == (width == 1)
+
+
+def test_a_row_costs_what_its_groups_do() -> None:
+    problem = pointwise(0.1, 64, 32, 14)
+    one = row_cycles(problem, "pair", 16, 7, taps=100, shared=10)
+    assert row_cycles(problem, "pair", 16, 7, taps=200, shared=10) > one
+    assert row_cycles(problem, "pair", 16, 7, taps=100, shared=20) > one
+    # 13 pixels are as many groups of 7 as 14 are
+    assert row_cycles(pointwise(0.1, 64, 32, 13), "pair", 16, 7, taps=100, shared=10) == one
+    # 73 channels of 7 pixels are a block: of 64 one, of 1024 fifteen
+    more = row_cycles(pointwise(0.1, 1024, 32, 14), "pair", 16, 7, taps=0)
+    assert more == pytest.approx(15 * row_cycles(problem, "pair", 16, 7, taps=0))
