@@ -160,9 +160,9 @@ class JobSpec:
     )
     off: tuple[str, ...] = _option(
         "Turn off 'columns', 'sparse' kernels, 'confirm' (timing kernels that are predicted to be "
-        "close), large 'pages' of memory, 'groups' (the planner's choice of how many images go side "
-        "by side) or a rewrite that `explain` names, to measure what it gains or to find a wrong "
-        "result; may be given several times.",
+        "close), large 'pages' of memory, 'groups' (the planner's choice of how many images go "
+        "side by side) or a rewrite that `explain` names, to measure what it gains or to find a "
+        "wrong result; may be given several times.",
         (),
     )
     restart: bool = _option("Discard what the output folder holds of an earlier run.", False)
