@@ -16,8 +16,8 @@ from scripts.vm.shape import Shape
 BOOT_SECONDS = 120
 """On top of what the command may take; 7 are usual."""
 KERNEL_WORDS = "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check"
-"""The last: at its start a kernel counts ticks, and panics ("IO-APIC + timer does not work") where the
-emulator got no processor meanwhile. As a guest of KVM it leaves that out by itself."""
+"""The last: at its start a kernel counts ticks, and panics ("IO-APIC + timer does not work") where
+the emulator got no processor meanwhile. As a guest of KVM it leaves that out by itself."""
 CONSOLE_LINES = 20
 """Of the kernel's own words, where it did not come to the command's end."""
 
