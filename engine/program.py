@@ -15,6 +15,7 @@ import numpy as np
 from engine.digest import digest
 from engine.graph import Value
 from engine.images.segment import Images
+from engine.kernels.cache import is_kept
 from engine.mapped import SEEN_NBYTES, stays_in_place
 from engine.price import (
     BATCH_NBYTES_A_TOKEN,
@@ -81,6 +82,14 @@ class Program:
     def held_nbytes(self) -> int:
         """Bytes of weights and constants in memory."""
         return self.weights_nbytes - self.in_place_nbytes
+
+    @property
+    def uncompiled(self) -> tuple[str, ...]:
+        """Kernels that this machine has no machine code of yet: who first makes a session of the
+        program here waits for them, a second or so for each and processor."""
+        steps = (s for segment in self.segments if not isinstance(segment, Fallback)
+                 for s in segment.steps)  # fmt: skip
+        return tuple(sorted(name for name in {s.kernel for s in steps} if not is_kept(name)))
 
     @property
     def columns(self) -> bool:

@@ -101,8 +101,8 @@ def _console() -> Console:
 
 def _pieces(tally: Tally) -> list[str]:
     rows = f"{tally.rows_done:,}/{tally.rows:,} rows"
-    if not tally.reports:  # the first start on a machine compiles kernels, for many seconds
-        return [f"starting {count(tally.engines, 'scorer')}", rows]
+    if not tally.reports:
+        return [*tally.beginning, rows]
     left = [] if tally.seconds_left is None else [f"{clock(tally.seconds_left)} left"]
     return [
         *([f"{tally.set_aside} set aside"] if tally.set_aside else []),

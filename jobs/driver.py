@@ -97,6 +97,7 @@ class Driver:
                     engines=len(prepared.specs),
                     committed_shards=self.standing.committed_shards,
                     committed_rows=self.standing.committed_rows,
+                    uncompiled=0 if folder.complete else len(prepared.program.uncompiled),
                 )
             )
             ending = self._lend(prepared, folder)

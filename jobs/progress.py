@@ -56,7 +56,10 @@ class JsonLines:
         said = {"event": type(event).__name__, **to_plain(event)}
         if isinstance(event, JobStarted | RowsScored | PartCommitted):
             said["progress"] = tally.progress
-        print(json.dumps(said), file=stdout(), flush=True)
+        # in one piece: print writes the end of a line on its own, and other threads print, too
+        stream = stdout()
+        stream.write(json.dumps(said) + "\n")
+        stream.flush()
 
     def close(self) -> None:
         pass
@@ -75,6 +78,8 @@ class Log:
         trouble = self._troubles.line(event)
         if trouble:
             self._print(trouble)
+        elif isinstance(event, JobStarted) and tally.uncompiled:
+            self._print(", ".join(tally.beginning))
         elif not isinstance(event, JobStarted) and self._due(tally):
             self._print(str(tally))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+from jobs.endings import count
 from numa.notation import size
 from pipeline.events import (
     Event,
@@ -47,6 +48,8 @@ class Tally:
     shards: int = 0
     rows: int = 0
     engines: int = 0
+    uncompiled: int = 0
+    """Kernels to compile before the first scorer is ready."""
     committed_shards: int = 0
     committed_rows: int = 0
     earlier_rows: int = 0
@@ -70,7 +73,7 @@ class Tally:
         match event:
             case JobStarted():
                 self.shards, self.rows, self.engines = event.shards, event.rows, event.engines
-                self.committed_shards = event.committed_shards
+                self.uncompiled, self.committed_shards = event.uncompiled, event.committed_shards
                 self.committed_rows = self.earlier_rows = event.committed_rows
                 self.started = monotonic()
             case ScorerReady():
@@ -139,6 +142,12 @@ class Tally:
             "seconds_left": None if self.seconds_left is None else round(self.seconds_left, 1),
         }
 
+    @property
+    def beginning(self) -> tuple[str, ...]:
+        """What is waited for before the first scorer is ready."""
+        compiling = f"compiling {count(self.uncompiled, 'kernel')} (once on a machine)"
+        return f"starting {count(self.engines, 'scorer')}", *([compiling] * bool(self.uncompiled))
+
     def __str__(self) -> str:
         """One line, as logged."""
         text = (
@@ -147,9 +156,9 @@ class Tally:
         )
         if self.seconds_left is not None:
             text += f", {clock(self.seconds_left)} left"
-        for count, word in ((self.rejects, "rejected"), (self.set_aside, "set aside")):
-            if count:
-                text += f", {count} {word}"
+        for number, word in ((self.rejects, "rejected"), (self.set_aside, "set aside")):
+            if number:
+                text += f", {number} {word}"
         return text
 
     def _commit(self, event: PartCommitted) -> None:

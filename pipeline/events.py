@@ -116,6 +116,8 @@ class JobStarted:
     committed_shards: int
     """Already done by an earlier run."""
     committed_rows: int
+    uncompiled: int = 0
+    """Kernels that scorers of this machine have to compile before they are ready."""
 
 
 @dataclass(frozen=True, slots=True)

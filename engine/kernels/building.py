@@ -14,7 +14,7 @@ from typing import Any
 from numba import cfunc, types
 from numba.core import config
 
-from engine.kernels.cache import cache_folder
+from engine.kernels.cache import cache_folder, is_kept
 from engine.kernels.compiling import KERNEL
 from engine.kernels.table import KERNELS
 
@@ -30,7 +30,7 @@ def kept(name: str) -> Iterator[None]:
     because numba reads and writes an index of all that one folder has of a source file.
     """
     folder, before, collects = cache_folder() / name, config.CACHE_DIR, gc.isenabled()
-    with nullcontext() if any(folder.glob("*/*.nbi")) else _one_at_a_time(folder):
+    with nullcontext() if is_kept(name) else _one_at_a_time(folder):
         config.CACHE_DIR = str(folder)
         gc.disable()  # numba's many small objects stay: looking through them took a tenth of it
         try:

@@ -23,6 +23,11 @@ def cache_folder() -> Path:
     return Path(root) / f"kernels-{_sources_hash()}"
 
 
+def is_kept(name: str) -> bool:
+    """Whether machine code of that name is on this disk; if not, numba compiles it, for seconds."""
+    return any((cache_folder() / name).glob("*/*.nbi"))
+
+
 @functools.cache
 def _sources_hash() -> str:
     digest = hashlib.blake2b(version("numba").encode(), digest_size=8)

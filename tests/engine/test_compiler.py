@@ -16,6 +16,7 @@ import small_models as small
 import engine
 from engine.dispatch import choose
 from engine.errors import EngineError, UnsupportedError
+from engine.kernels.cache import cache_folder
 from engine.kernels.registers import register_lanes
 from engine.reader import graph_of
 from engine.segments import Column, Fallback
@@ -186,3 +187,16 @@ def test_session_nbytes_grows_with_threads_and_rows() -> None:
     assert program.session_nbytes(1, 4096) > small_one
     wide = engine.compile(graph_of(mlp()), columns=False)
     assert wide.session_nbytes(1, 4096) > program.session_nbytes(1, 4096)
+
+
+def test_a_program_knows_which_kernels_are_not_compiled_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLONNADE_CACHE_DIR", str(tmp_path))
+    program = engine.compile(graph_of(mlp()), points=16)
+    first, *others = program.uncompiled
+    assert first.endswith("x16") and others
+    code = cache_folder() / first / "x" / "code.nbi"
+    code.parent.mkdir(parents=True)
+    code.touch()
+    assert program.uncompiled == tuple(others)

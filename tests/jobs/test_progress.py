@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -112,6 +113,15 @@ def test_log_speaks_every_tenth_and_every_ten_seconds(now: list[float]) -> None:
     assert "\r" not in stream.getvalue()
 
 
+def test_a_log_tells_that_kernels_are_compiled_first() -> None:
+    stream = io.StringIO()
+    counts, log = Tally(), Log(stream)
+    for event in (replace(STARTED, uncompiled=14), STARTED):
+        counts.add(event)
+        log.show(event, counts)
+    assert stream.getvalue() == "starting 2 scorers, compiling 14 kernels (once on a machine)\n"
+
+
 def test_json_lines_are_events(now: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     counts = Tally()
     for event in (STARTED, committed(3)):
@@ -140,7 +150,7 @@ def test_bar_draws_rows_shards_and_troubles() -> None:
     bar.close()
     drawn = console.file.getvalue()  # type: ignore[attr-defined]
     assert "scorer 1 died: killed by SIGSEGV" in drawn
-    assert "starting 2 scorers" in drawn
+    assert "starting 2 scorers, 200/1,000 rows" in drawn
     assert "1,000/1,000 rows" in drawn and "10/10 shards" in drawn
     assert "100%" in drawn
 
