@@ -48,8 +48,11 @@ Run = Callable[[], Any]
 
 CONTENDERS = ("colonnade", "onnxruntime", "registers")
 """The last is no engine, but what the cores themselves give."""
-SPINS = [200_000] * 32
-"""Rounds of multiply-adds: some half a millisecond each."""
+SPINS = [4_000_000] * 8
+"""Rounds of multiply-adds: some ten milliseconds each, beside which Python's own time is little."""
+SETTLE_SECONDS = 0.3
+"""Before a turn: onnxruntime's threads go on looking for work for a tenth of a second after their
+last (1.32; whoever came next on two cores lost a tenth of 0.3 seconds)."""
 TOLERANCE = 1e-3
 """Of the largest output: how far two programs' float32 sums may lie apart."""
 
@@ -177,6 +180,7 @@ def measure(
             check_agreement(runs[cores, "colonnade"](), runs[cores, "onnxruntime"]())
         for _ in range(args.rounds):
             for key, run in runs.items():
+                time.sleep(SETTLE_SECONDS)
                 with on(cpus[: key[0]]):
                     rate = batch * calls_a_second(run, args.seconds)
                 rates.setdefault(key, []).append(rate)
