@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from engine.conditions import depends_on
 from engine.graph import NATIVE, Graph, Node, Value
 from engine.ops.transformer import TRANSFORMER
 from engine.ops.unary import UNARY
@@ -193,6 +194,8 @@ def mixes_rows(node: Node, graph: Graph) -> str | None:
     """Why the node's result for a row may depend on other rows, or None where it cannot."""
     reads = [(n, graph.value(n)) for n in node.reads]
     unknown = [n for n, v in reads if v is None or v.shape is None]
+    if node.label == "If" and (unknown or any(v is not None and v.has_rows for _, v in reads)):
+        return f"If is not known to keep the rows of a batch apart: {depends_on(node, graph)}"
     if unknown:
         return f"the shape of {unknown[0]} is not known"
     if not any(v is not None and v.has_rows for _, v in reads):

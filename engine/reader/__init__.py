@@ -5,9 +5,10 @@ This package and engine/reference.py are all that knows protobuf. Files in order
 (onnxruntime's own operators in ONNX's), tensors.py (constants, mapped when they lie outside),
 nodes.py, shapes.py and shape_numbers.py (types, and which dimension counts rows), soundness.py and
 parameters.py (nothing contradicts them), rebatch.py (a batch of one is freed), assemble.py (all of
-it together).
+it together), branches.py (a graph read again with branches in place of their Ifs).
 """
 
 from engine.reader.assemble import graph_of, load
+from engine.reader.branches import with_branches
 
-__all__ = ["graph_of", "load"]
+__all__ = ["graph_of", "load", "with_branches"]

@@ -47,8 +47,19 @@ def graph_of(
     expect_text(model, where)
     model = inline(model, where)
     opsets = _opsets(model, where)
-    source = model.graph
-    constants = _constants(source, folder, where, outlying)
+    constants = constants_of(model.graph, folder, where, outlying)
+    return assembled(model.graph, constants, opsets, model.ir_version, folder, where)
+
+
+def assembled(
+    source: onnx.GraphProto,
+    constants: dict[str, Array],
+    opsets: dict[str, int],
+    ir_version: int,
+    folder: Path | None = None,
+    where: str = "model",
+) -> Graph:
+    """The graph of these nodes; `constants` are all there are, with those of `source`."""
     spelled = spell_out(source, constants, opsets)
     constants |= spelled.constants
     names = unique_names(spelled.nodes)
@@ -67,7 +78,7 @@ def graph_of(
         declared={v.name: v for v in source.value_info},
         constants=constants,
         opsets=opsets,
-        ir_version=model.ir_version,
+        ir_version=ir_version,
     )
     graph = _graph(source.name or "main", nodes, skeleton, where)
     return _freed(graph, skeleton, where) if is_single(graph) else graph
@@ -121,7 +132,7 @@ def _opsets(model: onnx.ModelProto, where: str) -> dict[str, int]:
     return opsets
 
 
-def _constants(
+def constants_of(
     source: onnx.GraphProto, folder: Path | None, where: str, outlying: Mapping[str, Array]
 ) -> dict[str, Array]:
     """Initializers, dense and sparse; each name once."""

@@ -28,7 +28,7 @@ def node_of(proto: onnx.NodeProto, name: str, folder: Path | None) -> Node:
     attributes = {a.name: _attribute(a, name, folder) for a in proto.attribute}
     captures: dict[str, None] = {}
     for attribute in proto.attribute:
-        for graph in _subgraphs(attribute):
+        for graph in subgraphs(attribute):
             captures.update(dict.fromkeys(_free_names(graph)))
     return Node(
         name=name,
@@ -110,7 +110,7 @@ def _writers(nodes: Sequence[Node], known: Set[str], where: str) -> dict[str, No
 
 def _tensors(attribute: AttributeProto) -> Iterator[onnx.TensorProto]:
     """Every tensor in the attribute's subgraphs, at any depth."""
-    for graph in _subgraphs(attribute):
+    for graph in subgraphs(attribute):
         yield from graph.initializer
         for sparse in graph.sparse_initializer:
             yield from (sparse.values, sparse.indices)
@@ -120,7 +120,7 @@ def _tensors(attribute: AttributeProto) -> Iterator[onnx.TensorProto]:
             yield from _tensors(inner)
 
 
-def _subgraphs(attribute: AttributeProto) -> list[onnx.GraphProto]:
+def subgraphs(attribute: AttributeProto) -> list[onnx.GraphProto]:
     return [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
 
 
@@ -133,7 +133,7 @@ def _free_names(graph: onnx.GraphProto) -> list[str]:
     for node in graph.node:
         free.update(dict.fromkeys(name for name in node.input if name))
         for attribute in node.attribute:
-            for inner in _subgraphs(attribute):
+            for inner in subgraphs(attribute):
                 free.update(dict.fromkeys(_free_names(inner)))
     free.update(dict.fromkeys(v.name for v in graph.output))
     return [name for name in free if name not in own]

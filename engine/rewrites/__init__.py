@@ -14,6 +14,7 @@ from engine.rewrites.activation import ACTIVATION
 from engine.rewrites.affine import AFFINE_AFTER, AFFINE_BEFORE
 from engine.rewrites.arithmetic import ARITHMETIC
 from engine.rewrites.attention import ATTENTION
+from engine.rewrites.branches import BRANCHES, take_branches
 from engine.rewrites.channels import CHANNELS
 from engine.rewrites.conv import CONV
 from engine.rewrites.conv_transpose import CONV_TRANSPOSE
@@ -36,7 +37,7 @@ from engine.rewrites.pooling import POOLING
 from engine.rewrites.positions import POSITIONS
 from engine.rewrites.residual import RESIDUAL
 from engine.rewrites.response import RESPONSE
-from engine.rewrites.rewrite import Edit, Event, Rewrite, View, apply
+from engine.rewrites.rewrite import Event, Rewrite, sweep
 from engine.rewrites.rotary import ROTARY
 from engine.rewrites.sink import SINK
 from engine.rewrites.static_shape import STATIC_SHAPE
@@ -45,6 +46,7 @@ from engine.settings import SWITCHES
 __all__ = ["REWRITES", "Event", "Rewrite", "rewrite"]
 
 REWRITES: tuple[Rewrite, ...] = (
+    BRANCHES,  # taken before all others: what is behind an If has shapes only then
     # constants first: the rest looks for them
     FOLD,
     STATIC_SHAPE,
@@ -91,41 +93,17 @@ def rewrite(graph: Graph, off: frozenset[str] = frozenset()) -> tuple[Graph, tup
         known = ", ".join((*SWITCHES, *(r.name for r in REWRITES)))
         raise EngineError(f"off: expected names among {known}, got {unknown}; check --off")
     table = [r for r in REWRITES if r.name not in off]
-    fired: list[Event] = []
+    graph, fired = take_branches(graph, table) if BRANCHES in table else (graph, [])
     for _ in range(MAX_SWEEPS):
         before = len(fired)
         refused: list[Event] = []
         for row in table:
-            graph, made, refused_here = _sweep(graph, row)
+            graph, made, refused_here = sweep(graph, row)
             fired += made
             refused += refused_here
         if len(fired) == before:
             return _without_unused(graph), (*fired, *refused)
     raise EngineError(f"rewrites: expected an end after {MAX_SWEEPS} sweeps, got none; report it")
-
-
-def _sweep(graph: Graph, row: Rewrite) -> tuple[Graph, list[Event], list[Event]]:
-    """One rewrite over all nodes once; edits that would touch the same node wait for the next."""
-    view = View(graph)
-    edits: list[Edit] = []
-    touched: set[str] = set()
-    fired: list[Event] = []
-    refused: list[Event] = []
-    for node in graph.nodes:
-        if row.roots is not None and node.label not in row.roots:
-            continue
-        found = row.at(node, view)
-        if isinstance(found, str):
-            refused.append(Event(row.name, node.name, False, found))
-        elif found is not None:
-            # values that are renamed count too: one name cannot become two
-            touches = {n.name for n in found.removes} | {f"value {n}" for n in found.renames}
-            if not touched.isdisjoint(touches):
-                continue
-            edits.append(found)
-            touched |= touches
-            fired.append(Event(row.name, node.name, True, found.reason))
-    return (apply(graph, edits) if edits else graph), fired, refused
 
 
 def _without_unused(graph: Graph) -> Graph:

@@ -170,3 +170,27 @@ def _renamed(node: Node, renames: Mapping[str, str]) -> Node:
     if (inputs, outputs) == (node.inputs, node.outputs):
         return node
     return replace(node, inputs=inputs, outputs=outputs)
+
+
+def sweep(graph: Graph, row: Rewrite) -> tuple[Graph, list[Event], list[Event]]:
+    """One rewrite over all nodes once; edits that would touch the same node wait for the next."""
+    view = View(graph)
+    edits: list[Edit] = []
+    touched: set[str] = set()
+    fired: list[Event] = []
+    refused: list[Event] = []
+    for node in graph.nodes:
+        if row.roots is not None and node.label not in row.roots:
+            continue
+        found = row.at(node, view)
+        if isinstance(found, str):
+            refused.append(Event(row.name, node.name, False, found))
+        elif found is not None:
+            # values that are renamed count too: one name cannot become two
+            touches = {n.name for n in found.removes} | {f"value {n}" for n in found.renames}
+            if not touched.isdisjoint(touches):
+                continue
+            edits.append(found)
+            touched |= touches
+            fired.append(Event(row.name, node.name, True, found.reason))
+    return (apply(graph, edits) if edits else graph), fired, refused

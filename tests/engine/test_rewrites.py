@@ -24,7 +24,9 @@ def test_names_are_unique_and_each_can_be_turned_off() -> None:
     graph = graph_of(model([node("Gemm", "x w", "y")], X, "y", {"w": floats(6, 2)}))
     same, log = rewrite(graph, frozenset(names))
     assert same.nodes == graph.nodes and log == ()
-    wanted = "expected names among columns, sparse, epilogues, confirm, pages, fold, "
+    wanted = (
+        "expected names among columns, sparse, epilogues, confirm, pages, groups, branches, fold, "
+    )
     with pytest.raises(EngineError, match=wanted):
         rewrite(graph, frozenset({"nonesuch"}))
 
