@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from small_models import Array, constant, info, model, node, onnxruntime_run
 import engine
 from engine.compiler import Compilation, compilation
 from engine.errors import ModelError, UnsupportedError
+from engine.graph import NATIVE, Node
 from engine.reader import graph_of, load, with_branches
-from engine.rewrites import rewrite
+from engine.rewrites import REWRITES, rewrite
+from engine.rewrites.branches import take_branches
 
 NEAR = 1e-4
 FEEDS = {"x": floats(5, 6)}
@@ -270,6 +273,14 @@ def test_it_can_be_turned_off() -> None:
         compilation(graph, rewrites_off=("branches",))
 
 
+def test_a_graph_with_operators_of_our_own_stays_as_it_is() -> None:
+    before, _ = rewrite(graph_of(one_of_two(True)), frozenset({"branches"}))
+    native = Node("own", "Relu", ("x",), ("o",), NATIVE)
+    graph = before.with_nodes([native, *before.nodes])
+    assert take_branches(graph, REWRITES) == (graph, [])
+    assert len(take_branches(before, REWRITES)[1]) == 1
+
+
 def test_a_branch_that_is_not_sound_is_refused_by_name() -> None:
     wrong = {"w": floats(5, 6), "b": floats(6)}
     proto = one_of_two(False)
@@ -281,14 +292,41 @@ def test_a_branch_that_is_not_sound_is_refused_by_name() -> None:
         compilation(graph_of(model([few], X, "h i", {"on": np.array(True)})))
 
 
-def test_what_only_the_file_says_is_kept() -> None:
+@pytest.mark.parametrize(
+    "told",
+    [
+        [node("Gizmo", "x", "g", domain="acme")],
+        [node("NonZero", "x", "z"), node("Reshape", "x z", "g")],
+    ],
+)
+def test_what_only_the_file_says_is_kept(told: list[NodeProto]) -> None:
     case = choice("on", branch(GEMM, "t", WEIGHTS), branch(TANH, "t"))
-    nodes = [node("Gizmo", "x", "g", domain="acme"), case, node("Add", "g h", "y")]
-    proto = model(nodes, X, "y", {"on": np.array(True)}, acme=1)
+    last = node("Add", "g h", "y")
+    proto = model([*told, case, last], X, "y", {"on": np.array(True)}, acme=1)
     proto.graph.value_info.append(info("g", ["batch", 6]))
-    before = graph_of(proto)
+    before = replace(graph_of(proto), notes=("a note",))
     after = with_branches(before, {"choice_h": True})
-    assert [n.op for n in after.nodes] == ["Gizmo", "Gemm", "Add"]
+    assert [n.op for n in after.nodes] == [*(n.op_type for n in told), "Gemm", "Add"]
     assert after.values["g"] == before.values["g"] and after.values["g"].has_rows
-    assert after.outputs == before.outputs
+    assert (after.outputs, after.notes) == (before.outputs, before.notes)
     assert not {"choice_h.w", "on"} & after.values.keys()
+
+
+def test_a_shape_that_only_the_file_told_decides_nothing_against_the_branch() -> None:
+    """`h` has no shape while its If stands, so that the 6 is believed; its branch gives 9."""
+    wide = branch([node("Gemm", "x v", "t")], "t", {"v": floats(6, 9)})
+    deep = branch([node("Unsqueeze", "x axes", "t")], "t", {"axes": [1]})
+    nodes = [
+        choice("on", wide, deep),
+        node("Shape", "h", "dims"),
+        node("Gather", "dims one", "count"),
+        node("Equal", "count six", "on_2"),
+        choice("on_2", branch([node("Tanh", "h", "t")], "t"), branch([], "h"), "z"),
+        node("Relu", "z", "y"),
+    ]
+    constants = {"on": np.array(True), "one": [1], "six": [6]}
+    true, lie = (model(nodes, X, "y", constants) for _ in range(2))
+    lie.graph.value_info.append(info("h", ["batch", 6]))
+    found = taken(lie, FEEDS, true)
+    events = [(e.node, "always True" in e.reason) for e in found.events if e.rewrite == "branches"]
+    assert events == [("choice_h", True), ("choice_z", False)]
