@@ -14,7 +14,7 @@ from engine.errors import ModelError
 from engine.graph import Graph, Node, Value
 from engine.reader.assemble import assembled, constants_of
 from engine.reader.nodes import subgraphs
-from engine.reader.shapes import TYPED_CONSTANTS, is_known
+from engine.reader.shapes import TYPED_CONSTANTS
 from engine.reference import proto_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -33,9 +33,6 @@ def with_branches(graph: Graph, conditions: Mapping[str, bool]) -> Graph:
     for node in graph.nodes:
         if node.name not in conditions:
             source.node.append(proto_of(node, graph.opsets))
-            if not is_known(source.node[-1], graph.opsets):  # the file's own word has to do
-                told = (graph.values[o] for o in node.writes if o in graph.values)
-                source.value_info.extend(map(_info, told))
             continue
         found = _Branch(node, conditions[node.name], names)
         source.node.extend(found.nodes())

@@ -157,7 +157,7 @@ def _probe(skeleton: Skeleton, sizes: _Sizes) -> _Probe:
     told = [
         _sized(skeleton.declared[o], sizes, every=True)
         for n in skeleton.nodes
-        if not is_known(n, skeleton.opsets)
+        if not _known(n, skeleton.opsets)
         for o in n.output
         if o in skeleton.declared
     ]
@@ -223,8 +223,7 @@ def _stand_in(node: onnx.NodeProto) -> onnx.NodeProto:
     return node
 
 
-def is_known(node: onnx.NodeProto, opsets: Mapping[str, int]) -> bool:
-    """Whether onnx has a schema of the operator."""
+def _known(node: onnx.NodeProto, opsets: Mapping[str, int]) -> bool:
     domain = "" if node.domain == "ai.onnx" else node.domain
     return bool(onnx.defs.has(node.op_type, opsets.get(domain, 1), domain))
 

@@ -163,6 +163,14 @@ def test_a_batch_of_one_is_freed_once_the_branch_is_taken() -> None:
         np.testing.assert_allclose(got[row : row + 1], want, atol=NEAR, rtol=NEAR)
 
 
+def test_the_condition_may_be_a_result_of_the_model() -> None:
+    proto = squeezed(["n", 1, 6], 1)
+    proto.graph.output.append(helper.make_tensor_value_info("on", onnx.TensorProto.BOOL, None))
+    after, events = take_branches(graph_of(proto), REWRITES)
+    assert "If" not in [n.op for n in after.nodes]
+    assert [e.node for e in events] == ["choice_h"]
+
+
 def test_whether_there_is_one_row_is_no_constant() -> None:
     with pytest.raises(UnsupportedError, match=r"on depends on open dimensions, of x: float32\[N"):
         compilation(graph_of(squeezed(["n", 1, 6], 0)))
@@ -296,13 +304,14 @@ def test_a_branch_that_is_not_sound_is_refused_by_name() -> None:
     "told",
     [
         [node("Gizmo", "x", "g", domain="acme")],
-        [node("NonZero", "x", "z"), node("Reshape", "x z", "g")],
+        [node("NonZero", "x", "z"), node("Reshape", "z flat", "f"), node("Reshape", "x f", "g")],
     ],
 )
 def test_what_only_the_file_says_is_kept(told: list[NodeProto]) -> None:
     case = choice("on", branch(GEMM, "t", WEIGHTS), branch(TANH, "t"))
     last = node("Add", "g h", "y")
-    proto = model([*told, case, last], X, "y", {"on": np.array(True)}, acme=1)
+    constants = {"on": np.array(True), "flat": [-1]}
+    proto = model([*told, case, last], X, "y", constants, acme=1)
     proto.graph.value_info.append(info("g", ["batch", 6]))
     before = replace(graph_of(proto), notes=("a note",))
     after = with_branches(before, {"choice_h": True})
