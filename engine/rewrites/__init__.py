@@ -23,6 +23,7 @@ from engine.rewrites.dead_code import DEAD_CODE
 from engine.rewrites.decomposed import DECOMPOSED
 from engine.rewrites.depth_to_space import DEPTH_TO_SPACE
 from engine.rewrites.fold import FOLD
+from engine.rewrites.halves import HALVES
 from engine.rewrites.head_norm import HEAD_NORM
 from engine.rewrites.head_rows import HEAD_ROWS
 from engine.rewrites.identity import IDENTITY
@@ -47,6 +48,7 @@ __all__ = ["REWRITES", "Event", "Rewrite", "rewrite"]
 
 REWRITES: tuple[Rewrite, ...] = (
     BRANCHES,  # taken before all others: what is behind an If has shapes only then
+    HALVES,  # before all others, whose constants are float32 then
     # constants first: the rest looks for them
     FOLD,
     STATIC_SHAPE,
