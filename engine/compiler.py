@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine import columns
 from engine.confirming import Timer, confirmed
 from engine.dispatch import Choice, choose, recorded
@@ -30,6 +32,7 @@ from engine.program import Program
 from engine.reader import load
 from engine.reference import refuses
 from engine.rewrites import Event, rewrite
+from engine.rewrites.halves import HALVES, halves_of
 from engine.rows import mixes_rows
 from engine.segments import Fallback, Segment
 from engine.settings import Settings, from_switches
@@ -197,7 +200,7 @@ def _program(c: Compilation, segments: list[Segment], kernels: Mapping[str, str]
         opsets=dict(graph.opsets),
         choices=dict(kernels),
         switches=c.settings.as_switches(),
-        compiling_nbytes=_compiling_nbytes(graph),
+        compiling_nbytes=_compiling_nbytes(c),
     )
 
 
@@ -206,11 +209,17 @@ PACKING = 4
 dense matrix, 2.4 for one of which 5 % is left)."""
 
 
-def _compiling_nbytes(graph: Graph) -> int:
-    """What compiling a graph after its rewrites takes. What looks into a file takes nothing."""
-    arrays = graph.initializers.values()
+def _compiling_nbytes(c: Compilation) -> int:
+    """What compiling takes: the constants after the rewrites, and the more of what packing one of
+    them takes and what halves were as float32 before other rewrites changed them. What looks into
+    a file takes nothing."""
+    arrays = c.graph.initializers.values()
     largest = max((a.nbytes for a in arrays if not stays_in_place(a)), default=0)
-    return sum(a.nbytes for a in arrays if map_of(a) is None) + PACKING * largest
+    widened = any(e.fired and e.rewrite == HALVES.name for e in c.events)
+    halves = halves_of(c.source) if widened else ()
+    between = sum(np.dtype(np.float32).itemsize * a.size for a in halves)
+    held = sum(a.nbytes for a in (*arrays, *halves) if map_of(a) is None)
+    return held + max(PACKING * largest, between)
 
 
 PASSES: tuple[tuple[str, Callable[[Compilation], Compilation]], ...] = (

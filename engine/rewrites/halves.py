@@ -22,14 +22,28 @@ from engine.graph import Graph, Node, Value
 from engine.mapped import release
 from engine.rewrites.rewrite import Array, Edit, Rewrite, View
 
+_WIDE: np.dtype[Any] = np.dtype(np.float32)
 _FLOAT32 = 1
 _HALVES = {"float16": 10, "bfloat16": 16}
 """ONNX's numbers of element types, by numpy's names."""
 
 _NAMING_TYPES = frozenset(
-    {"dtype", "output_datatype", "output_dtype", "precision", "softmax_precision", "stash_type", "to"}
+    {
+        "dtype",
+        "output_datatype",
+        "output_dtype",
+        "precision",
+        "softmax_precision",
+        "stash_type",
+        "to",
+    }
 )
 """Attributes that are such a number."""
+
+_ONLY_MOVES = frozenset(
+    {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+)
+"""What may stand outside the casts: LAYOUT moves transposes to the very inputs and outputs."""
 
 _BITS = frozenset({"BitCast"})
 """What they give depends on how many bytes a number has."""
@@ -48,12 +62,18 @@ def _at(node: Node, view: View) -> Edit | str | None:
 
 
 def _computes_in_halves(node: Node, graph: Graph) -> bool:
-    """Whether the node does more with them than to make or to round them."""
-    return node.op != "Cast" and any(_is_half(graph.value(n)) for n in (*node.reads, *node.writes))
+    """Whether the node does more with them than to round or to move them."""
+    names = () if node.op in _ONLY_MOVES else (*node.reads, *node.writes)
+    return any(_is_half(graph.value(name)) for name in names)
 
 
 def _is_half(value: Value | Array | None) -> bool:
     return value is not None and value.dtype.name in _HALVES
+
+
+def halves_of(graph: Graph) -> tuple[Array, ...]:
+    """The constants that are halves."""
+    return tuple(a for a in graph.initializers.values() if _is_half(a))
 
 
 def _widened(view: View) -> Edit:
@@ -81,9 +101,6 @@ def _widened(view: View) -> Edit:
         reason=f"{len(halves)} constants and all between casts at the model's borders become "
         "float32",
     )
-
-
-_WIDE: np.dtype[Any] = np.dtype(np.float32)
 
 
 def _in_float32(node: Node, inside: Mapping[str, str]) -> Node:
