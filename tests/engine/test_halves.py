@@ -215,17 +215,21 @@ def test_outputs_that_nothing_computes() -> None:
         np.testing.assert_array_equal(got[name], array)
 
 
-def test_a_subgraph_is_left_alone() -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_a_subgraph_is_left_alone_and_a_branch_is_not(told: bool) -> None:
     branch = [
         helper.make_graph([node(op, "x", "z")], op, [], [info("z", ["n", 3], np.float16)])
         for op in ("Relu", "Neg")
     ]
     nodes = [node("If", "which", "y", then_branch=branch[0], else_branch=branch[1])]
-    proto = model(nodes, {}, {}, {"which": np.array(True)})
+    proto = model(nodes, {}, {}, {"which": np.array(True)} if told else {})
+    if not told:
+        proto.graph.input.append(info("which", [], np.bool_))
     proto.graph.input.append(info("x", ["n", 3], np.float16))
     proto.graph.output.append(info("y", ["n", 3], np.float16))
     _, log = rewrite(graph_of(proto))
-    assert "has a subgraph with types of its own" in reasons(log, "halves")
+    assert ("halves" in fired(log)) == told
+    assert ("has a subgraph with types of its own" in reasons(log, "halves")) != told
 
 
 def test_stages_are_the_whole() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import info, model, node
 
+import engine
 from engine.errors import EngineError, FeedError
 from engine.graph import Value
 from pipeline.binding import Binding, bind
@@ -85,3 +89,22 @@ def test_wrong_feeds_are_no_fault_of_rows() -> None:
     batch = pa.record_batch({"x": [1.0, 2.0], "id": [0, 1]}, SCHEMA)
     with pytest.raises(FeedError):
         score(run, prepare(batch, binding("skip"), "skip"), "skip")
+
+
+def test_a_model_in_float16_gives_a_field_of_halffloat(tmp_path: Path) -> None:
+    """Whether it is computed in float32 or as it is written."""
+    w = np.eye(3, 2, dtype=np.float16)
+    proto = model([node("MatMul", "x w", "y")], {}, {}, {"w": w})
+    proto.graph.input.append(info("x", ["n", 3], np.float16))
+    proto.graph.output.append(info("y", ["n", 2], np.float16))
+    onnx.save(proto, tmp_path / "m.onnx")
+    values = pa.array(np.arange(12, dtype=np.float16))
+    batch = pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(values, 3)})
+    for off in ((), ("halves",)):
+        program = engine.compile(tmp_path / "m.onnx", rewrites_off=off)
+        bound = bind(batch.schema, program.inputs, program.outputs, on_error="fail")
+        with engine.Session(program, cpus=range(1)) as session:
+            scored = score(session.run, prepare(batch, bound, "fail"), "fail")
+        y = encode(scored, bound, "fail").column("y")
+        assert y.type.value_type == pa.float16()
+        assert y.to_pylist() == [[0, 1], [3, 4], [6, 7], [9, 10]]
