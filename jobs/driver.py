@@ -97,7 +97,7 @@ class Driver:
                     engines=len(prepared.specs),
                     committed_shards=self.standing.committed_shards,
                     committed_rows=self.standing.committed_rows,
-                    uncompiled=0 if folder.complete else len(prepared.program.uncompiled),
+                    uncompiled=self._uncompiled(prepared, folder),
                 )
             )
             ending = self._lend(prepared, folder)
@@ -108,6 +108,11 @@ class Driver:
             else:  # while the folder is still ours: nobody writes after the lock is gone
                 self._executor.close()
             return self._end(folder, ending)
+
+    def _uncompiled(self, prepared: Prepared, folder: RunFolder) -> int:
+        """Kernels that scorers wait for; of other machines nobody here knows."""
+        here = self.spec.executor == "local" and not folder.complete
+        return len(prepared.program.uncompiled) if here else 0
 
     def _lend(self, prepared: Prepared, folder: RunFolder) -> Ending:
         """The loop, over the shards that are not committed yet."""

@@ -101,6 +101,21 @@ def test_arrow_parts_and_json_summary(source: Source, tmp_path: Path) -> None:
     assert f"100%  {ROWS} of {ROWS} rows, {SHARDS} of {SHARDS} shards" in run.stderr
 
 
+def test_a_first_run_says_that_kernels_are_compiled(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only as far as the driver knows: the scorers of this test find them on the disk."""
+    output = tmp_path / "out"
+    with monkeypatch.context() as unknown:
+        unknown.setattr("engine.program.is_kept", lambda name: False)
+        first = here(*words(source, output, "--progress", "log"))
+        again = here(*words(source, output, "--progress", "log"))
+    assert "starting 1 scorer, compiling " in first.stderr and "kernels" in first.stderr
+    assert "compiling" not in again.stderr, "all was done before"
+    other = here(*words(source, tmp_path / "other", "--progress", "log"))
+    assert "compiling" not in other.stderr
+
+
 @pytest.mark.parametrize("name", SCORER_NAMES)
 def test_scorer_killed_in_mid_shard(source: Source, tmp_path: Path, name: str) -> None:
     """kill -9 at its second shard ends a job that may not restart scorers; then a run."""
