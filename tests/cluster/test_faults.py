@@ -58,8 +58,13 @@ class Raylets:
         node = self.cluster.add_node(num_cpus=1, object_store_memory=STORE, wait=False, **more)
         self.workers.append(node)
 
-    def lose(self, node: Any) -> None:
-        """The machine is gone from one moment to the next."""
+    def lose(self, node: Any, *workers: int) -> None:
+        """The machine is gone from one moment to the next, with these processes on it. A stopped
+        one that is left alone goes on when its parent is gone, and may do the whole job before Ray
+        misses the raylet."""
+        for pid in (node.all_processes["raylet"][0].process.pid, *workers):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.workers.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
 
@@ -297,11 +302,9 @@ def test_machine_lost_another_joins_and_one_is_drained(
         job.wait_for("ScorerReady", 2)
         for scorer in (0, 1):
             job.wait_at_gate(scorer)
-        raylets.lose(raylets.of(job.pid(0)))
+        raylets.lose(raylets.of(job.pid(0)), job.pid(0))
         raylets.add()  # as one that is started anew, before Ray has missed the other
         assert job.wait_for("ScorerLeft")[0]["scorer"] == 0
-        with contextlib.suppress(ProcessLookupError):  # its raylet is gone, and it may not know
-            os.kill(job.pid(0), signal.SIGKILL)
         assert job.wait_for("ScorerJoined")[0]["scorer"] == 2
         job.wait_for("ScorerReady", 3)
         job.wait_at_gate(2)
