@@ -25,7 +25,7 @@ from engine.errors import EngineError
 from engine.graph import ROWS, TOKENS, Node
 from engine.rewrites.key_rules import Rule, fit, numbers_of, probe_tokens
 from engine.rewrites.rewrite import Array, View
-from engine.rewrites.trial import is_read, nothing, sources, tried
+from engine.rewrites.trial import is_read, sources, tried_on_mask
 
 LONG = 1024
 """Tokens of the longest trial, unless a table of the model is for fewer."""
@@ -109,14 +109,7 @@ class _Part:
 
     def run(self, mask: Array) -> Array:
         """[N or 1, heads or 1, S, S]; a part of bools is 0 where True, and minus infinity."""
-        feeds = {}
-        for source in sources(self.nodes, self.view):
-            shape = mask.astype(self.view.graph.values[source].dtype)
-            found = shape if source == self.mask else nothing(source, self.view, *mask.shape)
-            if found is None:
-                raise EngineError(f"{source}: its shape is not known")
-            feeds[source] = found
-        y = tried(self.nodes, feeds, [self.name], self.view)[self.name]
+        y = tried_on_mask(self.nodes, self.name, self.mask, mask, self.view)
         if y.dtype == np.bool_:
             y = np.where(y != self.inverted, np.float32(0), np.float32(-np.inf))
         tokens = mask.shape[1]

@@ -20,7 +20,7 @@ from engine.graph import ROWS, TOKENS, Node
 from engine.rewrites.key_rules import PROBE_ROWS, PROBE_TOKENS
 from engine.rewrites.near_rules import LONG, POSITIONS, NearRule
 from engine.rewrites.rewrite import Array, View
-from engine.rewrites.trial import is_read, nothing, sources, tried
+from engine.rewrites.trial import is_read, sources, tried_on_mask
 
 _ROUNDED = 3e-7
 """How far numbers may be from a slope times a place, by the largest: float32 rounds them."""
@@ -68,14 +68,7 @@ class _Part:
 
     def run(self, mask: Array) -> Array:
         """y[N or 1, heads, S] of a mask [N, S], where queries are all alike."""
-        feeds = {}
-        for source in sources(self.nodes, self.view):
-            typed = mask.astype(self.view.graph.values[source].dtype)
-            fed = typed if source == self.mask else nothing(source, self.view, *mask.shape)
-            if fed is None:
-                raise EngineError(f"{source}: its shape is not known")
-            feeds[source] = fed
-        y = tried(self.nodes, feeds, [self.name], self.view)[self.name]
+        y = tried_on_mask(self.nodes, self.name, self.mask, mask, self.view)
         y = y.reshape((1,) * (4 - y.ndim) + y.shape)
         if y.dtype != np.float32 or y.shape[3] != mask.shape[1] or (y != y[:, :, :1]).any():
             raise EngineError(f"{self.name} is {y.dtype.name}{list(y.shape)}, or queries differ")

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from engine.errors import EngineError
 from engine.graph import ROWS, TOKENS, Graph, Node
 from engine.reference import run
 from engine.rewrites.rewrite import Array, View
@@ -77,6 +78,22 @@ def nothing(name: str, view: View, rows: int, tokens: int) -> Array | None:
     if shape is None or value is None:
         return None
     return np.broadcast_to(np.zeros((), value.dtype), shape)
+
+
+def tried_on_mask(
+    part: Sequence[Node], wanted: str, mask_name: str, mask: Array, view: View
+) -> Array:
+    """What the part computes of a mask[N, S], of which it may read the shape alone, as of all else.
+    Raises EngineError where it cannot run."""
+    feeds = {}
+    for source in sources(part, view):
+        fed = nothing(source, view, *mask.shape)
+        if source == mask_name:
+            fed = mask.astype(view.graph.values[source].dtype)
+        if fed is None:
+            raise EngineError(f"{source}: its shape is not known")
+        feeds[source] = fed
+    return tried(part, feeds, [wanted], view)[wanted]
 
 
 def tried(
