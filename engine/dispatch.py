@@ -14,7 +14,7 @@ from engine.errors import EngineError
 from engine.kernels.registers import shuffles_are_free
 from engine.kernels.row import Kernel
 from engine.kernels.table import KERNELS, kernels_of
-from engine.packing import block_inputs
+from engine.packing import block_inputs, row_block_inputs
 from engine.sparsity import Sparsity
 
 
@@ -97,7 +97,7 @@ def _sell4(kernel: Kernel, s: Sparsity, points: int) -> Candidate:
 
 
 def _blk4(kernel: Kernel, s: Sparsity, points: int) -> Candidate:
-    width = block_inputs(s.inputs, s.blocks * 4 / max(1, s.outputs * s.inputs), points)
+    width = row_block_inputs(s.inputs, s.blocks * 4 / max(1, s.outputs * s.inputs), points)
     slices = -(-s.outputs // 4) * -(-s.inputs // max(1, width))
     cycles = s.blocks * _cycles(points).block + slices * _cycles(points).slice
     return Candidate(kernel.name, cycles, f"{s.blocks} blocks, {s.block_fill:.0%} full")

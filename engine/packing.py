@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.kernels.table import OFFSET_REACH, OFFSET_UNIT
+from engine.kernels.registers import shuffles_are_free
+from engine.kernels.table import OFFSET_REACH, OFFSET_UNIT, SELL4_BLOCK_NBYTES
 
 Array = np.ndarray[Any, Any]
 
@@ -23,6 +24,18 @@ GFLOP/s with 256, 97 with 384, 100 with 192."""
 BLOCK_NONZEROS = {16: 24, 32: 16}
 """Non-zeros a row has in a block on average, at least: a slice costs as much as ten steps besides
 its steps, so very sparse rows want longer blocks."""
+LONG_BLOCK_NONZEROS = 100
+"""The same for row blocks where shuffles are free (kernels/registers.py): two lines of an input for
+eight cycles of multiply-adds may come from L2. Zen 4, of the core's peak by inputs of a block:
+
+    zeros  matrix       rows    256    512   1024   2048
+    80 %   2048x2048      32   96.1   96.8   96.6   96.9
+                          24   90.7   88.0   84.2   83.4
+    90 %   768x768        32   89.4   90.3   91.7 (768)
+           2048x2048      32   92.9   94.8   95.5   95.3
+                          24   85.2   86.6   86.5   85.9
+    95 %   2048x2048      32   86.8   90.9   92.8   93.2
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +58,19 @@ def round_up(number: int, unit: int) -> int:
 
 def block_inputs(inputs: int, density: float, points: int) -> int:
     """Inputs of a block: all blocks alike, within L1, rows not too short, offsets in reach."""
-    wanted = max(BLOCK_INPUTS[points], int(BLOCK_NONZEROS[points] / max(density, 1e-9)))
-    longest = min(wanted, OFFSET_REACH // (4 * points))
+    return _block(inputs, density, points, BLOCK_NONZEROS[points], SELL4_BLOCK_NBYTES)
+
+
+def row_block_inputs(inputs: int, density: float, points: int) -> int:
+    """The same for 4x1 row blocks, of which `density` are not all zero."""
+    long = points == 32 and shuffles_are_free()
+    nonzeros = LONG_BLOCK_NONZEROS if long else BLOCK_NONZEROS[points]
+    return _block(inputs, density, points, nonzeros, OFFSET_REACH)
+
+
+def _block(inputs: int, density: float, points: int, nonzeros: int, reach: int) -> int:
+    wanted = max(BLOCK_INPUTS[points], int(nonzeros / max(density, 1e-9)))
+    longest = min(wanted, reach // (4 * points))
     blocks = max(1, -(-inputs // longest))
     return max(1, -(-inputs // blocks))
 
@@ -116,7 +140,7 @@ def pack_blk4(weights: Array, points: int) -> Packed:
     padded[:outputs] = weights
     quads = padded.reshape(-1, 4, inputs).transpose(0, 2, 1)  # [slice, input, 4]
     present = (quads != 0).any(axis=2)
-    width = block_inputs(inputs, present.mean() if present.size else 0.0, points)
+    width = row_block_inputs(inputs, present.mean() if present.size else 0.0, points)
     heads, offsets, values = [], [], []
     for k in range(0, max(inputs, 1), width):
         here = present[:, k : k + width]
@@ -124,7 +148,7 @@ def pack_blk4(weights: Array, points: int) -> Packed:
         order = np.argsort(-steps, kind="stable")  # equal trip counts stand together
         heads.append(np.stack([order * 16 * points, steps[order]], axis=1).astype(np.int32))
         slices, columns = np.nonzero(here[order])
-        offsets.append((columns * 4 * points).astype(np.uint16))
+        offsets.append((columns * (4 * points // OFFSET_UNIT)).astype(np.uint16))
         values.append(quads[order[slices], k + columns])
     streams = (np.concatenate(heads).ravel(), np.concatenate(offsets), np.concatenate(values))
     numbers = (len(heads), len(quads), width * points * 4)

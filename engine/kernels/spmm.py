@@ -15,11 +15,12 @@ that no weight touches stay out of the result.
 Slices, sorting and padding-free variants of it: SELL-C-sigma, Kreutzer et al., 2014.
 
 BLK4: row blocks of 4x1, four neighbouring outputs that share one input. A step is one block: its
-input is loaded once for four rows, so the multiply-adds bound it and not the loads. It pays where
-the model was pruned in such blocks, or is so dense that they are mostly full.
+input is loaded once for four rows, so the multiply-adds bound it and not the loads: on Zen 4 inputs
+may come from L2, and blocks of inputs are longer (engine/packing.py). It pays where the model was
+pruned in such blocks, or is so dense that they are mostly full.
 
     per block of inputs, per slice: head[2] = y offset of the first of the 4 rows, steps (int32)
-              per step:   offset of the shared input in the block of x, bytes (uint16)
+              per step:   offset of the shared input in the block of x, eights of bytes (uint16)
                           value[4] (float32), zero where the row has no weight
 
 Machine code (Zen 3, 16 points, numba 0.68), a step: 1 load of 4 indices, 1 load of 4 weights,
@@ -48,6 +49,13 @@ as many loads as before, and those bind. Four lanes are no way either: 12 rows i
 registers take 9.1 where sixteen lanes take 6.7, 20 rows in five 14.3. A tail that finds its weights
 in L2, because they are cut into slabs of 160 outputs, takes 5.3 with 8 rows instead of 4.4: the
 inputs are copied side by side for each slab.
+
+How near that is to what loads allow (Zen 4, all in L1, loops by hand in assembly, 2026-11-30): with
+weights that are constants, so that a step loads its offsets and inputs alone, it takes 9.0 cycles
+with 32 rows and 4.6 with 16. With weights 9.8 and 5.5 as here, 9.8 and 5.4 in loops of two steps,
+9.5 and 5.8 with eight weights dealt from one register, 9.6 and 6.0 with sixteen, 10.4 and 6.0 with
+offsets of two steps in one load. So nine rows cannot reach three quarters of the best rate: without
+weights they are at 49 % of the peak, and large batches at 65 to 70.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
@@ -58,7 +66,7 @@ from engine.kernels.functions import forced, four_weights, four_weights_for_few,
 from engine.kernels.registers import has_three_quarters
 from engine.kernels.slices import added, begun, ended, ending, written
 from engine.kernels.streams import SLICES_AHEAD, ask_ahead, ask_lines, ask_rows
-from engine.kernels.table import NARROW, OFFSET_REACH
+from engine.kernels.table import NARROW, SELL4_BLOCK_NBYTES
 from engine.kernels.table import OFFSET_UNIT as UNIT
 from engine.kernels.vector import (
     broadcast,
@@ -74,7 +82,7 @@ from engine.kernels.vector import (
     zeros_in_pieces,
 )
 
-_HELD_NBYTES = OFFSET_REACH // 2
+_HELD_NBYTES = SELL4_BLOCK_NBYTES // 2
 """The longest block of inputs, with as many lanes, of 16 points."""
 
 
@@ -255,7 +263,7 @@ def _blk4(shape, points, step, x, y, live):
 @inline
 def _block(shape, weights, offsets, x, sums):
     """One 4x1 block."""
-    return added(sums, weights, load(shape, x + load_u16(offsets)))
+    return added(sums, weights, load(shape, x + UNIT * load_u16(offsets)))
 
 
 @inline

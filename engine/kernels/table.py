@@ -37,11 +37,13 @@ NARROW = 8
 """Lanes that the few rows of a nearly empty tile take: with fewer a step costs as much. On Zen 4,
 sell4, 2048x2048, 90 % zeros (2026-11-29), a tile of 8 rows costs 0.37 of one of 32, of 16 0.56, of
 24 0.84."""
-OFFSET_REACH = 1 << 16
-"""Bytes of the panel that blk4's 16-bit offsets cover: the longest block of inputs there can be."""
 OFFSET_UNIT = 8
-"""Bytes that sell4's offsets count in: what an address is scaled by for nothing, and what leaves a
-narrower copy of the panel a whole number. Shifting them took a tenth of the time of eight rows."""
+"""Bytes that 16-bit offsets of inputs count in: what an address is scaled by for nothing, and what
+leaves a narrower copy of the panel a whole number. Shifting took a tenth of the time of 8 rows."""
+OFFSET_REACH = OFFSET_UNIT << 16
+"""Bytes of the panel that such offsets cover: the longest block of inputs there can be."""
+SELL4_BLOCK_NBYTES = 1 << 16
+"""Of sell4, which copies a block's first lanes side by side: twice L1 and more gains nothing."""
 
 
 def points_of_tile() -> int:

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.packing import OFFSET_REACH, block_inputs, pack_dense4, pack_sell4
+from engine.packing import (
+    OFFSET_UNIT,
+    block_inputs,
+    pack_dense4,
+    pack_sell4,
+    row_block_inputs,
+)
 from engine.sparsity import measure
 
 POINTS = 16
@@ -45,9 +51,9 @@ def test_dense4_interleaves_four_rows() -> None:
 @pytest.mark.parametrize("inputs", [1, 384, 784, 4096, 100_000])
 @pytest.mark.parametrize("density", [0.0, 0.001, 0.1, 1.0])
 def test_a_block_is_in_reach_of_its_offsets(inputs: int, density: float) -> None:
-    width = block_inputs(inputs, density, POINTS)
-    assert 1 <= width <= inputs
-    assert (width - 1) * 4 * POINTS < OFFSET_REACH
+    for width in (block_inputs(inputs, density, POINTS), row_block_inputs(inputs, density, POINTS)):
+        assert 1 <= width <= inputs
+        assert (width - 1) * 4 * POINTS // OFFSET_UNIT < 1 << 16
 
 
 def test_sparsity_counts_nan_as_a_weight() -> None:
