@@ -8,6 +8,7 @@ from, and again from a cache that is nearer for the rest of the group.
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,11 @@ def _weights_nbytes(stretch: Stretch) -> int:
     return sum(a.nbytes for a in arrays_of(tuple(s for s in stretch.steps if s.multiply_adds)))
 
 
+@lru_cache(maxsize=64)
 def cut_rows(rows: int, threads: int, points: int, group: int) -> Array:
     """int64[columns, 4]: first row, rows, and the same again as tokens. As many columns as threads
     or a multiple, each of at most a group of tiles: whole tiles, or where all are done sooner so,
-    alike but for a width that kernels have."""
+    alike but for a width that kernels have. Not to be written to: the next batch gets it, too."""
     tiles = -(-rows // points)
     columns = -(-max(1, -(-tiles // group)) // threads) * threads
     whole = max(1, -(-tiles // columns)) * points
@@ -69,7 +71,9 @@ def cut_rows(rows: int, threads: int, points: int, group: int) -> Array:
     size = min(sizes, key=lambda size: _takes(rows, threads, points, size))
     first = np.arange(0, rows, size, dtype=np.int64)
     count = np.minimum(size, rows - first)
-    return np.stack([first, count, first, count], axis=1)
+    columns_of_rows = np.stack([first, count, first, count], axis=1)
+    columns_of_rows.flags.writeable = False
+    return columns_of_rows
 
 
 def _takes(rows: int, threads: int, points: int, size: int) -> float:

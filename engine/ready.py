@@ -37,6 +37,8 @@ class _Borders:
     arrays: tuple[Array, ...]
     table: Array
     """int64: their addresses."""
+    address: int
+    """Of the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class ReadyColumns:
         self._run = run_columns()
         self._tiles = 0
         self._arenas: list[Array] = [aligned(0)] * len(workers)
+        self._held: list[Array] = [aligned(0)] * len(workers)
         self._whole = aligned(0)
         self._weights: dict[int, Weights] = {}
         self._layouts: dict[int, Words] = {}
@@ -113,6 +116,11 @@ class ReadyColumns:
             nbytes = self._arena_nbytes(most) if self.depth_first else LINE
             self._arenas[index] = room(nbytes, self._large_pages)
             self._arenas[index][:] = 0
+            place = (self._arenas[index].ctypes.data, 0, self.group)
+            all_stretches = (0, len(self.segment.stretches))
+            self._held[index] = self._holding(
+                all_stretches, self._words[index], place, self._tables
+            )
 
         self._workers.run(task)
         self._tiles = most
@@ -170,7 +178,7 @@ class ReadyColumns:
             for weights in self._weights.values():
                 weights.fetch(table, arrays[border])
         addresses = np.array([a.ctypes.data for a in arrays] or [0], np.int64)
-        return _Borders(tuple(arrays), addresses)
+        return _Borders(tuple(arrays), addresses, addresses.ctypes.data)
 
     def _export(self, known: dict[str, Array], borders: _Borders) -> None:
         results = borders.arrays[len(self.segment.imports) :]
@@ -185,45 +193,44 @@ class ReadyColumns:
 
         def task(index: int) -> None:
             if whole is None:
-                place = (self._arenas[index].ctypes.data, 0, self.group)
+                held = self._held[index]
             else:
                 place = (whole.ctypes.data, self._arena_nbytes(self._tiles), self.group)
-            self._call(counter, columns, (first, count), self._words[index], place, borders)
+                held = self._holding((first, count), self._words[index], place, self._tables)
+            self._call(counter, columns, held, borders)
 
         def abandon() -> None:
             counter[0] = len(columns)
 
         self._workers.run(task, abandon)
 
-    def _call(
+    def _holding(
         self,
-        counter: Array,
-        columns: Array,
         stretches: tuple[int, int],
         words: Array,
         place: tuple[int, int, int],
-        borders: _Borders,
-        tables: tuple[Array, Array, Array] | None = None,
-    ) -> None:
-        """Into machine code, which takes columns until the counter has passed them all.
+        tables: tuple[Array, Array, Array],
+    ) -> Array:
+        """What machine code is told besides columns, see kernels/running.py: the first stretch and
+        how many; arena, bytes to the next column's and tiles of a group; the borders are open."""
+        stretch_table, step_table, patches = tables
+        held = [
+            stretch_table[stretches[0] :].ctypes.data,
+            stretches[1],
+            step_table.ctypes.data,
+            patches.ctypes.data,
+            words.ctypes.data,
+            STEP_NBYTES,
+            *place,
+            0,
+        ]
+        return np.array(held, np.int64)
 
-        `place` is the arena, the bytes to the next column's, and the tiles of a group.
-        """
-        stretch_table, step_table, patches = tables or self._tables
-        held = np.array(
-            [
-                stretch_table[stretches[0] :].ctypes.data,
-                stretches[1],
-                step_table.ctypes.data,
-                patches.ctypes.data,
-                words.ctypes.data,
-                STEP_NBYTES,
-                *place,
-                borders.table.ctypes.data,
-            ],
-            np.int64,
-        )
-        self._run(counter.ctypes.data, len(columns), columns.ctypes.data, held.ctypes.data)
+    def _call(self, counter: Array, columns: Array, held: Array, borders: _Borders) -> None:
+        """Into machine code, which takes columns until the counter has passed them all."""
+        own = held.copy()  # of this call: a thread may still be in one that was interrupted
+        own[-1] = borders.address
+        self._run(counter.ctypes.data, len(columns), columns.ctypes.data, own.ctypes.data)
 
     # ---- timed ----------------------------------------------------------------------------
 
@@ -273,9 +280,9 @@ class ReadyColumns:
             here[0, 3] = min(visit.tiles * points, column[3] - visit.first * points)
         stretch = np.array([[visit.whole, visit.step, min(1, visit.tiles), points]], np.int64)
         place = (self._arenas[0].ctypes.data, 0, self.group)
-        tables = (stretch, *self._tables[1:])
+        held = self._holding((0, 1), words, place, (stretch, *self._tables[1:]))
         began = perf_counter()
-        self._call(counter, here, (0, 1), words, place, borders, tables)
+        self._call(counter, here, held, borders)
         return perf_counter() - began
 
 

@@ -43,6 +43,13 @@ def test_few_rows_go_to_all_threads(rows: int, threads: int, sizes: list[int]) -
     assert list(cut_rows(rows, threads, 32, 4)[:, 1]) == sizes
 
 
+def test_columns_that_the_next_batch_gets_too_cannot_be_changed() -> None:
+    columns = cut_rows(100, 2, 32, 1)
+    assert cut_rows(100, 2, 32, 1) is columns
+    with pytest.raises(ValueError, match="read-only"):
+        columns[0, 0] = 1
+
+
 def test_tiles_share_weights_that_would_come_from_memory() -> None:
     (column,) = engine.compile(graph_of(mlp((64, 64, 64), 0.5))).segments
     assert isinstance(column, Column)
