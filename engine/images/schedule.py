@@ -124,7 +124,7 @@ def _missing(
 ) -> tuple[int, int] | None:
     """A task that must come first, and until which row; for rows of `task` from one to another."""
     for read in task.reads:
-        until = read.span(*rows)[1] + 1
+        until = max(1, read.span(*rows)[1] + 1)  # whoever makes the first row clears what is above
         if not read.padded:
             until = min(read.plane.height, until)
         if done[makers[read.value]] < until:

@@ -45,6 +45,15 @@ def test_convolutions(made: tuple[Net, str]) -> None:
     check(*made)
 
 
+@pytest.mark.parametrize(
+    ("height", "pads", "strides"), [(12, [1, 1, 1, 1], 1), (1, [2, 0, 0, 0], 3)]
+)
+def test_rows_of_padding_alone(height: int, pads: list[int], strides: int) -> None:
+    """In the second lane group, too, whose rings hold what the first one left."""
+    net = Net(3, height, 16, zeros=0.0)
+    check(net, net.conv("x", 4, 3, 1, pads=pads, strides=[strides, 1]), rows=33)
+
+
 @pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER", "VALID"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_auto_pad(mode: str, stride: int) -> None:
