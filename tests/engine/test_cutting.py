@@ -50,6 +50,23 @@ def test_columns_that_the_next_batch_gets_too_cannot_be_changed() -> None:
         columns[0, 0] = 1
 
 
+@pytest.mark.parametrize("rows", [257, 3216, 3392, 4096, 4097])
+@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize("group", [1, 4])
+def test_no_thread_waits_long_for_the_last(rows: int, threads: int, group: int) -> None:
+    """Threads take columns in order, as they become free: the last ends a tile after the first."""
+    ends = [0] * threads
+    for tiles in -(-cut_rows(rows, threads, 32, group)[:, 1] // 32):
+        ends[ends.index(min(ends))] += int(tiles)
+    assert max(ends) - min(ends) <= (1 if rows > 32 * threads * group else group)
+
+
+def test_most_tiles_are_in_whole_groups() -> None:
+    columns = cut_rows(3392, 2, 32, 4)
+    assert (columns[:, 1] == 4 * 32).sum() == 24
+    assert (cut_rows(3392, 1, 32, 4)[:-1, 1] == 4 * 32).all()  # one thread waits for nobody
+
+
 def test_tiles_share_weights_that_would_come_from_memory() -> None:
     (column,) = engine.compile(graph_of(mlp((64, 64, 64), 0.5))).segments
     assert isinstance(column, Column)
