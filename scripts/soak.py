@@ -8,7 +8,8 @@ end, and the history is checked offline, with the output folder:
 - every row is in the output once, with the values that one undisturbed run gives;
 - every shard was committed once, and stands once in the journal;
 - nothing was lent after it had been committed, in the same life or in a later one;
-- every life ended with a code that is promised.
+- every life ended with a code that is promised, and none was still there long after its last
+  strike.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ ROWS = 50
 MAY_END_WITH = frozenset({0, 3, 4, 130, 143, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM})
 """-2 and -15: the signal came before the command had its handlers."""
 LIVES = 1000
+HUNG = "hung"
+"""Instead of an exit code: it went on and on, and was killed."""
 
 Event = dict[str, Any]
 
@@ -58,6 +61,8 @@ class Job:
     executor: str = "local"
     pause: tuple[float, float] = (1.0, 3.0)
     """Seconds between two strikes, at least and at most."""
+    patience: float = 120.0
+    """Seconds without a strike after which a life should have ended: many times what one takes."""
 
     @property
     def rows(self) -> int:
@@ -92,13 +97,14 @@ def soak(job: Job, seconds: float, seed: int) -> list[Event]:
         history.append({"event": "Life", "number": number, "finals": sorted(finals(job.output))})
         code, events = life(job, dice, until)
         history += [*events, {"event": "Death", "number": number, "code": code}]
-        if code == 0 and time.monotonic() > until:
+        if code == HUNG or (code == 0 and time.monotonic() > until):
             return history
     raise SystemExit(f"soak: the job was not done after {LIVES} lives; seed {seed}")
 
 
-def life(job: Job, dice: random.Random, until: float) -> tuple[int, list[Event]]:
+def life(job: Job, dice: random.Random, until: float) -> tuple[int | str, list[Event]]:
     """One driver from its start to its end, struck now and then; its exit code and its events."""
+    patient, hung = max(until, time.monotonic()) + job.patience, False
     more = ["--batch-rows", "2", "--stall-seconds", "5", "--executor", job.executor]
     with (
         tempfile.TemporaryFile("w+") as said,
@@ -111,8 +117,11 @@ def life(job: Job, dice: random.Random, until: float) -> tuple[int, list[Event]]
             time.sleep(dice.uniform(*job.pause))
             if time.monotonic() < until:
                 strike(driver, dice, job.executor)
+            elif hung := time.monotonic() > patient:
+                process.kill()
+                break
         said.seek(0)
-        return process.returncode, list(read_events(said.read()))
+        return HUNG if hung else process.wait(), list(read_events(said.read()))
 
 
 def strike(driver: psutil.Process, dice: random.Random, executor: str) -> None:
@@ -189,6 +198,11 @@ def check_output(job: Job, reference: Path) -> list[str]:
     return found
 
 
+def broken(job: Job, history: Sequence[Event], reference: Path) -> list[str]:
+    """All that a soak breaks of the promises; the folder is looked at if the job ended."""
+    return faults(history) or check_output(job, reference)
+
+
 def read(output: Path) -> pa.Table:
     return pa.concat_tables(
         [pq.read_table(path, partitioning=None) for path in sorted(output.glob("part-*.parquet"))]
@@ -215,7 +229,7 @@ def main() -> None:
         quiet = Path(folder, "quiet")
         subprocess.run(job.words(quiet), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         history = soak(job, args.seconds, args.seed)
-        found = faults(history) + check_output(job, quiet)
+        found = broken(job, history, quiet)
     print(f"seed {args.seed}: {counted(history)}")
     print(
         "\n".join(found) or "every row once, every shard committed once, nothing after its commit"
