@@ -91,13 +91,15 @@ def make(job: Job) -> None:
 
 
 def soak(job: Job, seconds: float, seed: int) -> list[Event]:
-    """Lives of the driver, struck until the time is up; then one more that may end. The history."""
+    """Lives of the driver, struck until the time is up, and then until one has ended that found
+    parts of an earlier one, were it all of them. The history."""
     dice, until, history = random.Random(seed), time.monotonic() + seconds, list[Event]()
     for number in range(LIVES):
-        history.append({"event": "Life", "number": number, "finals": sorted(finals(job.output))})
+        there = sorted(finals(job.output))
+        history.append({"event": "Life", "number": number, "finals": there})
         code, events = life(job, dice, until)
         history += [*events, {"event": "Death", "number": number, "code": code}]
-        if code == HUNG or (code == 0 and time.monotonic() > until):
+        if code == HUNG or (code == 0 and there and time.monotonic() > until):
             return history
     raise SystemExit(f"soak: the job was not done after {LIVES} lives; seed {seed}")
 

@@ -16,7 +16,7 @@ SECONDS = 12.0
 @pytest.mark.slow
 def test_every_row_once_after_any_kills(tmp_path: Path) -> None:
     seed = random.randrange(1000)
-    job = Job(tmp_path, groups=10, pause=(0.3, 1.2))
+    job = Job(tmp_path, groups=10, pause=(0.3, 1.2), patience=60.0)
     make(job)
     quiet = tmp_path / "quiet"
     subprocess.run(job.words(quiet), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
