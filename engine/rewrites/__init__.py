@@ -42,6 +42,7 @@ from engine.rewrites.rewrite import Event, Rewrite, sweep
 from engine.rewrites.rotary import ROTARY
 from engine.rewrites.sink import SINK
 from engine.rewrites.static_shape import STATIC_SHAPE
+from engine.rewrites.strides import STRIDES
 from engine.settings import SWITCHES
 
 __all__ = ["REWRITES", "Event", "Rewrite", "rewrite"]
@@ -81,6 +82,7 @@ REWRITES: tuple[Rewrite, ...] = (
     RESPONSE,
     RESIDUAL,  # after scales, which would scale it, too
     ACTIVATION,
+    STRIDES,  # after all that look for a Conv behind the value it reads
     DEAD_CODE,
 )
 

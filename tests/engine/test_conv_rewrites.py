@@ -68,8 +68,9 @@ def convolutions(draw: st.DrawFn) -> onnx.ModelProto:
 @given(convolutions())
 def test_any_conv_means_what_onnxruntime_computes(proto: onnx.ModelProto) -> None:
     after, _ = unchanged(proto)
-    (conv,) = after.nodes
+    *taking, conv = after.nodes
     assert conv.label == "colonnade.Conv" and len(conv.inputs) == 4
+    assert [n.op for n in taking] in ([], ["Slice"])
     weights = after.initializers[conv.inputs[1]]
     assert weights.ndim == 4 and weights.flags.c_contiguous
     lengths = {k: len(conv.attributes[k]) for k in ("strides", "pads", "dilations")}
@@ -233,3 +234,36 @@ def test_sums_that_stay(rest: list[onnx.NodeProto], outputs: str, reason: str) -
     after, log = unchanged(block(*rest, outputs=outputs))
     assert "Add" in ops(after)
     assert reason in reasons(log, "residual")
+
+
+# --- strides
+
+
+@pytest.mark.parametrize(
+    ("window", "attributes", "fires"),
+    [
+        ((1, 1), {"strides": [2, 2]}, True),
+        ((1, 1), {"strides": [1, 3]}, True),
+        ((1, 1), {"strides": [3, 1]}, False),
+        ((1, 1), {"strides": [2, 2], "pads": [0, 1, 0, 0]}, False),
+        ((1, 2), {"strides": [2, 2]}, False),
+    ],
+)
+def test_the_pixels_that_a_conv_strides_over_are_left_out_first(
+    window: tuple[int, int], attributes: dict[str, Any], fires: bool
+) -> None:
+    constants = {"w": floats(6, 2, *window)}
+    proto = model([node("Conv", "x w", "y", group=2, **attributes)], X, "y", constants)
+    after, events = unchanged(proto)
+    fired = [e for e in events if e.fired and e.rewrite == "strides"]
+    assert len(fired) == fires
+    assert [n.op for n in after.nodes] == ["Slice"] * fires + ["Conv"]
+    strides = after.nodes[-1].attributes["strides"]
+    assert tuple(strides) == ((1, 1) if fires else tuple(attributes["strides"]))
+
+
+def test_a_slice_without_steps_is_not_made() -> None:
+    proto = model([node("Conv", "x w", "y", strides=[2, 2])], X, "y", {"w": floats(6, 4, 1, 1)})
+    proto.opset_import[0].version = 9
+    _, events = rewrite(graph_of(proto))
+    assert "no steps before opset 10" in reasons(events, "strides")

@@ -35,7 +35,7 @@ LEFT = {
     "mobilenet": "Conv Conv Conv Conv GlobalAveragePool Flatten Linear",
     "mobilenet_3": "Conv Conv Conv GlobalAveragePool Conv Conv Mul Conv GlobalAveragePool Flatten "
     "Linear",
-    "resnet": "Conv MaxPool Conv Conv Conv Conv GlobalAveragePool Flatten Linear",
+    "resnet": "Conv MaxPool Conv Conv Conv Slice Conv GlobalAveragePool Flatten Linear",
     "shufflenet": "Channels Channels Conv Conv Conv Concat Channels Conv GlobalAveragePool Flatten "
     "Linear",
 }
