@@ -25,19 +25,39 @@ def largest(x, y):
 
 
 @inline
-def _window(maximum, step, arena, row, ky, kx, offset, sums):
-    """sums and the window's pixels; ky and kx are addresses of first and end."""
-    right = word(step, 23)
-    for k in range(load_i32(ky), load_i32(ky + 4)):
-        x = row_of(step, X, arena, row + k * word(step, 24)) + offset
-        for column in range(load_i32(kx), load_i32(kx + 4)):
-            pixel = load(sums, x + column * right)
-            sums = largest(pixel, sums) if maximum else sums + pixel
+def _taken(maximum, x, sums):
+    """sums and the pixel at x."""
+    pixel = load(sums, x)
+    return largest(pixel, sums) if maximum else sums + pixel
+
+
+@inline
+def _along(maximum, x, first, end, right, sums):
+    """sums and the pixels first..end-1 of a row, `right` bytes apart; three are most windows."""
+    if end - first == 3:
+        x += first * right
+        sums = _taken(maximum, x, sums)
+        sums = _taken(maximum, x + right, sums)
+        return _taken(maximum, x + 2 * right, sums)
+    for column in range(first, end):
+        sums = _taken(maximum, x + column * right, sums)
     return sums
 
 
+@inline
+def _row(maximum, size, step, x, y, nothing):
+    """Every pixel of y and its window's pixels in one row of x."""
+    stride, right, kx = word(step, 22), word(step, 23), word(step, 19)
+    for p in range(word(step, 20)):
+        first, end = load_i32(kx + 8 * p), load_i32(kx + 8 * p + 4)
+        sums = load(nothing, y + p * size)
+        store(y + p * size, _along(maximum, x + p * stride, first, end, right, sums))
+
+
 def pool(lanes, maximum):
-    """The kernel: largest, or sum times a factor."""
+    """The kernel: largest, or sum times a factor. Row by row of the windows, whose places in the
+    ring are found once for all pixels (pixel by pixel ResNet-50's took 0.24 ms an image of 16 and
+    0.38 of 8 on Zen 4)."""
     size = 4 * lanes
 
     def kernel(step, arena, row, live, borders):
@@ -46,14 +66,16 @@ def pool(lanes, maximum):
         for i in range(word(step, 16)):
             y, ky = row_of(step, Y, arena, i), word(step, 18) + 8 * i
             for c in range(word(step, 21)):
-                channel = c * channel_nbytes(step, X)
                 for p in range(pixels):
-                    kx, offset = word(step, 19) + 8 * p, channel + p * word(step, 22)
-                    x_row = i * word(step, 17)
-                    sums = _window(maximum, step, arena, x_row, ky, kx, offset, nothing)
-                    if not maximum:
-                        sums = sums * broadcast(sums, word(step, 25) + 4 * (i * pixels + p))
-                    store(y + p * size, sums)
+                    store(y + p * size, nothing)
+                for k in range(load_i32(ky), load_i32(ky + 4)):
+                    x = row_of(step, X, arena, i * word(step, 17) + k * word(step, 24))
+                    x += c * channel_nbytes(step, X)
+                    _row(maximum, size, step, x, y, nothing)
+                if not maximum:
+                    for p in range(pixels):
+                        factor = broadcast(nothing, word(step, 25) + 4 * (i * pixels + p))
+                        store(y + p * size, load(nothing, y + p * size) * factor)
                 y += channel_nbytes(step, Y)
 
     return kernel
