@@ -121,7 +121,7 @@ def _group(c: Compilation) -> Compilation:
         return replace(c, lanes=Lanes(among[0], reason))
 
     def structures(node: str, work: Convolution, lanes: int) -> Choice:
-        return choose_structure(node, work, lanes, sparse=c.settings.sparse)
+        return choose_structure(node, work, lanes, sparse=c.settings.sparse, by_two=True)
 
     how = (among, c.settings.columns, l3_share())
     return replace(c, lanes=cheapest_lanes(c.graph, groups, structures, *how))

@@ -12,13 +12,10 @@ from engine.packing import Packed, round_up
 
 Array = np.ndarray[Any, Any]
 
-BLOCK_NBYTES = {8: 24 << 10, 16: 32 << 10}
-"""Bytes of x that a block's taps touch for one group of pixels, at most, by lanes.
-
-On Zen 4 (32 KB of L1, 16 lanes, 7 pixels, 1x1 1024->256 at 14x14, 90 % zeros) 16 KB are 60
-GFLOP/s, 24 KB 66, 32 KB 68, 64 KB 67, all channels 51: long blocks load and store fewer sums for
-their taps. With 8 lanes and 14 pixels 24 KB are best, or near it."""
-
+LINE = 64
+"""Bytes of a cache line: what is not touched of one takes its place in L1, too."""
+BLOCK_NBYTES = 32 << 10
+"""Lines of x that a block's taps touch for one group of pixels, at most, where nobody says."""
 
 LOOKED_AT = 1024
 """Taps of an output, at most, by which it is paired: the more it has, the more alike are others."""
@@ -38,12 +35,19 @@ class Taps:
     """R of the kernel; with the stride it decides only how many channels make a block."""
     stride: int = 1
     """Pixels of x from a pixel of y to the next."""
+    block_nbytes: int = BLOCK_NBYTES
+    """Of a block at most."""
+
+    def touched_nbytes(self, columns: int) -> int:
+        """Lines that one channel's windows of `columns` columns touch, in bytes, where the first
+        begins one."""
+        first = np.arange(self.pixels)[:, None] * self.stride
+        touched = (first + np.arange(columns) * self.dilations[1]) * self.lanes * 4
+        return LINE * len(np.unique(touched // LINE))
 
     def block_channels(self, columns: int) -> int:
-        """Channels whose touched pixels stay in L1, for windows of `columns` columns."""
-        first = np.arange(self.pixels)[:, None] * self.stride
-        touched = np.unique(first + np.arange(columns) * self.dilations[1])
-        return max(1, BLOCK_NBYTES[self.lanes] // (len(touched) * self.lanes * 4))
+        """Channels of a block, for windows of `columns` columns."""
+        return max(1, self.block_nbytes // self.touched_nbytes(columns))
 
 
 def pack_nz(weights: Array, place: Taps) -> Packed:

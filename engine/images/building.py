@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.graph import Graph, Value
 from engine.images.corners import Corner, Fill, Made, Site
-from engine.images.cycles import writes_once
+from engine.images.cycles import skips_zeros, writes_once
 from engine.images.layout import NO_GRID, Layout
 from engine.images.planning import Plan, cheapest, plans_of
 from engine.images.pricing import Traffic, traffic_of
@@ -164,7 +164,7 @@ def _weights_nbytes(job: _Job, structures: Mapping[str, str]) -> int:
     """About what a visit reads of them."""
     if not isinstance(job.work, Convolution):
         return 0
-    if structures[job.node] in ("nz", "pair"):
+    if skips_zeros(structures[job.node]):
         return 8 * int(np.count_nonzero(job.work.weights))
     return job.work.weights.nbytes
 

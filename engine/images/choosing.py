@@ -6,7 +6,15 @@ import numpy as np
 
 from engine.dispatch import Candidate, Choice
 from engine.errors import EngineError
-from engine.images.cycles import CYCLES, DEPTHWISE, is_depthwise, kernel_of, row_cycles
+from engine.images.cycles import (
+    DEPTHWISE,
+    grouping_of,
+    is_depthwise,
+    packing_of,
+    row_cycles,
+    skips_zeros,
+    structures_for,
+)
 from engine.ops.image_work import Convolution
 from engine.window_packing import pairs_of
 
@@ -15,14 +23,22 @@ SAMPLE = 256
 
 
 def choose_structure(
-    node: str, work: Convolution, lanes: int, asked: str | None = None, *, sparse: bool = True
+    node: str,
+    work: Convolution,
+    lanes: int,
+    asked: str | None = None,
+    *,
+    sparse: bool = True,
+    by_two: bool = False,
 ) -> Choice:
-    """The cheaper structure, or the one that was recorded when a run began."""
+    """The cheapest structure, or the one that was recorded when a run began. `by_two`: registers
+    may hold two pixels of 8 images."""
     if asked is not None:
-        return _recorded(node, asked, lanes)
+        return _recorded(node, asked, work, lanes)
     if is_depthwise(work):
         return Choice(node, DEPTHWISE, "each output has one input", ())
-    candidates = _candidates(work, lanes, sparse)
+    structures = structures_for(work, lanes, by_two=by_two)
+    candidates = [_candidate(structure, work, lanes, sparse) for structure in structures]
     best = min((c for c in candidates if c.cycles is not None), key=lambda c: c.cycles or 0.0)
     others = [c for c in candidates if c is not best]
     reason = "; ".join(
@@ -34,25 +50,36 @@ def choose_structure(
     return Choice(node, best.kernel, f"{best.reason}; {reason}", tuple(candidates))
 
 
-def _candidates(work: Convolution, lanes: int, sparse: bool) -> tuple[Candidate, ...]:
-    nonzeros, blocks = int(np.count_nonzero(work.weights)), _blocks(work)
-    found = []
-    for structure in CYCLES[lanes]:
-        taps, shared, reason = nonzeros, 0, f"{nonzeros} non-zeros"
-        if structure == "blk4":
-            taps, fill = blocks, nonzeros / max(1, 4 * blocks)
-            reason = f"{blocks} blocks, {fill:.0%} full"
-        elif not sparse:
-            found.append(Candidate(structure, None, "sparse kernels are off"))
-            continue
-        elif structure == "pair":
-            shared = _shared(work)
-            taps = nonzeros - 2 * shared
-            reason = f"{reason}, {2 * shared / max(1, nonzeros):.0%} of them shared"
-        pixels = kernel_of(work, structure, lanes).pixels
-        row = row_cycles(work, structure, lanes, pixels, taps, shared)
-        found.append(Candidate(structure, work.plane.height * row, reason))
-    return tuple(found)
+def _candidate(structure: str, work: Convolution, lanes: int, sparse: bool) -> Candidate:
+    if skips_zeros(structure) and not sparse:
+        return Candidate(structure, None, "sparse kernels are off")
+    taps, shared, reason = _TAPS[packing_of(structure)](work)
+    grouping = grouping_of(work, structure, lanes)
+    how = (taps, shared, grouping.block_nbytes)
+    row = row_cycles(work, structure, lanes, grouping.pixels, *how)
+    return Candidate(structure, work.plane.height * row, reason)
+
+
+def _alone(work: Convolution) -> tuple[int, int, str]:
+    nonzeros = int(np.count_nonzero(work.weights))
+    return nonzeros, 0, f"{nonzeros} non-zeros"
+
+
+def _paired(work: Convolution) -> tuple[int, int, str]:
+    nonzeros, _, reason = _alone(work)
+    shared = _shared(work)
+    share = 2 * shared / max(1, nonzeros)
+    return nonzeros - 2 * shared, shared, f"{reason}, {share:.0%} of them shared"
+
+
+def _in_fours(work: Convolution) -> tuple[int, int, str]:
+    blocks = _blocks(work)
+    fill = np.count_nonzero(work.weights) / max(1, 4 * blocks)
+    return blocks, 0, f"{blocks} blocks, {fill:.0%} full"
+
+
+_TAPS = {"nz": _alone, "pair": _paired, "blk4": _in_fours}
+"""By packing: taps of all outputs, those that two share, and both in words."""
 
 
 def _shared(work: Convolution) -> int:
@@ -76,8 +103,9 @@ def _blocks(work: Convolution) -> int:
     return int(padded.reshape(work.group, -1, 4, taps.shape[2]).any(axis=2).sum())
 
 
-def _recorded(node: str, asked: str, lanes: int) -> Choice:
-    known = (*CYCLES[lanes], DEPTHWISE)
+def _recorded(node: str, asked: str, work: Convolution, lanes: int) -> Choice:
+    ways = (structures_for(work, lanes, by_two=by_two) for by_two in (False, True))
+    known = list(dict.fromkeys([s for way in ways for s in way] + [DEPTHWISE]))
     if asked not in known:
         raise EngineError(
             f"{node}: expected one of {', '.join(known)}, got {asked!r}; the "

@@ -8,9 +8,14 @@ from typing import Any
 import numpy as np
 
 from engine.images.corners import Corner, Made, Site
-from engine.images.cycles import is_depthwise, kernel_of
+from engine.images.cycles import (
+    Grouping,
+    grouping_of,
+    is_depthwise,
+    packing_of,
+    skips_zeros,
+)
 from engine.images.segment import ImageStep
-from engine.kernels.row import Kernel
 from engine.ops.image_work import Convolution
 from engine.packing import round_up
 from engine.segments import SLICE
@@ -25,8 +30,8 @@ SLAB_NBYTES = 256 * 1024
 
 def convolution(site: Site, work: Convolution) -> list[Made]:
     clamp, after = split_clamp(work.activations)
-    row = kernel_of(work, site.structure, site.lanes)
-    frame = _ConvFrame(site, work, row, np.array(clamp, np.float32))
+    grouping = grouping_of(work, site.structure, site.lanes)
+    frame = _ConvFrame(site, work, grouping, np.array(clamp, np.float32))
     if is_depthwise(work):
         made = [frame.depthwise()]
     else:
@@ -45,8 +50,8 @@ def _slabs(work: Convolution, structure: str) -> list[range]:
     outputs, found = len(work.weights) // work.group, []
     for first in range(0, len(work.weights), outputs):
         weights = work.weights[first : first + outputs]
-        sparse = structure in ("nz", "pair")
-        nbytes = 8 * int(np.count_nonzero(weights)) if sparse else 4 * weights.size
+        taken = 8 * int(np.count_nonzero(weights))
+        nbytes = taken if skips_zeros(structure) else 4 * weights.size
         parts = max(1, -(-nbytes // SLAB_NBYTES))
         size = round_up(-(-outputs // parts), SLICE)
         found += [
@@ -61,7 +66,7 @@ class _ConvFrame:
 
     site: Site
     work: Convolution
-    kernel: Kernel
+    grouping: Grouping
     bounds: Array
 
     def slab(self, rows: range) -> Made:
@@ -72,10 +77,11 @@ class _ConvFrame:
             lanes=site.lanes,
             channel_nbytes=site.layouts[x.value].channel_nbytes,
             dilations=(x.rows.dilation, x.pixels.dilation),
-            pixels=self.kernel.pixels,
+            pixels=self.grouping.pixels,
             stride=x.pixels.stride,
+            block_nbytes=self.grouping.block_nbytes,
         )
-        packed = pack_conv(site.structure, weights, taps)
+        packed = pack_conv(packing_of(site.structure), weights, taps)
         streams: tuple[Array | int, ...] = (*packed.streams, *packed.numbers)
         words = (len(rows), *streams, self._bias(rows), self.bounds, self._asks(len(rows), taps))
         inputs = work.weights.shape[1]
@@ -103,7 +109,7 @@ class _ConvFrame:
     def _made(self, words: tuple[Array | int, ...], rows: range, channel: int) -> Made:
         """The step of `words` 20 to 28, for outputs `rows` and inputs from `channel` on."""
         work, x = self.work, self.work.reads[0]
-        groups = self._groups(self.kernel.pixels)
+        groups = self._groups(self.grouping.pixels)
         r = None
         if len(work.reads) > 1:
             r = Corner(work.reads[1].value, channel=rows.start)
@@ -116,7 +122,7 @@ class _ConvFrame:
         zeros = weights.size - int(np.count_nonzero(weights))
         step = ImageStep(
             node=self.site.node,
-            kernel=self.kernel.name,
+            kernel=self.grouping.kernel.name,
             operands=operands,
             reads=tuple(read.value for read in work.reads),
             writes=(work.write,),

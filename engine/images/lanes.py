@@ -1,9 +1,11 @@
 """How many images go side by side: the planner prices what the processor's registers offer.
 
 A group of 16 images fills a register of AVX-512. One of 8 has rings half as large, of which more
-lie in L2 and in a core's share of L3, but reads its weights twice as often, and its kernels have
-half a register to a pixel. Where a wide register takes two turns, as on Zen 4, that costs little,
-and which is cheaper depends on the network; where it takes one, only full registers are considered.
+lie in L2 and in a core's share of L3, and the convolutions of most layers take it two pixels a
+register (cycles.py); but it reads its weights twice as often. Where a wide register takes two
+turns, as on Zen 4, the rest costs little, too, and which is cheaper depends on the network; where
+prices are alike, rings are what two threads share an L3 for. Where a register takes one turn, only
+full registers are considered.
 
 Convolutions of the two add in other orders, so the lanes are recorded with a run's choices: they
 are the planner's where a run begins, and the same on every machine that goes on with it.
@@ -19,6 +21,7 @@ from typing import Any
 from engine.dispatch import Choice
 from engine.graph import Graph
 from engine.images.building import priced
+from engine.images.planning import ALIKE
 from engine.images.pricing import Traffic
 from engine.kernels.registers import register_lanes, shuffles_are_free
 from engine.ops.image_work import Convolution, ImageWork
@@ -122,10 +125,15 @@ def cheapest_lanes(
     columns: bool,
     l3_nbytes: int,
 ) -> Lanes:
-    """Those with the fewest predicted cycles an image; of equal ones the first."""
+    """Those with the fewest predicted cycles an image, or smaller rings that cost no more to speak
+    of."""
     prices = [_price(graph, groups, structures, lanes, columns, l3_nbytes) for lanes in among]
-    best = min(prices, key=lambda p: p.cycles)
+    least = min(p.cycles for p in prices)
+    alike = [p for p in prices if p.cycles <= ALIKE * least]
+    best = min(alike, key=lambda p: p.arena_nbytes)
     reason = f"cheapest with {size(l3_nbytes)} of L3 a core"
+    if best.cycles > least:
+        reason = f"smallest rings of prices that are alike with {size(l3_nbytes)} of L3 a core"
     return Lanes(best.lanes, reason, tuple(replace(p, chosen=p is best) for p in prices))
 
 

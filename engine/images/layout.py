@@ -28,11 +28,20 @@ class Layout:
     @property
     def width(self) -> int:
         """Pixels of a row: padding, the image's, padding, and as many more as keep channels from
-        falling into the same sets of L1."""
+        falling into the same sets of L1; whole lines, where an image's row is."""
         width = self.ring.left + self.plane.width + self.ring.right
-        while width > 1 and width * self.pixel_nbytes // LINE % 2 == 0:
+        rest = 1 if self.plane.width * self.pixel_nbytes % LINE else LINE
+        while width > 1 and (
+            width * self.pixel_nbytes // LINE % 2 == 0 or width * self.pixel_nbytes % rest
+        ):
             width += 1
         return width
+
+    @property
+    def lead(self) -> int:
+        """Bytes in front of the first slot, so that the first pixel of each row lies on a line
+        where rows are whole lines: kernels of two pixels a register load them so."""
+        return -self.ring.left * self.pixel_nbytes % LINE
 
     @property
     def channel_nbytes(self) -> int:
@@ -44,11 +53,11 @@ class Layout:
 
     @property
     def nbytes(self) -> int:
-        return self.ring.slots * self.slot_nbytes
+        return self.lead + self.ring.slots * self.slot_nbytes
 
     def grid(self, offset: int, row: int, channel: int = 0, pixel: int = 0) -> tuple[int, ...]:
         """Words that point to a pixel of a row, in an arena where the ring lies at `offset`."""
         ring = self.ring
         base = channel * self.channel_nbytes + (ring.left + pixel) * self.pixel_nbytes
         slot = (row + ring.top) % ring.slots
-        return offset + base, slot, ring.slots, self.slot_nbytes, self.channel_nbytes
+        return offset + self.lead + base, slot, ring.slots, self.slot_nbytes, self.channel_nbytes

@@ -15,6 +15,7 @@ import engine
 from engine import compiler
 from engine.errors import EngineError
 from engine.graph import Graph
+from engine.images import cycles
 from engine.images import lanes as lanes_module
 from engine.images.lanes import HALF, l3_share, lanes_here
 from engine.images.segment import Images
@@ -32,7 +33,12 @@ OnMachine = Callable[..., None]
 def on(monkeypatch: pytest.MonkeyPatch) -> OnMachine:
     """The machine whose programs are planned from now on."""
 
-    def machine(l3_nbytes: int = MANY, among: tuple[int, ...] = (16, HALF)) -> None:
+    def machine(
+        l3_nbytes: int = MANY, among: tuple[int, ...] = (16, HALF), by_two: bool = False
+    ) -> None:
+        """With `by_two` groups of 8 have kernels as fast as those of 16 here."""
+        if not by_two:
+            monkeypatch.setattr(cycles, "fits_two", lambda work, lanes: False)
         monkeypatch.setattr(compiler, "l3_share", lambda: l3_nbytes)
         monkeypatch.setattr(compiler, "lanes_here", lambda: among)
 
@@ -82,6 +88,28 @@ def test_a_core_s_share_of_l3_decides(
     assert share == nbytes
     on(share)
     assert lanes_of(engine.compile(pictures())) == {lanes}
+
+
+def test_rings_are_small_where_two_pixels_fill_a_register(on: OnMachine) -> None:
+    on(MANY, by_two=True)
+    program = engine.compile(pictures())
+    assert lanes_of(program) == {8}
+    structures = {k for n, k in program.choices.items() if not n.startswith("@")}
+    assert structures and all(k.endswith("_by2") for k in structures)
+    assert "x16s1" in str(program)  # kernels of 16 lanes on groups of 8
+    again = engine.compile(pictures(), choices=program.choices)
+    assert again.fingerprint == program.fingerprint
+
+
+def test_of_prices_that_are_alike_the_smaller_rings_win(
+    on: OnMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(MANY)
+    assert lanes_of(engine.compile(pictures())) == {16}
+    monkeypatch.setattr(lanes_module, "ALIKE", 2.0)
+    found = engine.explain(pictures())
+    assert lanes_of(found.program) == {8}
+    assert "8 images side by side: smallest rings of prices that are alike" in str(found)
 
 
 def test_only_where_a_wide_register_takes_two_turns_a_half_is_considered(
