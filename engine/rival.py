@@ -39,13 +39,14 @@ def installed_version() -> str | None:
 
 
 class Rival:
-    """The model as onnxruntime runs it by default, on `threads` threads.
+    """The model as onnxruntime runs it by default, on `threads` threads; of chosen outputs only
+    what they need.
 
     Make it while the calling thread stays on the cores that its threads shall have. Whatever
     onnxruntime refuses is an UnsupportedError.
     """
 
-    def __init__(self, model: str | Path, threads: int) -> None:
+    def __init__(self, model: str | Path, threads: int, outputs: Sequence[str] = ()) -> None:
         import onnxruntime  # optional, and slow to import
 
         options = onnxruntime.SessionOptions()
@@ -58,12 +59,17 @@ class Rival:
             )
         except Exception as error:  # its errors have no common base
             raise UnsupportedError(f"{NAME} cannot load it: {_short(error)}") from error
-        self._outputs = [o.name for o in self._session.get_outputs()]
+        there = [o.name for o in self._session.get_outputs()]
+        self._outputs = list(outputs) or there
+        if between := [name for name in self._outputs if name not in there]:
+            raise UnsupportedError(f"{NAME} cannot run it: {between[0]} is no output of the model")
+        self._options = onnxruntime.RunOptions()
+        self._options.only_execute_path_to_fetches = bool(outputs)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """As `Session.run`."""
         try:
-            found = self._session.run(self._outputs, dict(feeds))
+            found = self._session.run(self._outputs, dict(feeds), self._options)
         except Exception as error:
             raise UnsupportedError(f"{NAME} cannot run it: {_short(error)}") from error
         return dict(zip(self._outputs, found, strict=True))

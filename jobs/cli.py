@@ -15,7 +15,7 @@ import click
 from jobs.attempts import leave_with
 from jobs.bench.spec import BenchSpec, options
 from jobs.errors import USER, SpecError
-from jobs.resolving import check_pairs
+from jobs.resolving import check_pairs, check_selection
 from jobs.run import run
 from jobs.spec import OPTIONS, Asked
 from jobs.submit import status, stop, submit
@@ -58,6 +58,7 @@ for command in (run, submit, status, stop):
 @click.option("--input", "inputs", multiple=True, metavar="PATH",
               help="Dataset to bind to the model's inputs, as `run` would.")  # fmt: skip
 @click.option("--bind", multiple=True, metavar="INPUT=FIELD", help="As for `run`.")
+@click.option("--select", multiple=True, metavar="OUTPUT[=FIELD]", help="As for `run`.")
 @click.option("--tokenizer", metavar="FILE", default="", help="As for `run`.")
 @click.option("--image", metavar="KEY=VALUE,...", default="", help="As for `run`.")
 @click.option("--off", multiple=True, metavar="NAME", help="As for `run`.")
@@ -65,16 +66,17 @@ for command in (run, submit, status, stop):
               help="Time every kernel that a layer could have, on one core.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def explain(
-    model: Path, inputs: tuple[str, ...], bind: tuple[str, ...], tokenizer: str, image: str,
-    off: tuple[str, ...], measure: bool, as_json: bool,
+    model: Path, inputs: tuple[str, ...], bind: tuple[str, ...], select: tuple[str, ...],
+    tokenizer: str, image: str, off: tuple[str, ...], measure: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Show what the engine makes of MODEL: rewrites, kernels, sparsity, fallbacks, and why."""
-    asked = Asked(inputs, bind, tokenizer, image)
+    asked = Asked(inputs, bind, select, tokenizer, image)
     leave_with(lambda: _explain(model, asked, off, measure, as_json))
 
 
 def _explain(model: Path, asked: Asked, off: tuple[str, ...], measure: bool, as_json: bool) -> int:
     check_pairs(asked.bind, "explain")
+    check_selection(asked.select, "explain")
     for option in ("bind", "image"):
         if getattr(asked, option) and not asked.inputs:
             raise SpecError(

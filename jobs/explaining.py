@@ -7,7 +7,7 @@ from pathlib import Path
 import engine
 from engine.pixels import with_pixels
 from engine.settings import switches_of
-from jobs.spec import Asked
+from jobs.spec import Asked, fields_by_name
 from pipeline.binding import Binding, TokenRules, bind
 from pipeline.dataset import Dataset
 from pipeline.picture_binding import pixels
@@ -20,11 +20,11 @@ def explained(
 ) -> tuple[engine.Explanation, Binding | None]:
     """The explanation of the program that a job would run, and its binding where there is a
     dataset."""
-    graph, timer = engine.load(model), engine.Stopwatch()
+    selected = fields_by_name(asked.select)
+    graph, timer = engine.load(model, tuple(selected)), engine.Stopwatch()
     if not asked.inputs:
         return engine.explain(graph, timer=timer, **switches_of(off)), None
-    halves = [pair.partition("=") for pair in asked.bind]
-    requested = {name.strip(): field.strip() for name, _, field in halves}
+    requested = fields_by_name(asked.bind)
     schema = Dataset.discover(asked.inputs).schema
     pictures = parse(asked.image) if asked.image else None
     fed = pixels(schema, graph.inputs, requested, pictures)
@@ -32,8 +32,9 @@ def explained(
     program = explanation.program
     rules = TokenRules(program.id_limits, program.max_tokens, tokenizer=asked.tokenizer)
     binding = bind(
-        schema, program.inputs, program.outputs, requested, rules=rules, pictures=pictures
-    )
+        schema, program.inputs, program.outputs, requested,
+        rules=rules, pictures=pictures, selected=selected,
+    )  # fmt: skip
     if asked.tokenizer:
         check_fits(TokenizerFile.of(asked.tokenizer), binding)
     return explanation, binding

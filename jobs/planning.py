@@ -106,13 +106,14 @@ def fit(
     fields of a pyarrow.Schema to its inputs. A timer is for who compiles once for all engines."""
     tokenizer = TokenizerFile.of(spec.tokenizer) if spec.tokenizer else None
     pictures = parse(spec.image) if spec.image else None
-    graph = engine.load(spec.model)
+    graph = engine.load(spec.model, tuple(spec.selection))
     fed = pixels(schema, graph.inputs, spec.bindings, pictures)
     whole, switches = with_pixels(graph, fed), switches_of(spec.off)
     program = engine.compile(whole, choices=choices, timer=timer, hollow=True, **switches)
     binding = bind(
         schema, program.inputs, program.outputs, spec.bindings, spec.keep,
         on_error=spec.on_error, rules=_token_rules(spec, program), pictures=pictures,
+        selected=spec.selection,
     )  # fmt: skip
     if any(f.picture for f in binding.fields):
         check_pillow()
@@ -200,6 +201,7 @@ def _planned(
             hooks=(before, after),
         ),
         choices=program.choices, model=spec.model, format=spec.format,
+        selected=tuple(spec.selection),
     )  # fmt: skip
     specs = _scorer_specs(spec, plan, run, fitted, seats)
     return Prepared(plan, run, specs, program, fitted.pieces, seats, spec.scorer_memory)
@@ -207,10 +209,11 @@ def _planned(
 
 def _earlier_choices(spec: JobSpec, sha256: str) -> Mapping[str, str] | None:
     """The kernels that the output folder's run began with: they add in different orders, so a
-    resume must use them again."""
+    resume must use them again. Of other outputs, nodes are others."""
     stored = None if spec.restart else read_run(spec.output)
-    same_model = stored is not None and stored.fingerprint.model_sha256 == sha256
-    return stored.choices if stored is not None and same_model else None
+    if stored is None or stored.fingerprint.model_sha256 != sha256:
+        return None
+    return stored.choices if stored.selected == tuple(spec.selection) else None
 
 
 def admit(prepared: Prepared, seats: tuple[Seat, ...]) -> tuple[ScorerSpec, ...]:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pipeline.tables import TableScorer
 
 OPTIONS = (
-    "bind", "keep", "tokenizer", "image", "too_long", "max_tokens", "on_error", "off", "engines",
-    "threads",
+    "bind", "select", "keep", "tokenizer", "image", "too_long", "max_tokens", "on_error", "off",
+    "engines", "threads",
 )  # fmt: skip
 """Those of `colonnade run` that mean something here, as jobs.spec tells them."""
 
@@ -93,7 +93,8 @@ def predict(dataset: Any, model: str | PathLike[str], **options: Any) -> Any:
 
     One Predictor a NUMA node of every machine of the cluster (`engines` a machine, where given);
     model and options are checked against the dataset's schema now. Options are those of
-    `colonnade run` that OPTIONS names: `bind=["x=pixels"]`, `keep=["id"]`, `on_error="null"`.
+    `colonnade run` that OPTIONS names: `bind=["x=pixels"]`, `select=["logits=score"]`,
+    `keep=["id"]`, `on_error="null"`.
     """
     import ray.data
 

@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import ConfigError, SpecError
-from jobs.spec import AUTO, NUMBERS, OPTIONS, SPOKEN, JobSpec
+from jobs.spec import AUTO, NUMBERS, OPTIONS, SPOKEN, JobSpec, fields_by_name
 from pipeline.stores import REMOTE, as_path, is_url, scheme
 
 _LISTS = {
     "input": "a string or a list of strings",
     "bind": "a list of strings or a table of them",
+    "select": "a string, a list of strings or a table of them",
     "keep": "a string or a list of strings",
     "off": "a string or a list of strings",
 }
 """Options that are lists, and what is taken for one."""
+
+_PAIRS = ("bind", "select")
+"""Of those, what names a field for something of the model's."""
 
 _NEEDED = ("model", "input", "output")
 _STORED = ("input", "output")
@@ -66,6 +70,24 @@ def check_pairs(pairs: Iterable[str], where: str, error: type[SpecError] = SpecE
                 f"{where}: bind: expected INPUT=FIELD, got {item!r}; "
                 "name the model's input, then the dataset's field"
             )
+
+
+def check_selection(
+    selected: Iterable[str], where: str, error: type[SpecError] = SpecError
+) -> None:
+    """Raises for an output that is not OUTPUT or OUTPUT=FIELD, and for two of one name."""
+    seen: dict[str, set[str]] = {"output": set(), "field": set()}
+    for item in selected:
+        ((output, field),) = fields_by_name([item]).items()
+        if not output or not field:
+            raise error(
+                f"{where}: select: expected OUTPUT or OUTPUT=FIELD, got {item!r}; "
+                "name the model's output, then the field it becomes"
+            )
+        for what, name in (("output", output), ("field", field)):
+            if name in seen[what]:
+                raise error(f"{where}: select: expected each {what} once, got {name!r} twice")
+            seen[what].add(name)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -149,7 +171,7 @@ class _Reading:
 
     def _list(self, name: str, value: Any) -> tuple[str, ...]:
         items = value
-        if name == "bind" and isinstance(value, Mapping):  # [bind] as a TOML table
+        if name in _PAIRS and isinstance(value, Mapping):  # [bind] as a TOML table
             if not all(isinstance(v, str) for v in value.values()):
                 raise self._unfit(name, _LISTS[name], value)
             items = [f"{key}={item}" for key, item in value.items()]
@@ -159,6 +181,8 @@ class _Reading:
             raise self._unfit(name, _LISTS[name], value)
         if name == "bind":
             check_pairs(items, self.where, self.error)
+        if name == "select":
+            check_selection(items, self.where, self.error)
         if name == "keep":
             items = [item.strip() for item in items]
         if name == "input":

@@ -71,14 +71,18 @@ def _as_click(name: str, default: Any, metadata: Any) -> click.Option:
     if metadata["choices"]:
         kind = click.Choice(metadata["choices"])
     return click.Option(
-        [flag, name], type=kind, default=None, help=text, multiple=name in ("input", "bind", "off"),
+        [flag, name], type=kind, default=None, help=text, multiple=name in _REPEATED,
         metavar=_METAVARS.get(name),
     )  # fmt: skip
 
 
+_REPEATED = ("input", "bind", "select", "off")
+
+
 _METAVARS = {
     "model": "FILE", "input": "PATH", "output": "FOLDER", "bind": "INPUT=FIELD",
-    "keep": "FIELDS", "off": "NAME", "address": "ADDRESS", "engines": "N", "threads": "N",
+    "select": "OUTPUT[=FIELD]", "keep": "FIELDS",
+    "off": "NAME", "address": "ADDRESS", "engines": "N", "threads": "N",
     "stages": "N", "scorer_memory": "BYTES",
     "batch_rows": "N", "max_tokens": "N", "tokenizer": "FILE", "max_errors": "N",
     "image": "KEY=VALUE,...",

@@ -7,7 +7,7 @@ below. Nothing heavy is imported here: `colonnade --help` shows this table.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
@@ -43,6 +43,12 @@ class JobSpec:
         "INPUT=FIELD: feed the model's input INPUT from the dataset's field FIELD. "
         "Inputs bind to fields of their own name by default. INPUT=FIELD:cast rounds a field "
         "whose numbers do not fit exactly (float64 to float32, int64 to float32).",
+        (),
+    )
+    select: tuple[str, ...] = _option(
+        "OUTPUT or OUTPUT=FIELD: write only this output of the model, as a field of that name; "
+        "may be given several times, in the order of the fields. What only other outputs need is "
+        "not computed, nor has it to be bound. A value between two nodes may be named, too.",
         (),
     )
     keep: tuple[str, ...] | None = _option(
@@ -192,8 +198,12 @@ class JobSpec:
     @property
     def bindings(self) -> dict[str, str]:
         """Graph input -> field, as asked for with --bind."""
-        pairs = [item.partition("=") for item in self.bind]
-        return {name.strip(): dataset_field.strip() for name, _, dataset_field in pairs}
+        return fields_by_name(self.bind)
+
+    @property
+    def selection(self) -> dict[str, str]:
+        """Output of the model -> field it becomes, as asked for with --select; {} for all."""
+        return fields_by_name(self.select)
 
     def command(self, without: Collection[str] = ()) -> str:
         """The shell command that resumes this job: same options, without --restart."""
@@ -215,8 +225,15 @@ class Asked:
 
     inputs: tuple[str, ...]
     bind: tuple[str, ...]
+    select: tuple[str, ...]
     tokenizer: str
     image: str
+
+
+def fields_by_name(pairs: Iterable[str]) -> dict[str, str]:
+    """What --bind and --select say, NAME=FIELD; NAME alone is a field of that name."""
+    halves = ([half.strip() for half in pair.split("=", 1)] for pair in pairs)
+    return {name: (more or [name])[0] for name, *more in halves}
 
 
 def _counted(text: str) -> int:

@@ -47,17 +47,19 @@ def bind(
     on_error: str = "fail",
     rules: TokenRules | None = None,
     pictures: PictureRules | None = None,
+    selected: Mapping[str, str] | None = None,
 ) -> Binding:
     """Checks everything that can be known before the start; raises BindingError otherwise.
 
     `requested` maps input -> field, or input -> "field:cast" to allow an inexact conversion
     (float64 to float32, int64 to float32). `keep` None keeps every field that is not bound, an
-    empty sequence none. Lengths of variable lists and nulls can only be checked row by row.
+    empty sequence none. `selected` maps output -> field, where outputs were chosen.
+    Lengths of variable lists and nulls can only be checked row by row.
     Inputs of sequences, and what their lengths tell: pipeline/token_binding.py. Pictures:
     pipeline/picture_binding.py.
     """
-    requested = requested or {}
-    _check_inputs(requested, [value.name for value in inputs])
+    requested, selected = requested or {}, selected or {}
+    _check_inputs(requested, [value.name for value in inputs], selected)
     rules = rules or TokenRules()
     texts = token_binding.texts(schema, inputs, requested, rules)
     known = token_binding.known(schema, inputs, requested, bool(texts))
@@ -70,16 +72,20 @@ def bind(
     lengths = token_binding.lengths(fields, rules)
     kept = _kept(schema, {f.field for f in fields}, keep)
     nullable = on_error == "null"
-    made = tuple(_output_field(value, kept, nullable, lengths) for value in outputs)
+    named = [(value, selected.get(value.name, value.name)) for value in outputs]
+    made = tuple(_output_field(value, name, kept, nullable, lengths) for value, name in named)
     told = tuple(value.name for value in known if value not in typed)
     return Binding(tuple(fields), kept, made, told, lengths)
 
 
-def _check_inputs(requested: Mapping[str, str], names: Sequence[str]) -> None:
+def _check_inputs(
+    requested: Mapping[str, str], names: Sequence[str], selected: Mapping[str, str]
+) -> None:
+    needed = f" that {', '.join(selected)} needs" if selected else ""
     for name in requested:
         if name not in names:
             raise BindingError(
-                f"--bind {name}: expected an input of the model ({listed(names)}), "
+                f"--bind {name}: expected an input of the model{needed} ({listed(names)}), "
                 f"got {name!r}{did_you_mean(name, names)}"
             )
 
@@ -193,7 +199,7 @@ def _kept(schema: pa.Schema, bound: set[str], keep: Sequence[str] | None) -> tup
 
 
 def _output_field(
-    value: GraphValue, kept: Sequence[str], nullable: bool, lengths: Lengths | None
+    value: GraphValue, name: str, kept: Sequence[str], nullable: bool, lengths: Lengths | None
 ) -> OutputField:
     where = f"output {value.name!r}"
     shape, tokens = token_binding.output_shape(value, lengths)
@@ -204,12 +210,12 @@ def _output_field(
     if value.dtype.kind not in "iufb":
         kind = "strings" if value.dtype.hasobject else value.dtype.name
         raise BindingError(
-            f"{where}: expected numbers, got {kind}; take it out of the model's outputs "
-            "(onnx.utils.extract_model)"
+            f"{where}: expected numbers, got {kind}; choose other outputs with --select"
         )
-    if value.name in kept:
+    if name in kept:
         raise BindingError(
-            f"{where}: the dataset has a field of that name too; leave it out with --keep"
+            f"{where}: the dataset has a field {name!r}, too; leave it out with --keep, or name "
+            f"the output's with --select {value.name}=FIELD"
         )
     row = tuple(d for d in shape[1:] if isinstance(d, int))
-    return OutputField(value.name, value.name, value.dtype.name, row, nullable, tokens)
+    return OutputField(value.name, name, value.dtype.name, row, nullable, tokens)

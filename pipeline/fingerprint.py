@@ -81,7 +81,7 @@ class Fingerprint:
 _HASHED: dict[str, tuple[tuple[str, ...], str]] = {
     "model_sha256": ((), "the folder was made with another model, or another state of its file"),
     "program": (
-        ("model_sha256",),
+        ("model_sha256", "outputs"),
         "the folder was made with another --off, on another kind of machine, or by another "
         "version of colonnade",
     ),
@@ -122,7 +122,8 @@ def fingerprint(
         ),
         keep=", ".join(binding.keep),
         outputs=", ".join(
-            f"{o.field}: {'list ' if o.tokens else ''}{o.dtype}{list(o.shape)}"
+            f"{'' if o.output == o.field else f'{o.output}='}{o.field}: "
+            f"{'list ' if o.tokens else ''}{o.dtype}{list(o.shape)}"
             for o in binding.outputs
         ),
         format=format,

@@ -31,6 +31,8 @@ class RunRecord:
     """Path, for people."""
     format: str
     """"parquet" or "arrow"."""
+    selected: tuple[str, ...] = ()
+    """Outputs of the model that are computed, and whose nodes `choices` are of; () for all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,11 @@ class ScorerSpec:
     """Of the parts: see pipeline/encoding.py."""
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """Of the model, those that are wanted."""
+        return tuple(output.output for output in self.binding.outputs)
+
+    @property
     def begins(self) -> tuple[str, ...]:
         """Names of the stages' first nodes."""
         return tuple(place.begin for place in self.stages)
@@ -74,6 +79,7 @@ class ScorerSpec:
                 model=self.model, model_sha256=self.model_sha256, number=number,
                 begins=self.begins, program=place.program, choices=self.choices,
                 switches=self.switches, cpus=place.cpus, node=place.node, pixels=self.pixels,
+                outputs=self.outputs,
             )
             for number, place in list(enumerate(self.stages))[1:]
         )  # fmt: skip

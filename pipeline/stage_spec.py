@@ -47,11 +47,13 @@ class StageSpec:
     cpus: tuple[int, ...]
     node: int
     pixels: Mapping[str, Pixels] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    """Of the whole model, those that are wanted; () for all."""
 
     def compiled(self) -> engine.Program:
         """The stage's program. Raises NotAsPlanned when it is not the planned one."""
         check_model(self.model, self.model_sha256)
-        graph = with_pixels(engine.load(self.model), self.pixels)
+        graph = with_pixels(engine.load(self.model, self.outputs), self.pixels)
         stage = cut_at(graph, self.begins, **self.switches)[self.number]
         del graph  # and with it the maps of other stages' weights
         program = compile_stage(stage, self.choices, **self.switches)

@@ -65,7 +65,7 @@ _Flow = tuple[tuple[str, ...], tuple[str, ...]]
 
 def _compiled(spec: ScorerSpec) -> tuple[engine.Program, list[_Flow]]:
     """The planned program and no flows, or that of the first stage and the flows of all."""
-    graph = with_pixels(engine.load(spec.model), spec.pixels)
+    graph = with_pixels(engine.load(spec.model, spec.outputs), spec.pixels)
     if not spec.stages:
         program = engine.compile(graph, choices=spec.choices, **spec.switches)
         check_program(spec.model, program, spec.program)

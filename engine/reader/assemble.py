@@ -13,6 +13,7 @@ import onnx
 
 from engine.errors import ModelError
 from engine.graph import Graph, Node, Value
+from engine.reader.choosing import Parts, chosen, expect_rows
 from engine.reader.files import expect_text, read_model
 from engine.reader.functions import inline
 from engine.reader.microsoft import spell_out
@@ -29,11 +30,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _WITH_SUBGRAPHS = ("If", "Loop", "Scan", "SequenceMap")
 
 
-def load(path: str | Path) -> Graph:
-    """Read a model file; its external data is mapped, and must lie below the file's folder."""
+def load(path: str | Path, outputs: Sequence[str] = ()) -> Graph:
+    """Read a model file; its external data is mapped, and must lie below the file's folder.
+
+    `outputs` are those that are wanted, or names of values between nodes: all that only others
+    need is left out, inputs among it. Of () all are wanted."""
     path = Path(path)
     model, outlying = read_model(path)
-    return graph_of(model, path.parent, str(path), outlying)
+    return graph_of(model, path.parent, str(path), outlying, outputs)
 
 
 def graph_of(
@@ -41,14 +45,17 @@ def graph_of(
     folder: Path | None = None,
     where: str = "model",
     outlying: Mapping[str, Array] = MappingProxyType({}),
+    outputs: Sequence[str] = (),
 ) -> Graph:
     """The graph of a parsed model; without `folder` external data is refused. `outlying` are
-    bytes of initializers that were left in the file."""
+    bytes of initializers that were left in the file, `outputs` as for `load`."""
     expect_text(model, where)
     model = inline(model, where)
     opsets = _opsets(model, where)
     constants = constants_of(model.graph, folder, where, outlying)
-    return assembled(model.graph, constants, opsets, model.ir_version, folder, where)
+    graph = assembled(model.graph, constants, opsets, model.ir_version, folder, where, outputs)
+    expect_rows(graph, outputs, {v.name for v in model.graph.output})
+    return graph
 
 
 def assembled(
@@ -58,8 +65,10 @@ def assembled(
     ir_version: int,
     folder: Path | None = None,
     where: str = "model",
+    wanted: Sequence[str] = (),
 ) -> Graph:
-    """The graph of these nodes; `constants` are all there are, with those of `source`."""
+    """The graph of these nodes; `constants` are all there are, with those of `source`, and
+    `wanted` the outputs that are, or () for all."""
     spelled = spell_out(source, constants, opsets)
     constants |= spelled.constants
     names = unique_names(spelled.nodes)
@@ -67,21 +76,25 @@ def assembled(
     nodes = [node_of(p, n, folder) for n, p in protos.items()]
     nodes = _take_constants(nodes, constants, where)
     inputs = [v for v in source.input if v.name not in constants]
-    for info in inputs:
-        _expect_tensor(info, "input", where)
     nodes = in_running_order(nodes, {v.name for v in inputs} | constants.keys(), where)
-    _check(nodes, protos, opsets, where)
+    declared = {v.name: v for v in source.value_info}
+    whole = Parts(nodes, inputs, list(source.output), constants, declared)
+    parts = chosen(whole, wanted, where)
+    for info in parts.inputs:
+        _expect_tensor(info, "input", where, _PLAIN)
+    _check(parts.nodes, protos, opsets, where)
     skeleton = Skeleton(
-        nodes=[protos[n.name] for n in nodes],
-        inputs=inputs,
-        outputs=list(source.output),
-        declared={v.name: v for v in source.value_info},
-        constants=constants,
+        nodes=[protos[n.name] for n in parts.nodes],
+        inputs=parts.inputs,
+        outputs=parts.outputs,
+        declared=parts.declared,
+        constants=parts.constants,
         opsets=opsets,
         ir_version=ir_version,
     )
-    graph = _graph(source.name or "main", nodes, skeleton, where)
-    return _freed(graph, skeleton, where) if is_single(graph) else graph
+    graph = _graph(source.name or "main", parts.nodes, skeleton, where)
+    graph = _freed(graph, skeleton, where) if is_single(graph) else graph
+    return replace(graph, notes=(*parts.notes, *graph.notes))
 
 
 def _graph(
@@ -172,7 +185,7 @@ def _take_constants(nodes: list[Node], constants: dict[str, Array], where: str) 
 
 
 def _check(
-    nodes: list[Node], protos: dict[str, onnx.NodeProto], opsets: dict[str, int], where: str
+    nodes: Sequence[Node], protos: dict[str, onnx.NodeProto], opsets: dict[str, int], where: str
 ) -> None:
     """Arity and attributes against the schema, for operators that have one."""
     context = onnx.checker.C.CheckerContext()
@@ -204,12 +217,15 @@ def _check(
             ) from None
 
 
-def _expect_tensor(info: onnx.ValueInfoProto, kind: str, where: str) -> None:
+_PLAIN = "export the model with tensors only (zipmap=False in skl2onnx)"
+
+
+def _expect_tensor(info: onnx.ValueInfoProto, kind: str, where: str, advice: str) -> None:
     got = info.type.WhichOneof("value")
     if got != "tensor_type" or dtype_of(info.type.tensor_type.elem_type) is None:
         raise ModelError(
             f"{where}: {kind} {info.name!r}: expected a tensor of a known element type, got "
-            f"{got or 'no type'}; export the model with tensors only (zipmap=False in skl2onnx)"
+            f"{got or 'no type'}; {advice}"
         )
 
 
@@ -223,5 +239,5 @@ def _output(
             "of that name, got none; export the model again"
         )
     if info.name not in values:
-        _expect_tensor(info, "output", where)
+        _expect_tensor(info, "output", where, f"choose other outputs, or {_PLAIN}")
     return values[info.name]

@@ -36,13 +36,14 @@ class BenchError(JobError):
 def measure(spec: BenchSpec, say: Say) -> Report:
     """Everything `colonnade bench` shows. `say` is told what is being done."""
     say("compiling")
-    explanation = engine.explain(spec.model, timer=engine.Stopwatch())
+    graph = engine.load(spec.model, spec.outputs)
+    explanation = engine.explain(graph, timer=engine.Stopwatch())
     machine = _machine(spec.threads)
     batch = sample(spec, explanation.program)
     notes = _notes(spec, explanation, machine)
     pool = tuple(thread_cpus())  # before any session: this thread and those of numpy's BLAS
     with ExitStack() as open_sessions:
-        contenders = _ours(spec, machine, batch, open_sessions)
+        contenders = _ours(graph, machine, batch, open_sessions)
         contenders += _theirs(spec, explanation.program, machine, batch, notes)
         say("comparing outputs")
         most = rival.tolerance(explanation.program)
@@ -52,7 +53,7 @@ def measure(spec: BenchSpec, say: Say) -> Report:
     say("timing every step")
     with staying_on(machine.cpus[:1], pool):
         profile = engine.profile(explanation.program, batch.feeds, machine.cpus[0], spec.rounds)
-        layers = engine.compile(spec.model, choices=explanation.program.choices, columns=False)
+        layers = engine.compile(graph, choices=explanation.program.choices, columns=False)
         segments = segment_figures(
             explanation.program, layers, batch.feeds, machine.cpus[0], spec.rounds
         )
@@ -115,12 +116,12 @@ def _notes(spec: BenchSpec, explanation: Explanation, machine: Machine) -> list[
 
 
 def _ours(
-    spec: BenchSpec, machine: Machine, batch: Sample, open_sessions: ExitStack
+    graph: engine.Graph, machine: Machine, batch: Sample, open_sessions: ExitStack
 ) -> list[Contender]:
     """Colonnade, then with switches off, on one core and on all."""
     made = []
     for name, switches in SWITCHED.items():
-        program = engine.compile(spec.model, timer=engine.Stopwatch(), **switches)
+        program = engine.compile(graph, timer=engine.Stopwatch(), **switches)
         wide = _padded(batch, program, []) if name == OURS and batch.padding else None
         for cpus in _cpu_sets(machine):
             session = open_sessions.enter_context(engine.Session(program, cpus))
@@ -159,7 +160,7 @@ def _theirs(
     for cpus in _cpu_sets(machine):
         with staying_on(cpus):  # its threads inherit it
             try:
-                theirs = rival.Rival(spec.model, len(cpus))
+                theirs = rival.Rival(spec.model, len(cpus), spec.outputs)
             except UnsupportedError as error:
                 notes.append(str(error))
                 return []

@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from jobs.errors import SpecError
+from jobs.resolving import check_pairs, check_selection
+from jobs.spec import fields_by_name
 
 
 def _option(help: str, default: Any, kind: Any = str, metavar: str = "") -> Any:
@@ -32,6 +34,9 @@ class BenchSpec:
         metavar="PATH",
     )
     bind: tuple[str, ...] = _option("As for `run`.", (), metavar="INPUT=FIELD")
+    select: tuple[str, ...] = _option(
+        "As for `run`; onnxruntime runs only what they need, too.", (), metavar="OUTPUT[=FIELD]"
+    )
     image: str | None = _option(
         "As for `run`, with --input. Pictures are decoded and normalised before anyone is timed.",
         None,
@@ -72,9 +77,8 @@ class BenchSpec:
             value = getattr(self, name)
             if value is not None and not least <= value < float("inf"):
                 raise SpecError(f"bench: {name}: expected at least {least}, got {value}")
-        for item in self.bind:
-            if not all(part.strip() for part in item.partition("=")):
-                raise SpecError(f"bench: bind: expected INPUT=FIELD, got {item!r}")
+        check_pairs(self.bind, "bench")
+        check_selection(self.select, "bench")
         if self.bind and not self.input:
             raise SpecError("bench: bind: expected --input too; give the dataset with the fields")
         if self.image and not self.input:
@@ -89,8 +93,12 @@ class BenchSpec:
     @property
     def bindings(self) -> dict[str, str]:
         """Graph input -> field."""
-        pairs = [item.partition("=") for item in self.bind]
-        return {name.strip(): dataset_field.strip() for name, _, dataset_field in pairs}
+        return fields_by_name(self.bind)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Those that are wanted; () for all."""
+        return tuple(fields_by_name(self.select))
 
 
 def options(command: click.Command) -> click.Command:

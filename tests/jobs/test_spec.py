@@ -78,6 +78,11 @@ def test_command_line_wins_over_config(tmp_path: Path) -> None:
         ("bind = { x = 3 }", "bind: expected a list of strings or a table of them"),
         ("bind = ['x']", "bind: expected INPUT=FIELD, got 'x'"),
         ("bind = ['x=a', 'x=b']", "input 'x' is bound twice"),
+        ("select = 3", "select: expected a string, a list of strings or a table of them, got 3"),
+        ("select = ['=a']", "select: expected OUTPUT or OUTPUT=FIELD, got '=a'"),
+        ("select = ['y=']", "select: expected OUTPUT or OUTPUT=FIELD, got 'y='"),
+        ("select = ['y', 'y=b']", "select: expected each output once, got 'y' twice"),
+        ("select = ['y=a', 'z=a']", "select: expected each field once, got 'a' twice"),
         ("input = [1]", "input: expected a string or a list of strings, got [1]"),
         ("engines = = 2", "expected TOML"),
         ("address = 'auto'", "add --executor ray"),
@@ -123,12 +128,20 @@ def test_keep_nothing_differs_from_keep_all() -> None:
     assert resolve({**NEEDED, "keep": "id, label"}).keep == ("id", "label")
 
 
+def test_outputs_may_be_chosen_as_a_list_or_as_a_table(tmp_path: Path) -> None:
+    config = write(tmp_path / "job.toml", '[select]\nlogits = "score"\n"out/1" = "label"\n')
+    assert resolve(NEEDED, config).selection == {"logits": "score", "out/1": "label"}
+    chosen = resolve({**NEEDED, "select": ("logits = score", "label")})
+    assert list(chosen.selection.items()) == [("logits", "score"), ("label", "label")]
+    assert resolve(NEEDED).selection == {}
+
+
 def test_resume_command_parses_back_to_the_same_spec(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = JobSpec(
         model="/m m.onnx", input=("/a", "/b'c"), output="/o", bind=("x=f",), keep=(),
         executor="ray", address="auto", engines=2, threads=1, batch_rows=7, format="arrow",
         on_error="skip", max_errors=0, stall_seconds=1.5, max_restarts=9, restart=True,
-        progress="none", stages=AUTO, scorer_memory=3 << 30, smt=True,
+        progress="none", stages=AUTO, scorer_memory=3 << 30, smt=True, select=("y=a", "z"),
     )  # fmt: skip
     seen: list[JobSpec] = []
     monkeypatch.setattr("jobs.run.score", lambda spec: seen.append(spec) or 0)

@@ -135,7 +135,9 @@ def test_types_that_are_no_tensor(kind: pa.DataType, reason: str) -> None:
 def test_a_model_of_strings_is_told_as_such() -> None:
     with pytest.raises(BindingError, match="input 'x': expected numbers, got a model that takes"):
         bind_one("name", "N", dtype=object)
-    with pytest.raises(BindingError, match="output 'y': expected numbers, got strings; take it"):
+    with pytest.raises(
+        BindingError, match="output 'y': expected numbers, got strings; choose other"
+    ):
         bind(SCHEMA, (value("score", "N"),), (value("y", "N", dtype=object),))
 
 

@@ -35,6 +35,8 @@ def test_every_field_changes_the_digest_and_is_named(name: str) -> None:
 def test_what_follows_from_a_difference_is_left_out() -> None:
     (line,) = BASE.differences(replace(BASE, model_sha256="n", program="q"))
     assert line.startswith("model_sha256: the folder was made with another model")
+    (line,) = BASE.differences(replace(BASE, outputs="z: float32[]", program="q"))
+    assert line == "outputs: the folder has y: float32[], this run has z: float32[]"
     (line,) = BASE.differences(replace(BASE, files={"/in/a": (10, 1)}, shards="t"))
     assert line.startswith("input /in/b")
 
