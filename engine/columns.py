@@ -37,7 +37,7 @@ from engine.images.segment import Images
 from engine.ops.image_work import IMAGE_WORKS, ImageWork
 from engine.ops.native import lower
 from engine.ops.native_images import image_values, lower_image
-from engine.ops.work import Refusal, Work
+from engine.ops.work import Alias, Map, Refusal, Work
 from engine.segments import Column, Fallback, Segment
 from engine.sequences import sequences
 from engine.steps import Chooser, Frame, Lowered, StepBuilder, opening, written
@@ -74,15 +74,30 @@ def _stranded(
     node: Node, graph: Graph, works: Mapping[str, Work | ImageWork | Refusal]
 ) -> str | None:
     """Why a native node's output could not be used: its type cannot be exported."""
-    name = node.outputs[0]
+    found = (_not_exported(name, graph, works) for name in node.writes)
+    return next((reason for reason in found if reason), None)
+
+
+def _not_exported(
+    name: str, graph: Graph, works: Mapping[str, Work | ImageWork | Refusal]
+) -> str | None:
     value = graph.values.get(name)
-    if value is None or value.dtype == np.float32:
+    if value is None or value.dtype == np.float32 or _is_places(name, graph, works):
         return None
     outside = [n.label for n in graph.consumers(name) if isinstance(works[n.name], Refusal)]
     if outside or graph.is_output(name):
         reader = f"read by {outside[0]}" if outside else "an output"
         return f"{value} is {reader}, and only float32 leaves a segment"
     return None
+
+
+def _is_places(name: str, graph: Graph, works: Mapping[str, Work | ImageWork | Refusal]) -> bool:
+    """Whether the value is places of extremes, perhaps in another shape: those are exported."""
+    maker = graph.producer(name)
+    work = works[maker.name] if maker is not None else None
+    if isinstance(work, Alias) and graph.values[name].dtype == np.int64:
+        return _is_places(work.x, graph, works)
+    return isinstance(work, Map) and work.places == name
 
 
 def segments(

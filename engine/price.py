@@ -97,7 +97,9 @@ def images_nbytes(segment: Images, most: Most, threads: int) -> int:
 
 
 def _exports_nbytes(exports: Sequence[Border], most: Most) -> int:
-    return sum(4 * b.features * (most.tokens if b.tokens else most.rows) for b in exports)
+    return sum(
+        b.dtype.itemsize * b.features * (most.tokens if b.tokens else most.rows) for b in exports
+    )
 
 
 def fallback_nbytes(

@@ -173,7 +173,7 @@ class ReadyColumns:
         arrays = [np.ascontiguousarray(sources[b.value], b.dtype) for b in segment.imports]
         for b in segment.exports:
             count = batch.tokens if b.tokens else batch.rows
-            arrays.append(np.empty((count, b.features), np.float32))
+            arrays.append(np.empty((count, b.features), b.dtype))
         for border, table in self._lookups:
             for weights in self._weights.values():
                 weights.fetch(table, arrays[border])

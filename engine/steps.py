@@ -125,7 +125,8 @@ class StepBuilder:
     def export_step(self, b: Border) -> Step:
         panel = self.root[b.value]
         operands = (panel, b.index, b.features)
-        return Step("", f"export_f32_x{self.points}", operands, (panel.value,), ())
+        kind = "f32" if b.dtype == np.float32 else b.dtype.name
+        return Step("", f"export_{kind}_x{self.points}", operands, (panel.value,), ())
 
     # ---- steps ----------------------------------------------------------------------------
 
@@ -155,14 +156,13 @@ class StepBuilder:
         return operand
 
     def _map(self, node: str, work: Map) -> Step:
-        if not work.direct:
-            self._own(work.write, self.graph.values[work.write].features or 0)
+        for name in work.panels:
+            self._own(name, self.graph.values[name].features or 0)
         for name, features in work.scratch:
             self._own(name, self.points if features == PER_POINT else features)
         operands = tuple(self._placed(o) for o in work.operands)
         reads = tuple(dict.fromkeys(self.root[n].value for n in work.reads))
-        own = () if work.direct else (work.write,)
-        writes = (*own, *(name for name, _ in work.scratch))
+        writes = (*work.panels, *(name for name, _ in work.scratch))
         kernel = f"{work.kernel}_x{self.points}"
         return Step(node, kernel, operands, reads, writes, work.detail)
 

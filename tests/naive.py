@@ -96,3 +96,33 @@ def unpack_sell4(
     assert 4 * step == len(offsets) == len(values)
     assert 4 * extra == len(extras)
     return weights
+
+
+def extreme(x: Array, most: str, which: str) -> Array:
+    """Where the largest or smallest of each x[rows, outer, :, inner] lies, the first or the last
+    of equal ones. What is compared with NaN neither wins nor loses, so a NaN in front stays."""
+    found = np.zeros((x.shape[0], x.shape[1], x.shape[3]), np.int64)
+    for row, outer, inner in np.ndindex(found.shape):
+        line, best = x[row, outer, :, inner], 0
+        for k in range(1, len(line)):
+            wins = line[k] > line[best] if most == "max" else line[k] < line[best]
+            if wins or (which == "last" and line[k] == line[best]):
+                best = k
+        found[row, outer, inner] = best
+    return found
+
+
+def top(x: Array, k: int, largest: bool) -> tuple[Array, Array]:
+    """The first k of each x[rows, outer, :, inner] in order, and where they lie: NaN is larger
+    than any number, and of equal ones the first is in front."""
+    places = np.zeros((x.shape[0], x.shape[1], k, x.shape[3]), np.int64)
+    for row, outer, inner in np.ndindex(x.shape[0], x.shape[1], x.shape[3]):
+        line = x[row, outer, :, inner]
+
+        def rank(place: int, line: Array = line) -> tuple[bool, float, int]:
+            value, nan = float(line[place]), bool(np.isnan(line[place]))
+            number = 0.0 if nan else value
+            return (not nan, -number, place) if largest else (nan, number, place)
+
+        places[row, outer, :, inner] = sorted(range(len(line)), key=rank)[:k]
+    return np.take_along_axis(x, places, axis=2), places

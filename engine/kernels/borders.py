@@ -1,7 +1,8 @@
 """Where rows become panels and back: the only transposes there are.
 
 `import`: x[rows, K] of some element type -> panel[K, T] float32, `points` rows of it; lanes of
-rows that do not exist become zero. `export`: panel[K, T] -> y[rows, K] float32.
+rows that do not exist become zero. `export`: panel[K, T] -> y[rows, K] float32, or int64 of whole
+numbers.
 
 The array's address comes from the borders table at run time (word 2 is its index there), because
 it is another one at every call.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from numba.extending import intrinsic
 
-from engine.kernels.elements import load_as_float
+from engine.kernels.elements import load_as_float, store_from_float
 from engine.kernels.emitting import shuffle
 from engine.kernels.functions import inline
 from engine.kernels.vector import (
@@ -140,16 +141,16 @@ def import_rows(points, element, nbytes):
     return kernel
 
 
-def export_rows(points):
-    """Words: panel, border, K."""
+def export_rows(points, element, nbytes):
+    """Words: panel, border, K. `nbytes` is the size of one element."""
 
     def kernel(step, arena, row, live, borders):
         panel = arena + load_i64(step + 8)
         rows = load_i64(borders + 8 * load_i64(step + 16))
         features = load_i64(step + 24)
-        target = rows + row * features * 4
+        target = rows + row * features * nbytes
         done = 0
-        if live == points:
+        if element == "float32" and live == points:
             while done + 8 <= features:
                 for t in range(0, points, 8):
                     copy8x8(
@@ -162,6 +163,6 @@ def export_rows(points):
         for t in range(live):
             for k in range(done, features):
                 value = load_float(panel + (k * points + t) * 4)
-                store_float(target + (t * features + k) * 4, value)
+                store_from_float(element, target + (t * features + k) * nbytes, value)
 
     return kernel

@@ -1,4 +1,4 @@
-"""Elements of a batch's arrays, of every type that one may come in, as float32."""
+"""Elements of a batch's arrays, of every type that one may come in, as float32, and back."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
@@ -37,3 +37,16 @@ def load_as_float(typing, element, address):
         return b.uitofp(x, F32) if sort == "u" else b.sitofp(x, F32)
 
     return types.float32(element, types.int64), emit
+
+
+@intrinsic(prefer_literal=True)
+def store_from_float(typing, element, address, value):
+    """A float32 as the element (a numpy type's name) at `address`; what is whole in the panel."""
+    kind, sort = _ELEMENTS[element.literal_value]
+
+    def emit(context, b, signature, args):
+        x = args[2] if sort == "f" else b.fptosi(args[2], kind)
+        b.store(x, at(b, args[1], kind), align=4)
+        return context.get_dummy_value()
+
+    return types.void(element, types.int64, types.float32), emit

@@ -15,6 +15,7 @@ Family = Literal[
     "softmax",
     "norm",
     "reduction",
+    "extreme",
     "attention",
     "rotary",
     "pool",

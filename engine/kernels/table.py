@@ -102,12 +102,17 @@ IMPORTS = {
 }
 """Element types a batch may come in, and their bytes; each is rounded to float32."""
 
+EXPORTS = {"f32": ("float32", 4), "int64": ("int64", 8)}
+"""Element types that leave a panel, and their bytes, by what their kernels are called; places of
+extremes leave as int64."""
+
 EPILOGUE_NAMES = ("Gelu", "GeluTanh", "Sigmoid", "Silu", "Tanh")
 """Functions that linear kernels apply to four outputs while they are in L1, see epilogue.py; bounds
 and an added panel they have in their own code. Other functions pass over the whole panel."""
 
 _ELEMENTWISE = "engine.kernels.elementwise"
 _BORDERS = "engine.kernels.borders"
+_EXTREMES = "engine.kernels.extremes"
 _NORMALISE = "engine.kernels.normalise"
 _ATTENTION = "engine.kernels.attention"
 _ROTARY = "engine.kernels.rotary"
@@ -211,7 +216,29 @@ def _rows(points: int) -> tuple[Kernel, ...]:
             )
             for e, nbytes in IMPORTS.items()
         ),
-        Kernel(f"export_f32_x{points}", "export", f"{_BORDERS}:export_rows", (points,)),
+        *(
+            Kernel(
+                f"arg{most}_{which}_f32_x{points}",
+                "extreme",
+                f"{_EXTREMES}:extreme",
+                (points, most, which),
+            )
+            for most in ("max", "min")
+            for which in ("first", "last")
+        ),
+        *(
+            Kernel(f"top{most}_f32_x{points}", "extreme", f"{_EXTREMES}:top", (points, most))
+            for most in ("max", "min")
+        ),
+        *(
+            Kernel(
+                f"export_{short}_x{points}",
+                "export",
+                f"{_BORDERS}:export_rows",
+                (points, e, nbytes),
+            )
+            for short, (e, nbytes) in EXPORTS.items()
+        ),
     )
 
 

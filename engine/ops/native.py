@@ -14,6 +14,7 @@ import numpy as np
 from engine.graph import Graph, Node, Value
 from engine.kernels.table import BINARY_NAMES, IMPORTS, REDUCTION_NAMES, UNARY_NAMES
 from engine.ops.native_attention import attention, rotary
+from engine.ops.native_extremes import extreme, top
 from engine.ops.native_tokens import (
     counted,
     gather,
@@ -37,8 +38,9 @@ def lower(node: Node, graph: Graph) -> Work | Refusal:
     rule = NATIVE_OPS.get(node.label)
     if rule is None:
         return Refusal(f"no kernel for {node.label}")
-    if len(node.writes) != 1:
-        return Refusal(f"expected one output, got {len(node.writes)}")
+    expected = OUTPUTS.get(node.label, 1)
+    if len(node.writes) != expected:
+        return Refusal(f"expected outputs: {expected}, got {len(node.writes)}")
     return rule(node, graph)
 
 
@@ -281,6 +283,8 @@ NATIVE_OPS: dict[str, Rule] = {
     "Cast": cast,
     **dict.fromkeys(("LayerNormalization", "RMSNormalization", "colonnade.LayerNorm"), layer_norm),
     **dict.fromkeys(REDUCTION_NAMES, reduction),
+    **dict.fromkeys(("ArgMax", "ArgMin"), extreme),
+    "TopK": top,
     "Gather": gather,
     "colonnade.Attention": attention,
     "colonnade.Part": part,
@@ -289,3 +293,6 @@ NATIVE_OPS: dict[str, Rule] = {
     "colonnade.Repeat": repeat,
     "colonnade.Rotary": rotary,
 }
+
+OUTPUTS = {"TopK": 2}
+"""Of operators that do not have one."""

@@ -54,6 +54,15 @@ class Map:
     """For all sequences of a column at once, not tile by tile."""
     direct: bool = False
     """It writes rows of its result into the batch's array, and no panel."""
+    places: str = ""
+    """What it writes besides, or instead: whole numbers that floats hold exactly, and that leave
+    the segment as int64."""
+
+    @property
+    def panels(self) -> tuple[str, ...]:
+        """Values that it writes as panels."""
+        written = () if self.direct else (self.write,)
+        return tuple(dict.fromkeys((*written, *([self.places] if self.places else []))))
 
 
 @dataclass(frozen=True, slots=True)

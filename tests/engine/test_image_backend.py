@@ -1,4 +1,5 @@
-"""onnx's own cases of the operators of convolutional networks: by kernels, unless a table says why.
+"""onnx's own cases of the operators of convolutional networks and of classifiers: by kernels,
+unless a table says why.
 
 A case's images get a free number of rows, and its other inputs become constants. The tables below
 name the cases that no kernel takes: what is not in them must run by kernels alone.
@@ -26,6 +27,8 @@ from engine.segments import Fallback
 Array = np.ndarray[Any, Any]
 ALL = 99
 OPERATORS = {
+    "ArgMax": 1,
+    "ArgMin": 1,
     "AveragePool": 1,
     "BatchNormalization": 1,
     "Clip": 1,
@@ -50,6 +53,7 @@ OPERATORS = {
     "Slice": 1,
     "Split": 1,
     "Swish": 1,
+    "TopK": 1,
     "Upsample": 1,
 }
 """How many inputs are data; all others become constants."""
@@ -65,6 +69,8 @@ FALLBACKS = {
     "maxpool_2d_uint8": "kernels compute in float32",
     "clip_default_int8_*": "kernels compute in float32",
     "reduce_max_bool_inputs": "kernels compute in float32",
+    "top_k_uint64": "kernels compute in float32",
+    "top_k_same_values_2d": "kernels compute in float32",
     # sizes that are not what was asked for, and pixels that are not in the picture
     "resize_*_antialias": "antialias",
     "resize_*_not_larger": "keeps the aspect ratio",
@@ -79,6 +85,8 @@ FALLBACKS = {
 """Cases that run through the reference, at least in part, and why."""
 REFUSED = {
     # along the rows of the batch
+    "arg*_default_axis_*": "axis 0 is the rows",
+    "top_k_same_values*": "axis 0 is the rows",
     "concat_*_axis_0": "axis 0 is the rows",
     "concat_*_axis_negative_*": "axis 0 is the rows",
     "flatten_*": "does not have the rows in front",

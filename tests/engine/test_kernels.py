@@ -255,6 +255,7 @@ def test_import_and_export_transpose(element: str, features: int, live: int, poi
 def test_every_row_has_a_test_above() -> None:
     here = {"linear", "epilogue", "unary", "binary", "constant", "softmax", "import", "export"}
     beside = {"attention", "rotary"}  # test_attention_kernels
+    beside |= {"extreme"}  # test_extremes
     beside |= {"broadcast", "embed", "norm", "pool", "reduction"}  # test_token_kernels
     beside |= {"conv", "depthwise"}  # test_conv_kernels; and pictures' in test_image_kernels
     families = {k.family for k in KERNELS.values() if not k.family.startswith("image ")}

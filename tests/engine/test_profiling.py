@@ -14,6 +14,7 @@ import small_models as small
 import engine
 from engine.batch import Batch
 from engine.errors import EngineError, FeedError
+from engine.ops.native_extremes import MOST_TOP
 from engine.rival import Rival, disagreement, tolerance
 from engine.samples import made_up_feeds
 from engine.segments import Column
@@ -30,8 +31,8 @@ def mixed_model() -> onnx.ModelProto:
     constants = {
         "w1": w1.astype(np.float32),
         "b1": np.ones(24, np.float32),
-        "k": np.array([6], np.int64),
-        "w2": rng.standard_normal((4, 6)).astype(np.float32),
+        "k": np.array([MOST_TOP + 1], np.int64),
+        "w2": rng.standard_normal((4, MOST_TOP + 1)).astype(np.float32),
         "b2": np.zeros(4, np.float32),
     }
     nodes = [
@@ -103,7 +104,7 @@ def test_timed_runs_compute_the_same_as_others(path: Path) -> None:
         seconds = session.timed(feeds)
         assert [s.shape[0] for s in seconds] == [-(-ROWS // 16), 1, -(-ROWS // 16)]
         last = session._segments[-1]
-        known = {"top": np.zeros((ROWS, 6), np.float32)}
+        known = {"top": np.zeros((ROWS, MOST_TOP + 1), np.float32)}
         last(known, Batch(ROWS))
         untimed = known.pop("y")
         last.timed(known, Batch(ROWS))

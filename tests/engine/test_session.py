@@ -242,7 +242,11 @@ def test_callers_take_turns(wide: onnx.ModelProto, batch: Array) -> None:
 
 
 def test_no_rows_give_no_rows_even_where_the_reference_cannot() -> None:
-    nodes = [small.node("Mod", "x three", "m", fmod=1), small.node("ArgMax", "m", "y", axis=1)]
+    nodes = [
+        small.node("Mod", "x three", "m", fmod=1),
+        small.node("Cast", "m", "whole", to=6),
+        small.node("ArgMax", "whole", "y", axis=1),
+    ]
     proto = small.model(nodes, {"x": ["N", 4]}, {"y": ["N", 1]}, {"three": np.float32(3)})
     proto.graph.output[0].CopyFrom(small.info("y", ["N", 1], np.int64))
     got = run(proto, {"x": np.zeros((0, 4), np.float32)})["y"]
