@@ -10,13 +10,13 @@ import pytest
 import small_models as small
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_calls import call, panel
+from kernel_calls import call, offsets_of, panel
 
 import engine
 from engine.kernels.row import Kernel
 from engine.kernels.table import KERNELS, kernels_of
 from engine.reader import graph_of
-from engine.segments import Column
+from engine.segments import Column, Sequences
 
 Array = np.ndarray[Any, Any]
 FEW = np.array([0.0, -0.0, 1.0, -1.0, 2.5, np.inf, -np.inf, np.nan], np.float32)
@@ -223,3 +223,29 @@ def test_every_width_has_its_kernels() -> None:
         *(f"arg{most}_{which}_f32" for most in ("max", "min") for which in ("first", "last")),
         "topmax_f32", "topmin_f32",
     }  # fmt: skip
+
+
+def test_every_token_has_its_places() -> None:
+    """Labels of tokens, of sequences of any length, come back as the tokens went in."""
+    pytest.importorskip("onnxruntime")
+    table = np.random.default_rng(6).standard_normal((20, 5)).astype(np.float32)
+    nodes = [
+        small.node("Gather", "table ids", "z"),
+        small.node("ArgMax", "z", "label", axis=-1, keepdims=0),
+        small.node("TopK", "z k", "best where", axis=-1),
+    ]
+    proto = small.model(nodes, {}, {}, {"table": table, "k": [2]})
+    proto.graph.input.append(small.info("ids", ["n", "s"], np.int64))
+    outputs = {"label": np.int64, "best": np.float32, "where": np.int64}
+    proto.graph.output.extend(small.info(n, None, dtype) for n, dtype in outputs.items())
+    program = engine.compile(graph_of(proto))
+    assert [type(s) for s in program.segments] == [Sequences]
+    rng = np.random.default_rng(7)
+    rows = [rng.integers(0, 20, length) for length in (1, 40, 3, 33, 7)]
+    ids = engine.Ragged(np.concatenate(rows), offsets_of([len(row) for row in rows]))
+    with engine.Session(program, cpus=[0]) as session:
+        found = session.run({"ids": ids})
+    for name, dtype in outputs.items():
+        parts = [small.onnxruntime_run(proto, {"ids": row[None]})[name][0] for row in rows]
+        assert found[name].values.dtype == dtype
+        np.testing.assert_array_equal(found[name].values, np.concatenate(parts))
