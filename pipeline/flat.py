@@ -76,6 +76,24 @@ def as_lists(column: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(ends), column.flatten(), mask=pa.array(missing))
 
 
+def only(batch: pa.RecordBatch, mask: Array) -> pa.RecordBatch:
+    """The rows of the batch where bool[rows] is true. Arrow cannot pick among views of strings and
+    bytes (string_view): a batch that has some is joined of its runs of such rows."""
+    if not any(map(_has_views, batch.schema.types)):
+        return batch.filter(pa.array(mask))
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]))).reshape(-1, 2)
+    runs = [batch.slice(first, end - first) for first, end in edges.tolist()]
+    return pa.concat_batches(runs or [batch.slice(0, 0)])
+
+
+def _has_views(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        return True
+    return any(_has_views(kind.field(i).type) for i in range(kind.num_fields))
+
+
 def _rows_of_fixed(rows: Rows, size: int) -> Rows:
     return lambda positions: rows(positions // size)
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.blocks import Blocks
 from pipeline.decoding import ParquetRows
 from pipeline.errors import InputError
+from pipeline.flat import only
 from pipeline.shards import Shard
 from pipeline.sources import facts, mapped, naming, opened
 from pipeline.where import Where
@@ -109,9 +110,9 @@ class ShardReader:
         """The rows that are scored, without the fields that only `where` looks at."""
         if self._where is None:
             return numbers, batch
-        mask = self._where.mask(batch).fill_null(False)
-        kept = np.asarray(numbers)[mask.to_numpy(zero_copy_only=False)]
-        return kept.tolist(), batch.filter(mask).select(self.columns)
+        mask = self._where.mask(batch).fill_null(False).to_numpy(zero_copy_only=False)
+        kept = np.asarray(numbers)[mask]
+        return kept.tolist(), only(batch, mask).select(self.columns)
 
     def close(self) -> None:
         self._stack.close()

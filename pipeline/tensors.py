@@ -29,7 +29,7 @@ import pyarrow as pa
 from engine.ragged import Ragged
 from pipeline.bound import Binding, FieldBinding, OutputField
 from pipeline.errors import RowError
-from pipeline.flat import BadRow, Flat, flatten
+from pipeline.flat import BadRow, Flat, flatten, only
 from pipeline.sequences import Feed, different_lengths, flatten_sequences, to_lists
 
 __all__ = ["BadRow", "bad_rows", "to_batch", "to_feeds", "without_rows"]
@@ -59,7 +59,7 @@ def without_rows(batch: pa.RecordBatch, bad: Sequence[BadRow]) -> pa.RecordBatch
     """The batch without its bad rows (a copy, unless there are none)."""
     if not bad:
         return batch
-    return batch.filter(pa.array(_good_mask(batch.num_rows, bad)))
+    return only(batch, _good_mask(batch.num_rows, bad))
 
 
 def to_feeds(batch: pa.RecordBatch, binding: Binding) -> dict[str, Feed]:

@@ -260,7 +260,10 @@ def _mask(condition: Condition, batch: pa.RecordBatch) -> Any:
 
 def _column(batch: pa.RecordBatch, field: Field) -> Any:
     column = batch.column(field.name)
-    return column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
+    if isinstance(column, pa.DictionaryArray):
+        return column.dictionary_decode()
+    # Arrow compares no views
+    return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column
 
 
 def _scalar(value: Any, column: Any) -> pa.Scalar:

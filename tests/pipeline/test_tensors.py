@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from engine.graph import Value
 from pipeline.binding import Binding, bind
 from pipeline.errors import RowError
+from pipeline.flat import only
 from pipeline.tensors import bad_rows, to_batch, to_feeds, without_rows
 
 Array = np.ndarray[Any, Any]
@@ -231,6 +232,26 @@ def test_an_output_of_another_shape_is_refused() -> None:
         to_batch(batch_of(column), {"y": np.ones((2, 1), np.float32)}, bound)
     with pytest.raises(ValueError, match="got float64"):
         to_batch(batch_of(column), {"y": np.ones(2)}, bound)
+
+
+@pytest.mark.parametrize("mask", [[1, 0, 1, 1, 0], [0, 1, 0, 0, 1], [0] * 5, [1] * 5])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string_view(), pa.list_(pa.string_view()), pa.struct([("a", pa.string_view())]),
+        pa.list_view(pa.int64()), pa.dictionary(pa.int32(), pa.string()), pa.string(),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_rows_of_every_kind_are_picked(kind: pa.DataType, mask: list[int]) -> None:
+    values = [f"{i}" * 20 * i if i else None for i in range(5)]
+    if pa.types.is_struct(kind):
+        values = [{"a": v} for v in values]
+    if kind.num_fields and not pa.types.is_struct(kind):
+        values = [[i] for i in range(5)] if kind.value_type == pa.int64() else [[v] for v in values]
+    found = only(pa.record_batch({"k": pa.array(values, kind)}), np.array(mask, np.bool_))
+    assert found.schema.field("k").type == kind
+    assert found["k"].to_pylist() == [v for v, kept in zip(values, mask, strict=True) if kept]
 
 
 def test_a_batch_without_kept_fields_keeps_its_rows() -> None:

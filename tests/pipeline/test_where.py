@@ -217,6 +217,13 @@ def test_hashes_of_64_bits_are_numbers(tmp_path: Path) -> None:
     assert not any(g.skipped for f in dataset.files for g in f.row_groups)
 
 
+def test_views_of_strings_are_compared() -> None:
+    batch = pa.record_batch({"s": pa.array(["a", None, "b"], pa.string_view())})
+    where = parse("s in ['a', 'c'] or s is None").fitted(batch.schema)
+    assert where.mask(batch).to_pylist() == [True, True, False]
+    assert parse("s > 'a'").fitted(batch.schema).mask(batch).to_pylist() == [False, None, True]
+
+
 def test_a_time_without_its_offset_is_told() -> None:
     schema = pa.schema([("t", pa.timestamp("us", "UTC"))])
     parse("t > '2024-01-01T00:05Z'").fitted(schema)
