@@ -102,9 +102,10 @@ class TextFile:
     def __init__(self, path: str, output: str) -> None:
         from prometheus_client import CollectorRegistry
 
-        folder = Path(path).parent
-        if not folder.is_dir():
-            raise SpecError(f"metrics: expected a file in a folder that exists, got {path}")
+        if not Path(path).parent.is_dir() or Path(path).is_dir():
+            raise SpecError(
+                f"metrics: expected a file in a folder that exists, got {path}; check --metrics"
+            )
         self._path = path
         self._output = output
         self._tally: Tally | None = None

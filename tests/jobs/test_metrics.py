@@ -58,8 +58,10 @@ def test_the_file_holds_the_figures_of_the_job(source: Source, tmp_path: Path) -
     assert not list(tmp_path.glob("job.prom?*")), "no temporary file is left"
 
 
-def test_a_folder_that_is_not_there_is_named(source: Source, tmp_path: Path) -> None:
-    run = here(*words(source, tmp_path / "out", "--metrics", str(tmp_path / "no" / "m.prom")))
+@pytest.mark.parametrize("name", ["no/m.prom", ""])
+def test_what_can_be_no_file_is_named(source: Source, tmp_path: Path, name: str) -> None:
+    """In a folder that is not there; a folder itself."""
+    run = here(*words(source, tmp_path / "out", "--metrics", str(tmp_path / name)))
     assert run.code == 2 and "metrics: expected a file in a folder that exists" in run.stderr
     assert not (tmp_path / "out").exists()
 
