@@ -86,7 +86,7 @@ def _check_inputs(
         if name not in names:
             raise BindingError(
                 f"--bind {name}: expected an input of the model{needed} ({listed(names)}), "
-                f"got {name!r}{did_you_mean(name, names)}"
+                f"got {name!r}{did_you_mean(name, names) or '; check --bind'}"
             )
 
 
@@ -144,7 +144,7 @@ def _missing(schema: pa.Schema, value: GraphValue, asked: str | None) -> str:
         return hint(schema, value.name, value.shape, value.dtype, value.name)
     if "," in asked and all(part.strip() in schema.names for part in asked.split(",")):
         return gather(len(asked.split(",")), value.dtype)
-    return did_you_mean(asked, schema.names)
+    return did_you_mean(asked, schema.names) or "; check --bind"
 
 
 def _row_shape(where: str, value: GraphValue, found: Layout, kind: pa.DataType) -> tuple[int, ...]:
@@ -193,7 +193,7 @@ def _kept(schema: pa.Schema, bound: set[str], keep: Sequence[str] | None) -> tup
         if name not in schema.names:
             raise BindingError(
                 f"--keep {name}: expected a field ({listed(schema.names)}), got {name!r}"
-                f"{did_you_mean(name, schema.names)}"
+                f"{did_you_mean(name, schema.names) or '; check --keep'}"
             )
     return tuple(n for n in schema.names if n in set(keep))
 

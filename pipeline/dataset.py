@@ -122,6 +122,12 @@ def _stat(path: str) -> os.stat_result | None:
         return None  # reading the footer says why
 
 
+ALIKE = (
+    "all files of a dataset have the same fields, in order, types and nullability: write it again "
+    "like the others, or leave it out of --input"
+)
+
+
 def _check_same_schema(path: str, schema: pa.Schema, other_path: str, other: pa.Schema) -> None:
     """Names, order, types and nullability must agree; metadata may differ."""
     if schema.equals(other, check_metadata=False):
@@ -129,24 +135,20 @@ def _check_same_schema(path: str, schema: pa.Schema, other_path: str, other: pa.
     for field in schema:
         if field.name not in other.names:
             raise InputError(
-                f"{other_path}: expected field {field.name!r} as in {path}, got none; "
-                "all files of a dataset have the same schema"
+                f"{other_path}: expected field {field.name!r} as in {path}, got none; {ALIKE}"
             )
     for field in other:
         if field.name not in schema.names:
-            raise InputError(
-                f"{other_path}: field {field.name!r} is not in {path}; "
-                "all files of a dataset have the same schema"
-            )
+            raise InputError(f"{other_path}: field {field.name!r} is not in {path}; {ALIKE}")
         expected = schema.field(field.name)
         if not field.equals(expected, check_metadata=False):
             raise InputError(
                 f"{other_path}: field {field.name!r}: expected {_typed(expected)} as in {path}, "
-                f"got {_typed(field)}; all files of a dataset have the same schema"
+                f"got {_typed(field)}; {ALIKE}"
             )
     raise InputError(
         f"{other_path}: expected fields in the order of {path}: {', '.join(schema.names)}, "
-        f"got {', '.join(other.names)}"
+        f"got {', '.join(other.names)}; {ALIKE}"
     )
 
 

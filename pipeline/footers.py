@@ -14,7 +14,7 @@ from pipeline.dictionaries import dictionary_nbytes, leaf_types, width
 from pipeline.errors import InputError
 from pipeline.partitions import Partition
 from pipeline.row_groups import RowGroup, RowGroups
-from pipeline.sources import facts, mapped, naming, opened
+from pipeline.sources import AGAIN, facts, mapped, naming, opened
 from pipeline.stores import is_url
 from pipeline.where import Range, Where
 
@@ -64,7 +64,7 @@ def read_footer(
 ) -> tuple[DataFile, pa.Schema]:
     """What the file holds, and what the folders above it add to it. Raises InputError for what is
     neither Parquet nor Arrow, or damaged, and FilterError where fields do not fit `where`."""
-    with naming(path, path, "cannot be read, truncated or damaged"):
+    with naming(path, path, "cannot be read, truncated or damaged", AGAIN):
         _refuse_dead_link(path)
         found = facts(path)
         with opened(path) as source:
@@ -124,7 +124,7 @@ def _refuse_dead_link(path: str) -> None:
 def _kind(path: str, magic: bytes) -> str:
     """What a file is by its first bytes."""
     if not magic:
-        raise InputError(f"{path}: expected a Parquet or Arrow file, got an empty one")
+        raise InputError(f"{path}: expected a Parquet or Arrow file, got an empty one; {AGAIN}")
     if magic not in MAGIC:
         raise InputError(f"{path}: expected a Parquet or Arrow IPC file, got {_what(magic)}")
     return MAGIC[magic]
@@ -140,7 +140,10 @@ def _what(magic: bytes) -> str:
 def _check_names(path: str, schema: pa.Schema) -> None:
     twice = sorted({n for n in schema.names if schema.names.count(n) > 1})
     if twice:
-        raise InputError(f"{path}: expected each field once, got {', '.join(twice)} twice")
+        raise InputError(
+            f"{path}: expected each field once, got {', '.join(twice)} twice; write it again with "
+            "a name for each"
+        )
 
 
 def _parquet_groups(

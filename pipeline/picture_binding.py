@@ -62,10 +62,19 @@ def pixels(
     if not found:
         raise BindingError(
             "--image: expected an input of pictures, float[N, C, H, W] or [N, H, W, C], that is "
-            f"fed from encoded pictures or a tensor, got {', '.join(map(wanted, inputs))}; "
-            "do --bind INPUT=FIELD, or leave it out"
+            "fed from a field of encoded pictures (binary, not in a dictionary) or tensors, got "
+            f"{', '.join(_fed(v, schema, requested) for v in inputs)}; do --bind INPUT=FIELD, or "
+            "leave it out"
         )
     return found
+
+
+def _fed(value: GraphValue, schema: pa.Schema, requested: Mapping[str, str]) -> str:
+    """What the model wants there, and what it gets."""
+    name = requested.get(value.name, value.name).removesuffix(CAST)
+    field = f"field {name!r}"
+    kind = f"{field} of {schema.field(name).type}" if name in schema.names else f"no {field}"
+    return f"{wanted(value)} from {kind}"
 
 
 def _fed_dtype(kind: pa.DataType) -> np.dtype[np.generic] | None:

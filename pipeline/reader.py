@@ -17,7 +17,7 @@ from pipeline.decoding import ParquetRows
 from pipeline.errors import InputError
 from pipeline.flat import only
 from pipeline.shards import Shard
-from pipeline.sources import facts, mapped, naming, opened
+from pipeline.sources import AGAIN, facts, mapped, naming, opened
 from pipeline.where import Where
 
 EVEN_ROWS = 64
@@ -189,7 +189,7 @@ class ShardReader:
         )
 
     def _naming_the_file(self) -> contextlib.AbstractContextManager[None]:
-        return naming(str(self.shard), self.shard.path, "cannot be read")
+        return naming(str(self.shard), self.shard.path, "cannot be read", AGAIN)
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:

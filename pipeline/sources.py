@@ -35,7 +35,7 @@ def facts(path: str) -> Facts:
     if not is_url(path):
         stat = Path(path).stat()
         if not S_ISREG(stat.st_mode):  # a pipe would be waited for, for ever
-            raise InputError(f"{path}: expected a file, got a pipe, socket or device")
+            raise InputError(f"{path}: expected a file, got a pipe, socket or device; {AGAIN}")
         return Facts(stat.st_size, stat.st_mtime_ns)
     files, key = split(path)
     found = files.get_file_info(key)
@@ -61,20 +61,23 @@ def buffer_nbytes(path: str) -> int:
     return REMOTE_BUFFER_NBYTES if is_url(path) else BUFFER_NBYTES
 
 
+AGAIN = "copy or write it again, or leave it out of --input"
+
+
 @contextmanager
-def naming(where: str, path: str, what: str) -> Iterator[None]:
-    """What goes wrong inside comes out as InputError, `WHERE: WHAT: reason`; as StorageError where
-    an object store may well answer the next time."""
+def naming(where: str, path: str, what: str, advice: str) -> Iterator[None]:
+    """What goes wrong inside comes out as InputError, `WHERE: WHAT: reason; ADVICE`; as
+    StorageError where an object store may well answer the next time."""
     try:
         yield
     except OSError as e:
         if is_url(path) and not isinstance(e, pa.ArrowException):
             raise read_error(where, e) from e
-        raise InputError(f"{where}: {what}: {_said(e)}") from e
+        raise InputError(f"{where}: {what}: {_said(e)}; {advice}") from e
     except (pa.ArrowException, KeyError) as e:
-        raise InputError(f"{where}: {what}: {_said(e)}") from e
+        raise InputError(f"{where}: {what}: {_said(e)}; {advice}") from e
 
 
 def _said(error: Exception) -> str:
     """Its first line: Arrow ends some of its messages with an empty one."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

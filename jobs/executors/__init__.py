@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from numa.errors import NumaError
 from numa.placement import places
 
 if TYPE_CHECKING:
@@ -78,7 +79,12 @@ def groups_of(
     if stages > 1:
         domains = len(topology.domains(domain))
         engines = (engines or max(1, domains // stages)) * stages
-    found = places(topology, engines, threads, domain=domain, smt=smt)
+    try:
+        found = places(topology, engines, threads, domain=domain, smt=smt)
+    except NumaError as e:
+        if stages <= 1:
+            raise
+        raise NumaError(f"{e}, or fewer --stages: each is an engine of its own") from e
     return [found[i : i + stages] for i in range(0, len(found), stages)]
 
 

@@ -105,11 +105,19 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         lambda s, f: with_data(s, f, a=pa.table({"x": ["a", "b"]})), ["x", "string"]
     ),
     "empty dataset": (lambda s, f: with_data(s, f), ["data"]),
-    "empty file": (empty_file, ["b.parquet"]),
-    "truncated Parquet": (truncated_parquet, ["a.parquet"]),
+    "empty file": (empty_file, ["b.parquet", "; copy or write it again, or leave it out"]),
+    "truncated Parquet": (truncated_parquet, ["a.parquet", "; copy or write it again"]),
+    "field twice": (
+        lambda s, f: with_data(s, f, a=table().rename_columns(["x", "x"])),
+        ["a.parquet", "; write it again with a name for each"],
+    ),
+    "fields in another order": (
+        lambda s, f: with_data(s, f, a=table(), b=table().select(["x", "id"])),
+        ["b.parquet", "got x, id; all files", "write it again like the others"],
+    ),
     "differing schemas": (
         lambda s, f: with_data(s, f, a=table(), b=table(kind=pa.float64())),
-        ["b.parquet", "x"],
+        ["b.parquet", "x", "write it again like the others, or leave it out of --input"],
     ),
 }  # fmt: skip
 

@@ -197,7 +197,7 @@ def test_the_plan_shows_what_becomes_of_a_field_and_its_price(tmp_path: Path) ->
         ("bytes", "mean=0.5,0.5", "expected mean of 1 or 3 numbers"),
         ("bytes", "resize=7", "expected resize of at least 8x8"),
         ("bytes", "mean=127", "add range=255"),
-        ("text", "mean=0.5", "expected an input of pictures"),
+        ("text", "mean=0.5", "from field 'x' of string; do --bind"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_start(

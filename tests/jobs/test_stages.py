@@ -131,6 +131,8 @@ def test_each_scorer_gets_neighbouring_places(tmp_path: Path) -> None:
     assert [[place.node for place in group] for group in groups] == [[0, 1], [2, 3]]
     assert [len(group) for group in groups_of(topology, 1, None, 3)] == [3]
     assert [len(group) for group in groups_of(topology, None, None, 1)] == [1, 1, 1, 1]
+    with pytest.raises(NumaError, match="got 99; ask for fewer engines, or fewer --stages"):
+        groups_of(topology, None, None, 99)
 
 
 def wide(path: Path) -> Path:
