@@ -103,8 +103,7 @@ def predict(dataset: Any, model: str | PathLike[str], **options: Any) -> Any:
     from pipeline.tables import canonical_schema
 
     spec = _spec(model, options)
-    schema = dataset.schema().base_schema
-    fit(spec, canonical_schema(schema))
+    fit(spec, canonical_schema(_schema(dataset)))
     homes = settle_all(Census(), Homes(spec.engines, spec.threads)).of.values()
     return dataset.map_batches(
         Predictor,
@@ -116,6 +115,22 @@ def predict(dataset: Any, model: str | PathLike[str], **options: Any) -> Any:
         compute=ray.data.ActorPoolStrategy(size=len(homes)),
         num_cpus=_cpus_asked(homes),
         scheduling_strategy="SPREAD",
+    )
+
+
+def _schema(dataset: Any) -> Any:
+    """pyarrow's, of what Predictor is handed. Blocks of pandas know numpy's types alone: there the
+    first row, turned into Arrow, is asked."""
+    from pipeline.tables import is_schema
+
+    told = dataset.schema()
+    if told is not None and is_schema(told.base_schema):
+        return told.base_schema
+    for table in dataset.limit(1).iter_batches(batch_size=None, batch_format="pyarrow"):
+        return table.schema
+    raise SpecError(
+        "predict: expected a dataset that knows its fields, got one of no rows and no Arrow "
+        "schema; give it one (ray.data.from_arrow), or leave predict out where there are no rows"
     )
 
 

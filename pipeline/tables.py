@@ -61,6 +61,11 @@ class TableScorer:
                 yield encode(scored, self._binding, self._on_error)
 
 
+def is_schema(told: object) -> bool:
+    """Whether it is Arrow's, and not that of pandas' blocks."""
+    return isinstance(told, pa.Schema)
+
+
 def canonical(table: pa.Table) -> pa.Table:
     """The table with tensors of Ray's types as arrow.fixed_shape_tensor; no values are copied."""
     wanted = canonical_schema(table.schema)

@@ -103,6 +103,17 @@ def test_readers_example_runs_on_a_machine_of_one_node(source: Source, data: Any
     assert sorted(row["id"] for row in scored.take_all()) == list(range(ROWS))
 
 
+def test_blocks_of_pandas(source: Source, data: Any) -> None:
+    frame = pytest.importorskip("pandas").DataFrame(
+        {"id": [7, 8], "note": ["a", None], "x": [np.zeros(8, np.float32)] * 2}
+    )
+    rows = predict(data.from_pandas([frame]), source.model).take_all()
+    assert sorted(row["id"] for row in rows) == [7, 8] and rows[0].keys() == {"id", "note", "y"}
+    np.testing.assert_array_equal([row["y"] for row in rows], np.zeros((2, 4), np.float32))
+    with pytest.raises(SpecError, match="got one of no rows and no Arrow schema; give it one"):
+        predict(data.from_pandas([frame[:0]]), source.model)
+
+
 def test_cpus_are_left_for_rays_own_tasks() -> None:
     def home(raylet: str, offered: int, cpus: int) -> Any:
         place = SimpleNamespace(cpus=tuple(range(cpus)))
