@@ -208,9 +208,10 @@ def softmax(points, logarithm):
                     if not logarithm:
                         store(y + start + k * stride, e)
                 if logarithm:
-                    shift = top + log(total)
-                    for k in range(axis):
-                        store(y + start + k * stride, load(shape, x + start + k * stride) - shift)
+                    sums = log(total)
+                    for k in range(axis):  # top first: beside a large one, the sum would be lost
+                        low = load(shape, x + start + k * stride) - top
+                        store(y + start + k * stride, low - sums)
                 else:
                     for k in range(axis):
                         store(y + start + k * stride, load(shape, y + start + k * stride) / total)
