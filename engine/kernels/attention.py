@@ -28,6 +28,9 @@ from __future__ import annotations
 import numpy as np
 
 from engine.kernels.functions import exp_falling, four_weights, inline
+from engine.kernels.registers import register_lanes
+from engine.kernels.slices import added
+from engine.kernels.streams import ask_far_lines
 from engine.kernels.vector import (
     at_least,
     broadcast,
@@ -42,10 +45,20 @@ from engine.kernels.vector import (
     zeros,
 )
 
+EIGHT_KEYS = register_lanes() == 16
+"""Whether scores of eight keys are summed at once: with 32 registers. AVX2's 16 hold four."""
+
+
+@inline
+def _keys(points, k, k_stride, key):
+    """Address of one key's first feature."""
+    return k + (key // points) * k_stride + (key % points) * 4
+
 
 @inline
 def _scores(shape, points, q, k, k_stride, first, last, depth, scale, bias, each, scores):
-    """scores[key] = scale * K[:, key] . q + bias[key] for keys first..last, four at once.
+    """scores[key] = scale * K[:, key] . q + bias[key] for keys first..last, four at once, or eight
+    where there are registers for their sums.
 
     `first` is a multiple of four. The last four may reach beyond `last`: what they hold is the
     next sequence's, or nothing; it is written and never read. The bias is `each` bytes from tile
@@ -53,30 +66,51 @@ def _scores(shape, points, q, k, k_stride, first, last, depth, scale, bias, each
     """
     size = 4 * points
     factor = broadcast(shape, scale)
-    for key in range(first, last, 4):
-        column = k + (key // points) * k_stride + (key % points) * 4
-        a0, a1, a2, a3 = shape, shape, shape, shape
-        row = q
+    key = first
+    if EIGHT_KEYS:
+        while key + 4 < last:
+            one, two = _keys(points, k, k_stride, key), _keys(points, k, k_stride, key + 4)
+            row = q
+            a = (shape, shape, shape, shape)
+            b = (shape, shape, shape, shape)
+            for _ in range(depth):
+                v = load(shape, row)
+                a = added(a, four_weights(shape, one), v)
+                b = added(b, four_weights(shape, two), v)
+                one += size
+                two += size
+                row += size
+            _scaled(points, a, factor, bias, each, key, scores)
+            _scaled(points, b, factor, bias, each, key + 4, scores + 4 * size)
+            scores += 8 * size
+            key += 8
+    while key < last:
+        column, row = _keys(points, k, k_stride, key), q
+        a = (shape, shape, shape, shape)
         for _ in range(depth):
-            (w0, w1, w2, w3), v = four_weights(shape, column), load(shape, row)
-            a0 = fma(w0, v, a0)
-            a1 = fma(w1, v, a1)
-            a2 = fma(w2, v, a2)
-            a3 = fma(w3, v, a3)
+            a = added(a, four_weights(shape, column), load(shape, row))
             column += size
             row += size
-        if bias != 0:
-            b = bias + (key // points) * each + (key % points) * 4
-            store(scores, fma(a0, factor, broadcast(shape, b)))
-            store(scores + size, fma(a1, factor, broadcast(shape, b + 4)))
-            store(scores + 2 * size, fma(a2, factor, broadcast(shape, b + 8)))
-            store(scores + 3 * size, fma(a3, factor, broadcast(shape, b + 12)))
-        else:
-            store(scores, a0 * factor)
-            store(scores + size, a1 * factor)
-            store(scores + 2 * size, a2 * factor)
-            store(scores + 3 * size, a3 * factor)
+        _scaled(points, a, factor, bias, each, key, scores)
         scores += 4 * size
+        key += 4
+
+
+@inline
+def _scaled(points, sums, factor, bias, each, key, scores):
+    """Writes the scores of four keys, with their bias where it is not 0."""
+    (a0, a1, a2, a3), size = sums, 4 * points
+    if bias != 0:
+        b = _keys(points, bias, each, key)
+        store(scores, fma(a0, factor, broadcast(factor, b)))
+        store(scores + size, fma(a1, factor, broadcast(factor, b + 4)))
+        store(scores + 2 * size, fma(a2, factor, broadcast(factor, b + 8)))
+        store(scores + 3 * size, fma(a3, factor, broadcast(factor, b + 12)))
+    else:
+        store(scores, a0 * factor)
+        store(scores + size, a1 * factor)
+        store(scores + 2 * size, a2 * factor)
+        store(scores + 3 * size, a3 * factor)
 
 
 @inline
@@ -223,11 +257,30 @@ def _tile(shape, points, step, arena, head, tile, shift, first, last, low, high)
     scores = _start(shape, points, step, arena, head, tile, shift, first, last, begin)
     total = _exponentials(shape, points, scores, last - first)
     v, y = _values(points, step, arena, head), _result(points, step, arena, head, tile, shift)
+    next_q, next_k, next_v = _next_head(points, step, arena, head, tile)
     for _ in range(0, load_i64(step + 80), 4):
+        ask_far_lines(next_q, 4 * size)
+        ask_far_lines(next_k, 4 * size)
+        ask_far_lines(next_v, 4 * size)
         sums = _mix(shape, points, v, v_stride, first, last, scores, (shape, shape, shape, shape))
         _write(shape, size, y, sums, total, low, high)
         v += 4 * size
         y += 4 * size
+        next_q += 4 * size
+        next_k += 4 * size
+        next_v += 4 * size
+
+
+@inline
+def _next_head(points, step, arena, head, tile):
+    """Addresses of the next head's queries, keys and values in a tile; the last one has itself."""
+    head = min(head + 1, load_i64(step + 72) - 1)
+    apart, shared = load_i64(step + 128) * 4 * points, load_i64(step + 120)
+    return (
+        arena + load_i64(step + 8) + tile * load_i64(step + 40) + head * apart,
+        arena + load_i64(step + 16) + tile * load_i64(step + 48) + head // shared * apart,
+        arena + load_i64(step + 24) + tile * load_i64(step + 56) + head // shared * apart,
+    )
 
 
 @inline

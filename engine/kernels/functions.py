@@ -38,8 +38,8 @@ _LOG2_E = F(1.44269504088896)
 # ln 2 in two parts, the first short enough that a whole number times it is exact.
 _LN2_HIGH, _LN2_LOW = F(0.693359375), F(-2.12194440054690e-4)
 _LN2 = F(0.693147180559945)
-_EXP_NORMAL = F(-87.0)
-"""e to this is a normal float32, and 2 ** (this / ln 2) one factor."""
+_EXP_VANISHED = F(-88.0)
+"""e to this is 2 ** -127, and no normal float32."""
 _EXP_LOWEST, _EXP_HIGHEST = F(-104.0), F(88.72284)  # beyond: zero, infinity
 _SQRT_HALF = F(0.707106781186548)
 _ERF_END, _ERF_SCALE = F(3.832), F(2 / 3.832**2)
@@ -112,12 +112,22 @@ def exp(x):
 
 @inline
 def exp_falling(x):
-    """e ** x for x <= 0, where results under 1e-38 are zero: half the work of `exp`."""
-    low = like(x, _EXP_NORMAL)
-    clamped = at_least(x, low)
-    n = nearest(clamped * _LOG2_E)
-    p = _exp_rest(n, clamped)
-    return if_less(x, low, like(x, F(0)), p * power_of_two(n))
+    """e ** x for x <= 0, where results under 1e-38 are zero: half the work of `exp`.
+
+    As 2 ** y: in base two the nearest whole number leaves a rest without ln 2 in two parts. The
+    polynomial is a least-squares fit of 2 ** r between -1/2 and 1/2, weighted towards the largest
+    relative error until that was even (9.2e-8 before rounding), exact at zero.
+    """
+    low = at_least(x, like(x, _EXP_VANISHED))
+    n = nearest(low * _LOG2_E)
+    r = fma(low, like(x, _LOG2_E), n * F(-1))
+    p = like(x, F(0.001326472731307149))
+    p = fma(p, r, like(x, F(0.009671512991189957)))
+    p = fma(p, r, like(x, F(0.05550733581185341)))
+    p = fma(p, r, like(x, F(0.24022242426872253)))
+    p = fma(p, r, like(x, F(0.6931470036506653)))
+    p = fma(p, r, like(x, F(1)))
+    return p * power_of_two(n)  # which is zero of -127
 
 
 @inline
@@ -226,7 +236,26 @@ def erf(x, a, b):
 
 @inline
 def gelu(x, a, b):
-    return F(0.5) * x * (erf(x * _SQRT_HALF, a, b) + F(1))
+    """x times the normal distribution's share below x, which for x < 0 is 1 / p(-x) ** 16.
+
+    The form is Hastings' (Abramowitz and Stegun, 7.1.28). The polynomial is a least-squares fit,
+    weighted towards the largest error of the whole until that was even (4.3e-8 before rounding, at
+    most 2e-7 in float32). It takes 12 multiplications and a division, where erf's takes 21.
+    """
+    far = absolute(x)
+    p = like(x, F(8.976438152785704e-07))
+    p = fma(p, far, like(x, F(-2.6682778297981713e-06)))
+    p = fma(p, far, like(x, F(8.03366128820926e-05)))
+    p = fma(p, far, like(x, F(-1.0414320058771409e-05)))
+    p = fma(p, far, like(x, F(0.003466069232672453)))
+    p = fma(p, far, like(x, F(0.02205907553434372)))
+    p = fma(p, far, like(x, F(0.05207812041044235)))
+    p = fma(p, far, like(x, F(1.0442736148834229)))
+    p = p * p
+    p = p * p
+    p = p * p
+    tail = F(1) / (p * p)
+    return x * if_less(x, like(x, F(0)), tail, F(1) - tail)
 
 
 @inline

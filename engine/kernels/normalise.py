@@ -13,6 +13,7 @@ from numba.extending import overload
 
 from engine.kernels.compiling import PART
 from engine.kernels.functions import inline
+from engine.kernels.streams import ask_far_lines
 from engine.kernels.vector import (
     absolute,
     at_least,
@@ -27,6 +28,9 @@ from engine.kernels.vector import (
     store,
     zeros,
 )
+
+BLOCK = 64
+"""Features of 32 points that lie in L1 while they are read twice: 8 KB."""
 
 
 @inline
@@ -61,6 +65,27 @@ def _mean_square(shape, size, x, count, centre):
     return ((a0 + a1) + (a2 + a3)) / count
 
 
+@inline
+def _moments(shape, size, x, y, count):
+    """Mean and variance of `count` features: of each block its own, while it lies in L1, and from
+    those the whole's (Chan, Golub and LeVeque, 1983). The panel is read once from L2 for both, and
+    where the result will be written is asked for meanwhile."""
+    centre, square, done = shape, shape, 0
+    while done < count:
+        block = min(BLOCK, count - done)
+        ask_far_lines(y, block * size)
+        mean = _mean(shape, size, x, block)
+        own = _mean_square(shape, size, x, block, mean)
+        done += block
+        share, apart = block / done, mean - centre
+        square = fma(own - square, like(shape, share), square)
+        square = fma(apart * apart, like(shape, share * (1 - share)), square)
+        centre = fma(apart, like(shape, share), centre)
+        x += block * size
+        y += block * size
+    return centre, square
+
+
 def layer_norm(points, centred):
     """y = (x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis of [outer, K].
 
@@ -74,8 +99,10 @@ def layer_norm(points, centred):
         scale, bias, epsilon = load_i64(step + 40), load_i64(step + 48), load_i64(step + 56)
         shape, size = zeros(points), 4 * points
         for _ in range(outer):
-            centre = _mean(shape, size, x, count) if centred else shape
-            square = _mean_square(shape, size, x, count, centre)
+            if centred:
+                centre, square = _moments(shape, size, x, y, count)
+            else:
+                centre, square = shape, _mean_square(shape, size, x, count, shape)
             factor = like(shape, 1) / sqrt(square + broadcast(shape, epsilon))
             for k in range(count):
                 d = (load(shape, x) - centre) * factor

@@ -42,18 +42,23 @@ AHEAD = 4096
 SLICES_AHEAD = 2
 """Of a slice whose outputs are asked for; six gained less."""
 LINE = 64
-_INTO_L1 = 3
+_INTO_L1, _INTO_L2 = 3, 2
 
 
-@intrinsic
-def _ask(typing, address):
-    """Asks for a cache line, to be read; what is no memory is not an error."""
+def _asking_for(level):
+    """An intrinsic that asks for a cache line, to be read; what is no memory is not an error."""
 
-    def emit(context, b, signature, args):
-        asked(b, args[0], False, _INTO_L1)
-        return context.get_dummy_value()
+    def ask(typing, address):
+        def emit(context, b, signature, args):
+            asked(b, args[0], False, level)
+            return context.get_dummy_value()
 
-    return types.void(types.int64), emit
+        return types.void(types.int64), emit
+
+    return intrinsic(ask)
+
+
+_ask, _ask_far = _asking_for(_INTO_L1), _asking_for(_INTO_L2)
 
 
 @inline
@@ -65,6 +70,12 @@ def _asking(weights):
 def _asking_lines(first, nbytes):
     for line in range(first, first + nbytes, LINE):
         _ask(line)
+
+
+@inline
+def _asking_far_lines(first, nbytes):
+    for line in range(first, first + nbytes, LINE):
+        _ask_far(line)
 
 
 @inline
@@ -95,5 +106,7 @@ ask_ahead = _asking if asks_ahead() else _leaving
 """Of a stream of weights what will be read some steps later."""
 ask_lines = _asking_lines if asks_ahead() else _leaving_lines
 """A block of inputs, before rows of it are read in no order."""
+ask_far_lines = _asking_far_lines if asks_ahead() else _leaving_lines
+"""The same into L2, of what is read long after."""
 ask_rows = _asking_rows if asks_ahead() else _leaving_rows
 """Four rows of a panel, of `size` bytes, at the offsets in a slice's head."""
