@@ -19,6 +19,12 @@ wherever its sequence stands in the column: its bytes do not depend on its neigh
 
 Dao et al., "FlashAttention", 2022, has the same order of loops; its rescaling is not needed while
 a tile's scores fit the cache (16 queries by 4,096 keys are 256 KB).
+
+Zen 4, 128 tokens, a head of 64 features and a tile of 32 queries, cycles (2026-11-30): 37,400, of
+which multiply-adds take 32,768 at the peak and the softmax 2,600, with the largest score 350 of
+those. From L3 it is 39,900, because the next head's panels are asked for meanwhile; before all of
+this 38,600 and 43,800. Exponentials in base e took 3,700; scores of four keys at once 300 more
+than of eight.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"

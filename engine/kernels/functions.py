@@ -236,25 +236,29 @@ def erf(x, a, b):
 
 @inline
 def gelu(x, a, b):
-    """x times the normal distribution's share below x, which for x < 0 is 1 / p(-x) ** 16.
+    """x times the normal distribution's share below x, which for x < 0 is 1/2 / (1 + z) ** 16.
 
-    The form is Hastings' (Abramowitz and Stegun, 7.1.28). The polynomial is a least-squares fit,
-    weighted towards the largest error of the whole until that was even (4.3e-8 before rounding, at
-    most 2e-7 in float32). It takes 12 multiplications and a division, where erf's takes 21.
+    The form is Hastings' (Abramowitz and Stegun, 7.1.28), z a polynomial in -x. It is a
+    least-squares fit, weighted towards the largest error of the whole until that was even (3.9e-9
+    before rounding). What is squared is kept without its 1, so that no digit of z is lost: 5e-8 at
+    most for x < 0, where erf's polynomial left 3.6e-7, and 5e-7 relative from -2 on. It takes 13
+    multiply-adds and a division, where that takes 21: on Zen 4 4 of BERT-base's 250 ms less.
     """
     far = absolute(x)
-    p = like(x, F(8.976438152785704e-07))
-    p = fma(p, far, like(x, F(-2.6682778297981713e-06)))
-    p = fma(p, far, like(x, F(8.03366128820926e-05)))
-    p = fma(p, far, like(x, F(-1.0414320058771409e-05)))
-    p = fma(p, far, like(x, F(0.003466069232672453)))
-    p = fma(p, far, like(x, F(0.02205907553434372)))
-    p = fma(p, far, like(x, F(0.05207812041044235)))
-    p = fma(p, far, like(x, F(1.0442736148834229)))
-    p = p * p
-    p = p * p
-    p = p * p
-    tail = F(1) / (p * p)
+    z = like(x, F(1.5867941272063035e-07))
+    z = fma(z, far, like(x, F(-1.1284848824288929e-06)))
+    z = fma(z, far, like(x, F(7.450033535860712e-06)))
+    z = fma(z, far, like(x, F(5.0875009037554264e-05)))
+    z = fma(z, far, like(x, F(2.7712041628547013e-05)))
+    z = fma(z, far, like(x, F(0.0032889654394239187)))
+    z = fma(z, far, like(x, F(0.021136313676834106)))
+    z = fma(z, far, like(x, F(0.049867935478687286)))
+    z = z * far
+    z = fma(z, z, z + z)  # (1 + z) ** 2 - 1
+    z = fma(z, z, z + z)
+    z = fma(z, z, z + z)
+    z = fma(z, z, z + z)
+    tail = F(0.5) / (z + F(1))
     return x * if_less(x, like(x, F(0)), tail, F(1) - tail)
 
 
