@@ -24,7 +24,7 @@ import numpy as np
 from engine import arena
 from engine.graph import Value
 from engine.ops.work import Map, Work
-from engine.segments import OFFSETS, POSITIONS, Count, Sequences, Step, Stretch
+from engine.segments import OFFSETS, POSITIONS, SLICE, Count, Sequences, Step, Stretch
 from engine.steps import Frame, Lowered, StepBuilder, opening, written
 
 INT64 = np.dtype(np.int64)
@@ -65,13 +65,52 @@ def sequences(group: Sequence[Lowered], frame: Frame) -> Sequences:
         imports=borders[:imported],
         exports=borders[imported:],
         local=arena.plan(builder.lifetimes(steps, lambda n: n not in crossing)),
-        # by stretches: one tile of a panel may be written before the next of another is read
-        spread=arena.plan(
-            builder.lifetimes(steps, lambda n: n in crossing, _stretch_numbers(whole))
-        ),
+        spread=_spread(builder, steps, whole, crossing),
         points=points,
         counts=counts,
     )
+
+
+def _spread(
+    builder: StepBuilder, steps: Sequence[Step], whole: Sequence[bool], crossing: set[str]
+) -> arena.Arena:
+    """Where panels lie that have a tile for each of the column's.
+
+    By stretches, because one tile of a panel may be written before the next of another is read.
+    But panels of the same size lie tile on tile, so one may follow the other from step to step: the
+    next layer's queries lie where attention's results were read. BERT-base has 4 such panels
+    instead of 6, so that more of them is found in L2.
+    """
+    lives = builder.lifetimes(steps, crossing.__contains__)
+    stretches = builder.lifetimes(steps, crossing.__contains__, _stretch_numbers(whole))
+    slots: list[list[tuple[arena.Lifetime, arena.Lifetime]]] = []
+    for life, stretch in sorted(zip(lives, stretches, strict=True), key=lambda x: x[0].first):
+        alike = [s for s in slots if _follows(builder, life, s[-1][0])]
+        if alike:  # the one that was used last: it is likely to be in L2 still
+            max(alike, key=lambda s: s[-1][0].last).append((life, stretch))
+        else:
+            slots.append([(life, stretch)])
+    planned = arena.plan([_one_life([stretch for _, stretch in slot]) for slot in slots])
+    spans = {
+        life.name: arena.Span(life.name, span.offset, span.nbytes)
+        for slot, span in zip(slots, planned.spans, strict=True)
+        for life, _ in slot
+    }
+    return arena.Arena(tuple(spans[life.name] for life in lives), planned.nbytes)
+
+
+def _follows(builder: StepBuilder, life: arena.Lifetime, other: arena.Lifetime) -> bool:
+    """Whether a panel may take the place of another tile by tile: what a slice writes beyond the
+    end of one would be the other's next tile."""
+    exact = builder.features[life.name] % SLICE == 0
+    return exact and life.nbytes == other.nbytes and other.last < life.first
+
+
+def _one_life(lives: Sequence[arena.Lifetime]) -> arena.Lifetime:
+    """That of panels in one place, one after the other."""
+    spells = tuple((x.first, x.last) for x in lives)
+    first, last = spells[0][0], spells[-1][1]
+    return arena.Lifetime(lives[0].name, lives[0].nbytes, first, last, spells)
 
 
 def _counts(work: object) -> list[Count]:

@@ -100,6 +100,7 @@ class StepBuilder:
         self.points = frame.points
         self.epilogues = frame.epilogues
         self._hollow = frame.hollow
+        self._wanted = frame.wanted
         self.root: dict[str, Panel] = {}
         """Value -> where it lies: a panel of that name, or a part of one."""
         self.features: dict[str, int] = {}
@@ -157,14 +158,34 @@ class StepBuilder:
 
     def _map(self, node: str, work: Map) -> Step:
         for name in work.panels:
-            self._own(name, self.graph.values[name].features or 0)
+            self._write(node, work, name)
         for name, features in work.scratch:
             self._own(name, self.points if features == PER_POINT else features)
         operands = tuple(self._placed(o) for o in work.operands)
         reads = tuple(dict.fromkeys(self.root[n].value for n in work.reads))
-        writes = (*work.panels, *(name for name, _ in work.scratch))
+        panels = tuple(self.root[name].value for name in work.panels)
+        writes = (*panels, *(name for name, _ in work.scratch))
         kernel = f"{work.kernel}_x{self.points}"
         return Step(node, kernel, operands, reads, writes, work.detail)
+
+    def _write(self, node: str, work: Map, name: str) -> None:
+        """A panel for the result: its own, or that of an operand which may be written over."""
+        features = self.graph.values[name].features or 0
+        home = self.root.get(work.over)
+        alike = home is not None and self.features[home.value] == features
+        if home is not None and alike and self._last_reads(node, work, home.value):
+            self.root[name] = home
+        else:
+            self._own(name, features)
+
+    def _last_reads(self, node: str, work: Map, panel: str) -> bool:
+        """Whether the node reads the panel once, and nobody else does, but for aliases."""
+        names = {name for name, place in self.root.items() if place.value == panel}
+        readers = [
+            x for x in self.graph.nodes if names & set(x.reads) and not names & set(x.writes)
+        ]
+        once = sum(name in names for name in work.reads) == 1
+        return once and [x.name for x in readers] == [node] and not names & self._wanted
 
     def _linear(self, node: str, work: Linear) -> list[Step]:
         """A step for each slab of outputs and each repetition, then activations in place."""

@@ -47,6 +47,7 @@ def attention(node: Node, graph: Graph) -> Work | Refusal:
         f"{heads} heads of {depth}" + _detail(node, shared),
         scratch=((scratch, PER_POINT),),
         whole=True,
+        over=q.name,
     )
 
 

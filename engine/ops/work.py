@@ -57,6 +57,9 @@ class Map:
     places: str = ""
     """What it writes besides, or instead: whole numbers that floats hold exactly, and that leave
     the segment as int64."""
+    over: str = ""
+    """A value whose panel the result may be written into, where it has as many features and nobody
+    reads it later."""
 
     @property
     def panels(self) -> tuple[str, ...]:
