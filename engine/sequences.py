@@ -65,13 +65,13 @@ def sequences(group: Sequence[Lowered], frame: Frame) -> Sequences:
         imports=borders[:imported],
         exports=borders[imported:],
         local=arena.plan(builder.lifetimes(steps, lambda n: n not in crossing)),
-        spread=_spread(builder, steps, whole, crossing),
+        spread=spread(builder, steps, whole, crossing),
         points=points,
         counts=counts,
     )
 
 
-def _spread(
+def spread(
     builder: StepBuilder, steps: Sequence[Step], whole: Sequence[bool], crossing: set[str]
 ) -> arena.Arena:
     """Where panels lie that have a tile for each of the column's.
