@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from engine.batch import Batch
+from engine.calls import HELD_WORDS, Borders, Calls
 from engine.cutting import TILES_MORE, cut_rows, cut_sequences, group_tiles
 from engine.errors import FeedError
-from engine.kernels.running import run_columns
 from engine.mapped import stays_in_place
 from engine.segments import OFFSETS, POSITIONS, Column, Sequences
 from engine.weights import LINE, Weights, aligned, room
@@ -27,18 +27,6 @@ from engine.workers import Workers
 Array = np.ndarray[Any, Any]
 EMPTY_CALLS = 33
 """Calls of no step, to know what a call costs when steps are timed."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Borders:
-    """One batch's arrays of imports, then of exports. Tasks hold them: a thread may still write
-    when the caller has left by an exception."""
-
-    arrays: tuple[Array, ...]
-    table: Array
-    """int64: their addresses."""
-    address: int
-    """Of the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +68,9 @@ class ReadyColumns:
         self._large_pages = large_pages
         self.group = group_tiles(found, l2_nbytes)
         self._workers = workers
-        self._run = run_columns()
         self._tiles = 0
         self._arenas: list[Array] = [aligned(0)] * len(workers)
-        self._held: list[Array] = [aligned(0)] * len(workers)
+        self._held = np.zeros((len(workers), HELD_WORDS), np.int64)
         self._whole = aligned(0)
         self._weights: dict[int, Weights] = {}
         self._layouts: dict[int, Words] = {}
@@ -116,14 +103,16 @@ class ReadyColumns:
             nbytes = self._arena_nbytes(most) if self.depth_first else LINE
             self._arenas[index] = room(nbytes, self._large_pages)
             self._arenas[index][:] = 0
-            place = (self._arenas[index].ctypes.data, 0, self.group)
-            all_stretches = (0, len(self.segment.stretches))
             self._held[index] = self._holding(
-                all_stretches, self._words[index], place, self._tables
+                (0, len(self.segment.stretches)), self._words[index], self._place(index)
             )
 
         self._workers.run(task)
         self._tiles = most
+
+    def _place(self, index: int) -> tuple[int, int, int]:
+        """A thread's arena, which it uses for all the columns it takes."""
+        return self._arenas[index].ctypes.data, 0, self.group
 
     def _arena_nbytes(self, tiles: int) -> int:
         return max(LINE, self.segment.arena_nbytes(tiles, self.group))
@@ -134,13 +123,19 @@ class ReadyColumns:
         """Adds the segment's exports to `known`."""
         columns, borders = self._cut(batch), self._borders(known, batch)
         if self.depth_first:
-            self._together(0, len(self.segment.stretches), columns, borders, None)
+            Calls(self, columns, self._held, borders).made_by(self._workers)
         else:
-            whole = self._layer_wise_room(len(columns))
-            for stretch in range(len(self.segment.stretches)):
-                self._together(stretch, 1, columns, borders, whole)
-            self._whole = whole
+            self._layer_wise(columns, borders)
         self._export(known, borders)
+
+    def _layer_wise(self, columns: Array, borders: Borders) -> None:
+        """All columns through one stretch, then all through the next."""
+        whole = self._layer_wise_room(len(columns))
+        place = (whole.ctypes.data, self._arena_nbytes(self._tiles), self.group)
+        for stretch in range(len(self.segment.stretches)):
+            held = [self._holding((stretch, 1), words, place) for words in self._words]
+            Calls((self, whole), columns, np.array(held, np.int64), borders).made_by(self._workers)
+        self._whole = whole
 
     def _layer_wise_room(self, columns: int) -> Array:
         """An arena for all columns; kept from batch to batch, but not beyond an interruption, after
@@ -160,7 +155,7 @@ class ReadyColumns:
         self._make_room(-(-int(columns[:, 3].max(initial=1)) // points))
         return columns
 
-    def _borders(self, known: dict[str, Array], batch: Batch) -> _Borders:
+    def _borders(self, known: dict[str, Array], batch: Batch) -> Borders:
         segment, sources = self.segment, known
         if batch.offsets is not None and self.sequential:
             sources = {**known, OFFSETS: batch.offsets, POSITIONS: batch.positions()}
@@ -177,44 +172,24 @@ class ReadyColumns:
         for border, table in self._lookups:
             for weights in self._weights.values():
                 weights.fetch(table, arrays[border])
-        addresses = np.array([a.ctypes.data for a in arrays] or [0], np.int64)
-        return _Borders(tuple(arrays), addresses, addresses.ctypes.data)
+        return Borders.of(arrays)
 
-    def _export(self, known: dict[str, Array], borders: _Borders) -> None:
+    def _export(self, known: dict[str, Array], borders: Borders) -> None:
         results = borders.arrays[len(self.segment.imports) :]
         for border, result in zip(self.segment.exports, results, strict=True):
             known[border.value] = result
-
-    def _together(
-        self, first: int, count: int, columns: Array, borders: _Borders, whole: Array | None
-    ) -> None:
-        """All threads take columns through `count` stretches from `first` on."""
-        counter = np.zeros(1, np.int64)
-
-        def task(index: int) -> None:
-            if whole is None:
-                held = self._held[index]
-            else:
-                place = (whole.ctypes.data, self._arena_nbytes(self._tiles), self.group)
-                held = self._holding((first, count), self._words[index], place, self._tables)
-            self._call(counter, columns, held, borders)
-
-        def abandon() -> None:
-            counter[0] = len(columns)
-
-        self._workers.run(task, abandon)
 
     def _holding(
         self,
         stretches: tuple[int, int],
         words: Array,
         place: tuple[int, int, int],
-        tables: tuple[Array, Array, Array],
-    ) -> Array:
+        tables: tuple[Array, Array, Array] | None = None,
+    ) -> list[int]:
         """What machine code is told besides columns, see kernels/running.py: the first stretch and
         how many; arena, bytes to the next column's and tiles of a group; the borders are open."""
-        stretch_table, step_table, patches = tables
-        held = [
+        stretch_table, step_table, patches = tables or self._tables
+        return [
             stretch_table[stretches[0] :].ctypes.data,
             stretches[1],
             step_table.ctypes.data,
@@ -224,13 +199,6 @@ class ReadyColumns:
             *place,
             0,
         ]
-        return np.array(held, np.int64)
-
-    def _call(self, counter: Array, columns: Array, held: Array, borders: _Borders) -> None:
-        """Into machine code, which takes columns until the counter has passed them all."""
-        own = held.copy()  # of this call: a thread may still be in one that was interrupted
-        own[-1] = borders.address
-        self._run(counter.ctypes.data, len(columns), columns.ctypes.data, own.ctypes.data)
 
     # ---- timed ----------------------------------------------------------------------------
 
@@ -270,19 +238,19 @@ class ReadyColumns:
                     yield _Visit(step, done, min(self.group, tiles - done), stretch.whole)
             first += len(stretch.steps)
 
-    def _once(self, column: Array, visit: _Visit, borders: _Borders) -> float:
+    def _once(self, column: Array, visit: _Visit, borders: Borders) -> float:
         """Seconds of a visit, in the first thread's arena; of nothing without tiles."""
         words = self._layout.moved(self._words[0], visit.first)
-        here, counter = column[None].copy(), np.zeros(1, np.int64)
+        here = column[None].copy()
         points = self.segment.points
         if not visit.whole:
             here[0, 2] += visit.first * points
             here[0, 3] = min(visit.tiles * points, column[3] - visit.first * points)
         stretch = np.array([[visit.whole, visit.step, min(1, visit.tiles), points]], np.int64)
-        place = (self._arenas[0].ctypes.data, 0, self.group)
-        held = self._holding((0, 1), words, place, (stretch, *self._tables[1:]))
+        held = self._holding((0, 1), words, self._place(0), (stretch, *self._tables[1:]))
+        call = Calls((self, words, stretch), here, np.array([held], np.int64), borders)
         began = perf_counter()
-        self._call(counter, here, held, borders)
+        call(0)
         return perf_counter() - began
 
 

@@ -38,18 +38,21 @@ class Workers:
     def __len__(self) -> int:
         return len(self._threads)
 
-    def run(self, task: Task, abandon: Callable[[], None] = lambda: None) -> None:
-        """task(index) on every thread; returns when all are done, raises what one of them did.
+    def run(
+        self, task: Task, abandon: Callable[[], None] = lambda: None, threads: int | None = None
+    ) -> None:
+        """task(index) on every thread, or on the first `threads` of them: who has nothing to do is
+        not woken. Returns when all are done, raises what one of them did.
 
         When the caller is interrupted meanwhile, `abandon` is called to make the tasks end early,
         and the interruption goes on after they did. A second interruption does not wait for them:
         so a task must hold what it reads and writes.
         """
         try:
-            problems = self._all(task)
+            problems = self._all(task, threads)
         except BaseException:
             abandon()
-            self._all(_nothing)  # who has done this has done whatever came before
+            self._all(_nothing, threads)  # who has done this has done whatever came before
             raise
         if problems:
             raise problems[0]
@@ -64,11 +67,12 @@ class Workers:
 
             self.run(alone)
 
-    def _all(self, task: Task) -> list[BaseException]:
+    def _all(self, task: Task, threads: int | None) -> list[BaseException]:
         done: Done = queue.SimpleQueue()  # of this call alone: an interrupted one leaves tokens
-        for inbox in self._inboxes:
+        woken = self._inboxes[:threads]
+        for inbox in woken:
             inbox.put((task, done))
-        return [p for p in (done.get() for _ in self._inboxes) if p is not None]
+        return [p for p in (done.get() for _ in woken) if p is not None]
 
     def close(self) -> None:
         _end(self._inboxes)

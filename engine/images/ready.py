@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.batch import Batch
+from engine.calls import Borders, Calls
 from engine.images.segment import (
     GRID_WORDS,
     OPERANDS_WORD,
@@ -21,7 +22,6 @@ from engine.images.segment import (
     Images,
 )
 from engine.kernels.building import address
-from engine.kernels.running import run_columns
 from engine.weights import LINE, Weights, aligned, room
 from engine.workers import Workers
 
@@ -37,7 +37,6 @@ class ReadyImages:
     def __init__(self, segment: Images, workers: Workers, large_pages: bool) -> None:
         self.segment = segment
         self._workers = workers
-        self._run = run_columns()
         self._arenas: list[Array] = [aligned(0)] * len(workers)
 
         self._weights: dict[int, Weights] = {}
@@ -55,6 +54,10 @@ class ReadyImages:
         workers.run_heads(copy)
         workers.run(make_room)
         self._words = self._tapes[0]
+        self._whole_tape = self._stretch(self._words)
+        tapes = [self._tapes[head] for head in workers.heads]
+        held = [self._holding(self._whole_tape, tape, index) for index, tape in enumerate(tapes)]
+        self._held = np.array(held, np.int64)
 
     def memory(self) -> dict[str, list[Array]]:
         weights = [copy for found in self._weights.values() for copy in found.copies()]
@@ -62,58 +65,51 @@ class ReadyImages:
 
     def __call__(self, known: dict[str, Array], batch: Batch) -> None:
         """Adds the segment's exports to `known`."""
-        columns = _columns(batch.rows, self.segment.lanes)
-        arrays, table = self._borders(known, batch.rows)
-        counter = np.zeros(1, np.int64)
+        columns, borders = (
+            _columns(batch.rows, self.segment.lanes),
+            self._borders(known, batch.rows),
+        )
+        Calls(self, columns, self._held, borders).made_by(self._workers)
+        self._export(known, borders)
 
-        def task(index: int, held: object = arrays) -> None:
-            # `held`: a thread may still write when the caller has left by an exception
-            tape = self._tapes[self._workers.heads[index]]
-            self._call(counter, columns, tape, index, table)
-
-        def abandon() -> None:
-            counter[0] = len(columns)
-
-        self._workers.run(task, abandon)
-        self._export(known, arrays)
-
-    def _borders(self, known: dict[str, Array], rows: int) -> tuple[list[Array], Array]:
-        """The batch's arrays, imports before exports, and int64 their addresses."""
+    def _borders(self, known: dict[str, Array], rows: int) -> Borders:
+        """The batch's arrays, imports before exports."""
         arrays = [np.ascontiguousarray(known[b.value], b.dtype) for b in self.segment.imports]
         arrays += [np.empty((rows, b.features), np.float32) for b in self.segment.exports]
-        return arrays, np.array([a.ctypes.data for a in arrays] or [0], np.int64)
+        return Borders.of(arrays)
 
-    def _export(self, known: dict[str, Array], arrays: list[Array]) -> None:
-        results = arrays[len(self.segment.imports) :]
+    def _export(self, known: dict[str, Array], borders: Borders) -> None:
+        results = borders.arrays[len(self.segment.imports) :]
         for border, result in zip(self.segment.exports, results, strict=True):
             known[border.value] = result
 
-    def _call(self, counter: Array, columns: Array, words: Array, index: int, table: Array) -> None:
-        """Into machine code, which takes groups until the counter has passed them all. For the
-        loop a tape is one stretch of steps that each take a whole column."""
-        stretch = np.array([1, 0, len(words), self.segment.lanes], np.int64)
-        held = np.array(
-            [
-                stretch.ctypes.data, 1, 0, 0, words.ctypes.data, STEP_NBYTES,
-                self._arenas[index].ctypes.data, 0, 1, table.ctypes.data,
-            ],
-            np.int64,
-        )  # fmt: skip
-        self._run(counter.ctypes.data, len(columns), columns.ctypes.data, held.ctypes.data)
+    def _holding(self, stretch: Array, words: Array, index: int) -> list[int]:
+        """What machine code is told besides columns; the borders are open."""
+        arena = self._arenas[index].ctypes.data
+        return [stretch.ctypes.data, 1, 0, 0, words.ctypes.data, STEP_NBYTES, arena, 0, 1, 0]
+
+    def _stretch(self, words: Array) -> Array:
+        """For the loop a tape is one stretch of steps that each take a whole column."""
+        return np.array([1, 0, len(words), self.segment.lanes], np.int64)
 
     # ---- timed ----------------------------------------------------------------------------
 
     def timed(self, known: dict[str, Array], batch: Batch) -> Array:
         """As a call, on the first thread alone: seconds[columns, steps], visit by visit; what an
         empty call takes is subtracted."""
-        columns = _columns(batch.rows, self.segment.lanes)
-        arrays, table = self._borders(known, batch.rows)
+        columns, borders = (
+            _columns(batch.rows, self.segment.lanes),
+            self._borders(known, batch.rows),
+        )
         seconds = np.zeros((len(columns), len(self.segment.steps)))
         stop, steps = threading.Event(), self.segment.tape[:, 0]
 
         def once(column: Array, words: Array) -> float:
+            stretch = self._stretch(words)
+            held = np.array([self._holding(stretch, words, 0)], np.int64)
+            call = Calls((self, stretch), column[None], held, borders)
             began = perf_counter()
-            self._call(np.zeros(1, np.int64), column[None], words, 0, table)
+            call(0)
             return perf_counter() - began
 
         def task(index: int) -> None:
@@ -128,7 +124,7 @@ class ReadyImages:
                     seconds[number, step] += max(0.0, took - float(empty))
 
         self._workers.run(task, stop.set)
-        self._export(known, arrays)
+        self._export(known, borders)
         return seconds
 
 

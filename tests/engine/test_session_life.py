@@ -18,6 +18,7 @@ import pytest
 import small_models as small
 
 import engine
+from engine import calls
 from engine.batch import Batch
 from engine.errors import EngineError
 from engine.program import Program
@@ -93,12 +94,14 @@ def test_an_interrupted_batch_ends_early_and_the_next_is_right(
         assert isinstance(segment, ReadyColumns)
         session.run({"x": batch[:16]})  # makes the arenas: calls from now on are the batch's
         gate = _Gate(segment, share)
-        with pytest.raises(Interrupt), _handled():
-            session.run({"x": batch})
+        try:
+            with pytest.raises(Interrupt), _handled():
+                session.run({"x": batch})
+        finally:
+            gate.open()
         unwritten = np.isnan(gate.result[:, 0]).mean()
         # of what was left at the interruption, each thread may have had one column in its hands
         assert unwritten > (1 - share) / 2
-        gate.open()
         assert session.run({"x": batch})["y"].tobytes() == expected
 
 
@@ -110,12 +113,14 @@ class _Gate:
     def __init__(self, segment: ReadyColumns, share: float) -> None:
         self.segment, self.share = segment, share
         self.result = np.zeros((0, 0), np.float32)
-        self._real = segment._run, segment._borders
+        self._real = calls.run_columns, segment._borders
+        self._run = calls.run_columns()
         self._last = len(segment.segment.stretches) - 1
-        segment._run, segment._borders = self._stopping, self._spoilt  # type: ignore[method-assign]
+        calls.run_columns = lambda: self._stopping
+        segment._borders = self._spoilt  # type: ignore[method-assign]
 
     def open(self) -> None:
-        self.segment._run, self.segment._borders = self._real  # type: ignore[method-assign]
+        calls.run_columns, self.segment._borders = self._real  # type: ignore[method-assign]
 
     def _spoilt(self, known: dict[str, Array], batch: Batch) -> Any:
         borders = self._real[1](known, batch)
@@ -124,17 +129,18 @@ class _Gate:
         return borders
 
     def _stopping(self, counter: int, columns: int, table: int, held: int) -> None:
-        run, taken = self._real[0], ctypes.c_int64.from_address(counter)
+        run, taken = self._run, ctypes.c_int64.from_address(counter)
         stretches = (ctypes.c_int64 * 2).from_address(held)
         before_last = stretches[1] == 1 and self._last > 0 and not self._is_last(stretches[0])
         if before_last:
             run(counter, columns, table, held)
             return
         run(counter, int(columns * self.share), table, held)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
         until = time.monotonic() + 20
+        # more than once: Python misses a signal that comes just before it waits for a lock
         while taken.value < columns and time.monotonic() < until:
-            time.sleep(0.001)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+            time.sleep(0.05)
         run(counter, columns, table, held)
 
     def _is_last(self, stretch: int) -> bool:
@@ -198,6 +204,32 @@ def test_tokens_of_a_batch_left_twice_are_not_taken_for_the_next_ones() -> None:
     workers.close()
 
 
+@pytest.mark.parametrize(("rows", "woken"), [(0, 0), (8, 1), (500, 2)])
+def test_a_thread_without_a_column_sleeps_on(program: Program, rows: int, woken: int) -> None:
+    with engine.Session(program, cpus=CPUS) as session:
+        (segment,) = session._segments
+        counted: list[int | None] = []
+        whole = session._workers.run
+
+        def run(task: Any, abandon: Any, threads: int | None = None) -> None:
+            counted.append(threads)
+            whole(task, abandon, threads)
+
+        x = np.zeros((500, WIDTH), np.float32)
+        session.run({"x": x})  # makes the arenas
+        session._workers.run = run  # type: ignore[method-assign]
+        segment({"x": x[:rows]}, Batch(rows))
+    assert counted == [min(woken, len(CPUS))]
+
+
+def test_only_so_many_threads_run_a_task() -> None:
+    workers = Workers(CPUS)
+    ran: list[int] = []
+    workers.run(ran.append, threads=1)
+    assert ran == [0]
+    workers.close()
+
+
 def test_a_task_keeps_its_arrays_until_its_threads_are_done(program: Program) -> None:
     """Whatever happens to the caller: the arrays of a batch live as long as its tasks."""
     session = engine.Session(program, cpus=CPUS)
@@ -209,7 +241,7 @@ def test_a_task_keeps_its_arrays_until_its_threads_are_done(program: Program) ->
     with pytest.raises(Interrupt):
         segment(known, Batch(40))
     gc.collect()
-    arrays = [o for o in gc.get_objects() if type(o).__name__ == "_Borders"]
+    arrays = [o for o in gc.get_objects() if type(o).__name__ == "Borders"]
     assert any(a.arrays[0] is known["x"] and len(a.arrays) == 2 for a in arrays)
     session.close()
 
@@ -223,7 +255,7 @@ class _Recorder:
     def __len__(self) -> int:
         return len(CPUS)
 
-    def run(self, task: Any, abandon: Any = None) -> None:
+    def run(self, task: Any, abandon: Any = None, threads: int | None = None) -> None:
         self.kept.append(task)
         raise Interrupt
 
