@@ -1,8 +1,7 @@
 """A batch's calls into machine code: each thread makes one, and takes columns in it.
 
 What a call is told beside columns and borders stays from batch to batch, a row of words for each
-thread. All that a batch needs of it is put together before any thread wakes, because threads that
-come out of their sleep wait for each other in Python, and in machine code they do not.
+thread.
 """
 
 from __future__ import annotations
@@ -42,24 +41,22 @@ class Calls:
     """
 
     def __init__(self, owner: object, columns: Array, held: Array, borders: Borders) -> None:
-        """`columns` int64[columns, 4]; `held` int64[threads, HELD_WORDS], of which a copy is made;
-        kernels/running.py says what is in them."""
-        own = held.copy()
-        own[:, -1] = borders.table.ctypes.data
+        """`columns` int64[columns, 4]; `held` int64[threads, HELD_WORDS]: kernels/running.py says
+        what is in them. A thread reads its row when its turn comes: arenas may have grown."""
+        self._owner, self._columns, self._held, self._borders = owner, columns, held, borders
         self._counter = np.zeros(1, np.int64)
-        self._kept = (owner, columns, own, borders)
-        self._columns = len(columns)
         self._run = run_columns()
-        self._told = (self._counter.ctypes.data, len(columns), columns.ctypes.data)
-        self._first, self._stride = own.ctypes.data, own.strides[0]
 
     def __call__(self, index: int) -> None:
         """Into machine code, which takes columns until the counter has passed them all."""
-        self._run(*self._told, self._first + index * self._stride)
+        own, columns = self._held[index].copy(), self._columns
+        own[-1] = self._borders.table.ctypes.data
+        told = self._counter.ctypes.data, len(columns), columns.ctypes.data, own.ctypes.data
+        self._run(*told)
 
     def made_by(self, workers: Workers) -> None:
         """By as many threads as there are columns for; returns when all columns are done."""
-        workers.run(self, self._abandon, min(len(workers), self._columns))
+        workers.run(self, self._abandon, min(len(workers), len(self._columns)))
 
     def _abandon(self) -> None:
-        self._counter[0] = self._columns
+        self._counter[0] = len(self._columns)
