@@ -84,7 +84,7 @@ def _explain(model: Path, asked: Asked, off: tuple[str, ...], measure: bool, as_
             )
     from jobs.explaining import explained
 
-    explanation, binding = explained(model, asked, off)
+    explanation, binding, differ = explained(model, asked, off)
     measured = _measured(explanation) if measure else None
     if as_json:
         from pipeline.wire import to_plain
@@ -94,6 +94,7 @@ def _explain(model: Path, asked: Asked, off: tuple[str, ...], measure: bool, as_
             plain["measured"] = measured.to_json()
         if binding is not None:
             plain["binding"] = to_plain(binding)
+            plain["differ"] = differ
         print(json.dumps(plain))
         return 0
     print(explanation)
@@ -101,6 +102,8 @@ def _explain(model: Path, asked: Asked, off: tuple[str, ...], measure: bool, as_
         print(f"\n{measured}")
     if binding is not None:
         print(f"\n{binding}")
+    if differ:
+        print(f"  files differ: {differ}")
     return 0
 
 

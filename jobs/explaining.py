@@ -12,20 +12,22 @@ from pipeline.binding import Binding, TokenRules, bind
 from pipeline.dataset import Dataset
 from pipeline.picture_binding import pixels
 from pipeline.picture_rules import parse
+from pipeline.schemas import shown
 from pipeline.text import TokenizerFile, check_fits
 
 
 def explained(
     model: Path, asked: Asked, off: tuple[str, ...]
-) -> tuple[engine.Explanation, Binding | None]:
-    """The explanation of the program that a job would run, and its binding where there is a
-    dataset."""
+) -> tuple[engine.Explanation, Binding | None, str]:
+    """The explanation of the program that a job would run, and where there is a dataset its
+    binding, and where its files differ, in one line, if they do."""
     selected = fields_by_name(asked.select)
     graph, timer = engine.load(model, tuple(selected)), engine.Stopwatch()
     if not asked.inputs:
-        return engine.explain(graph, timer=timer, **switches_of(off)), None
+        return engine.explain(graph, timer=timer, **switches_of(off)), None, ""
     requested = fields_by_name(asked.bind)
-    schema = Dataset.discover(asked.inputs).schema
+    dataset = Dataset.discover(asked.inputs)
+    schema = dataset.schema
     pictures = parse(asked.image) if asked.image else None
     fed = pixels(schema, graph.inputs, requested, pictures)
     explanation = engine.explain(with_pixels(graph, fed), timer=timer, **switches_of(off))
@@ -33,8 +35,8 @@ def explained(
     rules = TokenRules(program.id_limits, program.max_tokens, tokenizer=asked.tokenizer)
     binding = bind(
         schema, program.inputs, program.outputs, requested,
-        rules=rules, pictures=pictures, selected=selected,
+        rules=rules, pictures=pictures, selected=selected, unlike=dataset.unlike,
     )  # fmt: skip
     if asked.tokenizer:
         check_fits(TokenizerFile.of(asked.tokenizer), binding)
-    return explanation, binding
+    return explanation, binding, shown(dataset.unlike, binding.columns)

@@ -16,6 +16,7 @@ from jobs.memory import check_memory, fits
 from jobs.spec import AUTO
 from numa.errors import NumaError
 from pipeline.binding import Binding, TokenRules, bind
+from pipeline.conforming import to_text
 from pipeline.dataset import Dataset
 from pipeline.fingerprint import fingerprint, model_sha256
 from pipeline.hooks import AFTER, BEFORE, Hook
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from jobs.executors import Seat
     from jobs.spec import JobSpec
     from pipeline.plan import Plan
+    from pipeline.schemas import Unlike
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,11 @@ def fit(
     schema: Any,
     choices: Mapping[str, str] | None = None,
     timer: Timer | None = None,
+    unlike: Sequence[Unlike] = (),
 ) -> Fitted:
     """Compiles the model, with the kernels that an earlier run chose if they are given, and binds
-    fields of a pyarrow.Schema to its inputs. A timer is for who compiles once for all engines."""
+    fields of a pyarrow.Schema to its inputs; `unlike` are those that files do not have alike. A
+    timer is for who compiles once for all engines."""
     tokenizer = TokenizerFile.of(spec.tokenizer) if spec.tokenizer else None
     pictures = parse(spec.image) if spec.image else None
     graph = engine.load(spec.model, tuple(spec.selection))
@@ -113,7 +117,7 @@ def fit(
     binding = bind(
         schema, program.inputs, program.outputs, spec.bindings, spec.keep,
         on_error=spec.on_error, rules=_token_rules(spec, program), pictures=pictures,
-        selected=spec.selection,
+        selected=spec.selection, unlike=unlike,
     )  # fmt: skip
     if any(f.picture for f in binding.fields):
         check_pillow()
@@ -140,8 +144,11 @@ def prepare(spec: JobSpec, seats: tuple[Seat, ...], reseat: Reseat | None = None
     # A missing model is for the engine to explain.
     sha256 = model_sha256(spec.model) if Path(spec.model).is_file() else ""
     before, after = Hook.of(BEFORE, spec.before), Hook.of(AFTER, spec.after)
-    schema = before.load().schema_of(dataset.schema) if before else dataset.schema
-    fitted = fit(spec, schema, _earlier_choices(spec, sha256), engine.Stopwatch())
+    schema, unlike = dataset.schema, dataset.unlike
+    if before:  # it sees all fields, and what it makes of them is alike
+        dataset.refuse_unlike(schema.names, str(before), nulls=True)
+        schema, unlike = before.load().schema_of(schema), ()
+    fitted = fit(spec, schema, _earlier_choices(spec, sha256), engine.Stopwatch(), unlike)
     written = fitted.binding.output_schema(schema)
     if after:
         written = after.load().schema_of(written)
@@ -238,7 +245,9 @@ def _scorer_specs(
     fitted: Fitted,
     seats: tuple[Seat, ...],
 ) -> tuple[ScorerSpec, ...]:
-    first = seats[0]
+    first, dataset = seats[0], plan.dataset
+    used = dataset.used(plan.binding.columns, hooked=plan.before is not None)
+    planned = dataset.planned(used)
     common = ScorerSpec(
         scorer=first.scorer, model=spec.model, model_sha256=run.fingerprint.model_sha256,
         program=run.fingerprint.program, choices=run.choices, switches=switches_of(spec.off),
@@ -247,8 +256,8 @@ def _scorer_specs(
         fingerprint=run.fingerprint.digest, on_error=spec.on_error,
         batch_tokens=plan.batch_tokens, tokenizer=plan.tokenizer, pictures=plan.pictures,
         pixels=fitted.fed, before=plan.before, after=plan.after,
-        fields=read_fields(plan.dataset, plan.before), where=spec.where or "",
-        compression=spec.compression,
+        fields=read_fields(dataset, plan.before), where=spec.where or "",
+        schema="" if planned is None else to_text(planned), compression=spec.compression,
     )  # fmt: skip
     return tuple(_seated(common, seat, fitted.pieces) for seat in seats)
 

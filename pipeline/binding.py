@@ -33,8 +33,13 @@ from pipeline.hints import (
 from pipeline.layout import Layout, conversion, is_encoded, is_text, layout
 from pipeline.partitions import is_partition
 from pipeline.picture_rules import PictureRules
+from pipeline.schemas import Unlike, refuse_unlike
 
 __all__ = ["Binding", "FieldBinding", "GraphValue", "OutputField", "TokenRules", "bind"]
+
+
+KEPT = {True: "kept, as all fields are without --keep", False: "--keep"}
+WITHOUT = "leave it out with --keep, or "
 
 
 def bind(
@@ -48,12 +53,14 @@ def bind(
     rules: TokenRules | None = None,
     pictures: PictureRules | None = None,
     selected: Mapping[str, str] | None = None,
+    unlike: Sequence[Unlike] = (),
 ) -> Binding:
     """Checks everything that can be known before the start; raises BindingError otherwise.
 
     `requested` maps input -> field, or input -> "field:cast" to allow an inexact conversion
     (float64 to float32, int64 to float32). `keep` None keeps every field that is not bound, an
-    empty sequence none. `selected` maps output -> field, where outputs were chosen.
+    empty sequence none. `selected` maps output -> field, where outputs were chosen. `unlike` are
+    fields that not all files have alike: what is fed must be in each, what is kept may be null.
     Lengths of variable lists and nulls can only be checked row by row.
     Inputs of sequences, and what their lengths tell: pipeline/token_binding.py. Pictures:
     pipeline/picture_binding.py.
@@ -64,13 +71,20 @@ def bind(
     texts = token_binding.texts(schema, inputs, requested, rules)
     known = token_binding.known(schema, inputs, requested, bool(texts))
     fed = [value for value in inputs if value not in known]
-    fields = [_bind_input(schema, value, requested, rules, pictures) for value in fed]
+
+    def bound(value: GraphValue) -> FieldBinding:
+        name, _ = _asked(schema, value, requested)
+        refuse_unlike(unlike, [name], f"input {value.name!r}", nulls=False)
+        return _bind_input(schema, value, requested, rules, pictures)
+
+    fields = [bound(value) for value in fed]
     if known and not any(f.tokens for f in fields):  # lengths of what?
-        fields += [_bind_input(schema, value, requested, rules, pictures) for value in known]
+        fields += [bound(value) for value in known]
     typed = [value for value in known if texts and token_binding.is_types(value)]
     fields += [token_binding.types_of_text(schema, value, texts[0], rules) for value in typed]
     lengths = token_binding.lengths(fields, rules)
     kept = _kept(schema, {f.field for f in fields}, keep)
+    refuse_unlike(unlike, kept, KEPT[keep is None], nulls=True, way=WITHOUT)
     nullable = on_error == "null"
     named = [(value, selected.get(value.name, value.name)) for value in outputs]
     made = tuple(_output_field(value, name, kept, nullable, lengths) for value, name in named)
@@ -97,9 +111,7 @@ def _bind_input(
     rules: TokenRules,
     pictures: PictureRules | None,
 ) -> FieldBinding:
-    asked = requested.get(value.name, value.name)
-    cast = asked not in schema.names and asked.endswith(CAST)
-    name = asked.removesuffix(CAST) if cast else asked
+    name, cast = _asked(schema, value, requested)
     if value.shape is None or not value.shape or value.shape[0] != ROWS:
         raise BindingError(
             f"input {value.name!r}: expected a shape that starts with the rows, got "
@@ -136,6 +148,13 @@ def _bind_input(
     axes = picture_binding.turned(found, shape)
     note = _note(found, value.dtype, shape, axes)
     return FieldBinding(value.name, name, str(kind), value.dtype.name, shape, cast, note, axes=axes)
+
+
+def _asked(schema: pa.Schema, value: GraphValue, requested: Mapping[str, str]) -> tuple[str, bool]:
+    """The field that an input is fed from, and whether it may be rounded."""
+    asked = requested.get(value.name, value.name)
+    cast = asked not in schema.names and asked.endswith(CAST)
+    return asked.removesuffix(CAST) if cast else asked, cast
 
 
 def _missing(schema: pa.Schema, value: GraphValue, asked: str | None) -> str:

@@ -1,22 +1,23 @@
-"""What is in the input: files, their row groups and their one schema, from footers alone."""
+"""What is in the input: files, their row groups and the schema of all, from footers alone."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from pipeline.errors import InputError, OutputError
-from pipeline.footers import DataFile, read_footer
+from pipeline.footers import DataFile, Footer, read_footer
 from pipeline.partitions import folder_of, partitions
-from pipeline.row_groups import RowGroups
+from pipeline.row_groups import Arrangement, RowGroups
+from pipeline.schemas import United, Unlike, Variants, refuse_unlike, shown
 from pipeline.search import base_of, each_once, expand, reads
 from pipeline.stores import is_url, joined
-from pipeline.where import Where
+from pipeline.where import Range, Where
 
 PARTS = ("part-000000.parquet", "part-000000.arrow")
 """Names of parts, as `pipeline.parts` makes them: what a glob must not find in the output."""
@@ -34,12 +35,17 @@ class Dataset:
     files: tuple[DataFile, ...]
     """Sorted by path."""
     schema: pa.Schema
+    """Fields of all files, which each is read with (pipeline/schemas.py)."""
     roots: tuple[str, ...]
     """Folders and globs that were given as inputs; they may not find the output."""
     doubles: tuple[str, ...] = ()
     """Other names, by links, of files that are among `files` already: not read twice."""
     where: Where | None = None
     """Which rows are scored, where not all are."""
+    unlike: tuple[Unlike, ...] = ()
+    """Fields that some files lack, or have of another type."""
+    differ: bool = False
+    """Whether some file's own schema is another."""
 
     @property
     def rows(self) -> int:
@@ -65,8 +71,8 @@ class Dataset:
 
         Where they do not say otherwise, names that start with _ or . are passed over. What a file
         is, Parquet or Arrow, its first bytes say. Partition folders (`day=1/`) below a folder
-        or glob add fields. Row groups of which `where` can score no row are marked. Raises
-        InputError.
+        or glob add fields. Files may have different fields; those of `where` must be in all. Row
+        groups of which it can score no row are marked. Raises InputError.
         """
         expanded = [expand(text) for text in inputs]
         folders = {path: "" for found, _ in expanded for path in found}
@@ -81,13 +87,27 @@ class Dataset:
         with ThreadPoolExecutor(min(FOOTER_THREADS, len(paths))) as pool:
             kept, doubles = each_once(paths, list(pool.map(_stat, paths)))
             added = partitions({path: folders[path] for path in kept})
-            footers = list(
-                pool.map(lambda p: read_footer(p, where, folders[p], added[p]), sorted(kept))
-            )
-        first, schema = footers[0]
-        for file, other in footers[1:]:
-            _check_same_schema(first.path, schema, file.path, other)
-        return cls(tuple(file for file, _ in footers), schema, roots, tuple(doubles), where)
+            asked = where.fields if where else ()
+            footers = pool.map(lambda p: read_footer(p, folders[p], added[p], asked), sorted(kept))
+            files, told = _gathered(footers, where)
+        return cls(
+            files, told.schema, roots, tuple(doubles), where, told.unlike, differ=told.differ
+        )
+
+    def used(self, columns: Iterable[str], *, hooked: bool) -> tuple[str, ...]:
+        """Fields that are read: these, or all where a hook may want any, and those of `where`."""
+        looked_at = self.where.fields if self.where else ()
+        return tuple(dict.fromkeys([*(self.schema.names if hooked else columns), *looked_at]))
+
+    def planned(self, names: Iterable[str]) -> pa.Schema | None:
+        """What these fields are read as, where files differ; otherwise as each has them."""
+        wanted = set(names)
+        return pa.schema([f for f in self.schema if f.name in wanted]) if self.differ else None
+
+    def refuse_unlike(self, names: Iterable[str], who: str, *, nulls: bool) -> None:
+        """Raises InputError for a field that cannot be read of all files; where some lack it,
+        unless it may be null there."""
+        refuse_unlike(self.unlike, names, who, nulls=nulls)
 
     def refuse_output(self, output: str | Path) -> None:
         """Raises OutputError when an input, a folder or a glob, would find the parts in `output`.
@@ -109,6 +129,7 @@ class Dataset:
             f"{self.nbytes} bytes"
         ]
         lines += [f"  {field.name}: {field.type}" for field in self.schema]
+        lines += [f"  files differ: {told}"] if (told := shown(self.unlike)) else []
         return "\n".join(lines)
 
 
@@ -122,35 +143,36 @@ def _stat(path: str) -> os.stat_result | None:
         return None  # reading the footer says why
 
 
-ALIKE = (
-    "all files of a dataset have the same fields, in order, types and nullability: write it again "
-    "like the others, or leave it out of --input"
-)
+def _gathered(
+    footers: Iterable[Footer], where: Where | None
+) -> tuple[tuple[DataFile, ...], United]:
+    """The files with row groups that tell of the fields of all, and what these are; row groups
+    without a row for `where` are marked."""
+    variants, read, ranges = Variants(), [], []
+    for footer in footers:
+        number = variants.add(footer.file.path, footer.schema, footer.given)
+        read.append((footer.file, number))
+        ranges += [footer.ranges] if where else []
+    told = variants.united()
+    files = [_arranged(file, told.arrangements[number]) for file, number in read]
+    if where is not None:
+        refuse_unlike(told.unlike, where.fields, f"--where {where}", nulls=False)
+        fitted = where.fitted(told.schema)
+        files = [_marked(file, fitted, r) for file, r in zip(files, ranges, strict=True)]
+    return tuple(files), told
 
 
-def _check_same_schema(path: str, schema: pa.Schema, other_path: str, other: pa.Schema) -> None:
-    """Names, order, types and nullability must agree; metadata may differ."""
-    if schema.equals(other, check_metadata=False):
-        return
-    for field in schema:
-        if field.name not in other.names:
-            raise InputError(
-                f"{other_path}: expected field {field.name!r} as in {path}, got none; {ALIKE}"
-            )
-    for field in other:
-        if field.name not in schema.names:
-            raise InputError(f"{other_path}: field {field.name!r} is not in {path}; {ALIKE}")
-        expected = schema.field(field.name)
-        if not field.equals(expected, check_metadata=False):
-            raise InputError(
-                f"{other_path}: field {field.name!r}: expected {_typed(expected)} as in {path}, "
-                f"got {_typed(field)}; {ALIKE}"
-            )
-    raise InputError(
-        f"{other_path}: expected fields in the order of {path}: {', '.join(schema.names)}, "
-        f"got {', '.join(other.names)}; {ALIKE}"
+def _arranged(file: DataFile, how: Arrangement | None) -> DataFile:
+    return file if how is None else replace(file, row_groups=file.row_groups.arranged(how))
+
+
+def _marked(file: DataFile, where: Where, ranges: Sequence[Sequence[Range | None]]) -> DataFile:
+    """With a mark on the row groups of which no row can be scored."""
+    told = (
+        {name: r for name, r in zip(where.fields, each, strict=True) if r is not None}
+        for each in ranges
     )
-
-
-def _typed(field: pa.Field) -> str:
-    return f"{field.type}{'' if field.nullable else ' not null'}"
+    skipped = [not where.may_hold(known) for known in told]
+    if not any(skipped):
+        return file
+    return replace(file, row_groups=file.row_groups.skipping(skipped))

@@ -25,7 +25,8 @@ from pipeline.stores import is_url
 
 
 class ParquetRows:
-    """Some row groups of an open file; `schema` is the whole file's. Closes with `stack`."""
+    """Some row groups of an open file; `schema` is the whole file's. Closes with `stack`. Of the
+    names, those that the file has are read."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class ParquetRows:
         """Rows of a plain field are put into its `blocks`, where there are some."""
         with pq.ParquetFile(source) as footer:
             self.metadata, self.schema = footer.metadata, footer.schema_arrow
+        names = [name for name in names if name in self.schema.names]
         self._path, self._groups, self._names, self._stack = path, groups, names, stack
         self._blocks = defaultdict(Blocks) if blocks is None else blocks
         strings = dictionary_paths(self.metadata, self.schema, names, groups)

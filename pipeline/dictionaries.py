@@ -24,7 +24,7 @@ SMALL_NBYTES = 1 << 20
 _HEADER_NBYTES = 64
 
 
-def _is_string(kind: pa.DataType) -> bool:
+def is_string(kind: pa.DataType) -> bool:
     """Text or bytes of any length, in the types that can be read as dictionaries."""
     return kind in (pa.string(), pa.binary(), pa.large_string(), pa.large_binary())
 
@@ -60,7 +60,7 @@ def dictionary_paths(
             chunks = [metadata.row_group(group).column(leaf) for group in groups]
             if (
                 field.name in names
-                and _is_string(kind)
+                and is_string(kind)
                 and any(chunk.has_dictionary_page for chunk in chunks)
             ):
                 paths.append(chunks[0].path_in_schema)
@@ -111,7 +111,7 @@ def decoded(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch
     if batch.schema.equals(schema, check_metadata=False):
         yield batch
     elif batch.num_rows <= 1 or sum(map(_nbytes, batch.columns)) <= PIECE_NBYTES:
-        arrays = [_cast(batch.column(f.name), f.type) for f in schema]
+        arrays = [cast(batch.column(f.name), f.type) for f in schema]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
     else:
         half = batch.num_rows // 2
@@ -119,7 +119,9 @@ def decoded(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch
         yield from decoded(batch.slice(half), schema)
 
 
-def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+def cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The same values, decoded where they are in a dictionary; pa.ArrowException where a value does
+    not fit."""
     if array.type == kind:
         return array
     if array.type.num_fields:
@@ -137,7 +139,7 @@ def _nbytes(array: pa.Array) -> int:
         each = width(kind.value_type)
         if each is not None:
             return each * len(array)
-        if not _is_string(kind.value_type):
+        if not is_string(kind.value_type):
             return int(array.nbytes)
         lengths = pc.binary_length(array.dictionary).take(array.indices)
         return int(pc.sum(lengths).as_py() or 0) + 4 * len(array)

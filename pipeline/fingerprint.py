@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from pipeline.bound import Binding
 from pipeline.dataset import Dataset
 from pipeline.hooks import Hook
@@ -32,6 +34,7 @@ class Fingerprint:
     files: Mapping[str, tuple[int, int]]
     """Path -> (bytes, mtime_ns)."""
     schema: str
+    """Of the fields that are read, with the types that they are read as."""
     binding: str
     keep: str
     outputs: str
@@ -111,11 +114,12 @@ def fingerprint(
     compression: str = "auto",
     hooks: tuple[Hook | None, Hook | None] = (None, None),
 ) -> Fingerprint:
+    used = dataset.used(binding.columns, hooked=hooks[0] is not None)
     return Fingerprint(
         model_sha256=model_sha256,
         program=program,
         files={f.path: (f.nbytes, f.mtime_ns) for f in dataset.files},
-        schema=", ".join(f"{f.name}: {f.type}" for f in dataset.schema),
+        schema=", ".join(_typed(f) for f in dataset.schema if f.name in used),
         binding=", ".join(
             f"{f.input}={f.field}{':cast' if f.cast else ''}{f':{f.text}' if f.text else ''}"
             for f in binding.fields
@@ -137,6 +141,10 @@ def fingerprint(
         lengths=str(binding.lengths or ""),
         shards=_hash_of_plan(shards),
     )
+
+
+def _typed(field: pa.Field) -> str:
+    return f"{field.name}: {field.type}{'' if field.nullable else ' not null'}"
 
 
 def _named(hook: Hook | None) -> str:

@@ -16,7 +16,7 @@ from pipeline.partitions import Partition
 from pipeline.row_groups import RowGroup, RowGroups
 from pipeline.sources import AGAIN, facts, mapped, naming, opened
 from pipeline.stores import is_url
-from pipeline.where import Range, Where
+from pipeline.where import Range
 
 MAGIC = {b"PAR1": "parquet", b"ARRO": "arrow"}
 
@@ -56,21 +56,37 @@ class DataFile:
         return int(self.row_groups.rows.sum())
 
 
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """What one file tells of itself."""
+
+    file: DataFile
+    schema: pa.Schema
+    """Its fields, and those that folders give."""
+    ranges: tuple[tuple[Range | None, ...], ...]
+    """By row group, of each field that was asked for; None where nothing is told."""
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Fields that folders give."""
+        return tuple(partition.name for partition in self.file.partitions)
+
+
 def read_footer(
     path: str,
-    where: Where | None = None,
     folder: str = "",
     partitions: Sequence[Partition] = (),
-) -> tuple[DataFile, pa.Schema]:
+    asked: Sequence[str] = (),
+) -> Footer:
     """What the file holds, and what the folders above it add to it. Raises InputError for what is
-    neither Parquet nor Arrow, or damaged, and FilterError where fields do not fit `where`."""
+    neither Parquet nor Arrow, or damaged."""
     with naming(path, path, "cannot be read, truncated or damaged", AGAIN):
         _refuse_dead_link(path)
         found = facts(path)
         with opened(path) as source:
             kind = _kind(path, source.read(4))
             if kind == "parquet":
-                groups, schema, ranges = _parquet_groups(source, where.fields if where else ())
+                groups, schema, ranges = _parquet_groups(source, asked)
         if kind == "arrow":
             groups, schema = _arrow_groups(path)
             ranges = [{} for _ in groups]  # it has no statistics
@@ -78,11 +94,13 @@ def read_footer(
     added = tuple(p for p in partitions if p.name not in schema.names)
     for partition in added:
         schema = schema.append(partition.field)
-    groups = tuple(_partitioned(group, added) for group in groups)
-    if where is not None:
-        groups = _chosen(groups, where.fitted(schema), ranges, added)
-    held = RowGroups.of(groups)
-    return DataFile(path, kind, found.nbytes, found.mtime_ns, held, folder, added), schema
+    told = (
+        r | {p.name: p.range(g.rows) for p in added} for g, r in zip(groups, ranges, strict=True)
+    )
+    known = tuple(tuple(map(each.get, asked)) for each in told) if asked else ()
+    held = RowGroups.of(_partitioned(group, added) for group in groups)
+    file = DataFile(path, kind, found.nbytes, found.mtime_ns, held, folder, added)
+    return Footer(file, schema, known)
 
 
 def _partitioned(group: RowGroup, added: Sequence[Partition]) -> RowGroup:
@@ -94,22 +112,6 @@ def _partitioned(group: RowGroup, added: Sequence[Partition]) -> RowGroup:
         field_nbytes=(*group.field_nbytes, *(p.row_nbytes * group.rows for p in added)),
         dictionary_nbytes=(*group.dictionary_nbytes, *(0 for _ in added)),
         field_elements=(*group.field_elements, *(group.rows for _ in added)),
-    )
-
-
-def _chosen(
-    groups: Sequence[RowGroup],
-    where: Where,
-    ranges: Sequence[dict[str, Range]],
-    added: Sequence[Partition],
-) -> tuple[RowGroup, ...]:
-    """With a mark on those of which no row can be scored."""
-    told = (
-        r | {p.name: p.range(g.rows) for p in added} for g, r in zip(groups, ranges, strict=True)
-    )
-    return tuple(
-        replace(group, skipped=not where.may_hold(known))
-        for group, known in zip(groups, told, strict=True)
     )
 
 

@@ -66,6 +66,14 @@ def is_partition(field: pa.Field) -> bool:
     return (field.metadata or {}).get(b"colonnade.partition") == b"yes"
 
 
+def plain_field(field: pa.Field) -> pa.Field:
+    """The same, of a dataset of which only some files have it from folders."""
+    if not is_partition(field):
+        return field
+    left = {k: v for k, v in field.metadata.items() if k not in _MARK}
+    return field.with_metadata(left or None)
+
+
 def folder_of(path: str, root: str) -> str:
     """The partition folders right above a file and below the root, "" for none: as they are."""
     if not path.startswith(f"{root.rstrip('/')}/"):

@@ -16,6 +16,7 @@ from pipeline.hooks import Hook
 from pipeline.parts import check_writable
 from pipeline.picture_rules import PictureRules
 from pipeline.price import MemoryPrice, PricedProgram, StageProgram, price
+from pipeline.schemas import shown
 from pipeline.shards import Shards, plan_shards
 from pipeline.text import TokenizerFile
 
@@ -74,6 +75,7 @@ class Plan:
                 f"{_count(groups, 'row group')}, {_count(self.dataset.rows, 'row')}, "
                 f"{size(self.dataset.nbytes)}"
                 + (f" ({_count(doubles, 'more name')} of the same files)" if doubles else ""),
+                *self._unlike(),
                 *self._filter(),
                 *(f"  hook    {hook}" for hook in (self.before, self.after) if hook),
                 *(f"  {line}" for line in binding.splitlines()),
@@ -90,6 +92,12 @@ class Plan:
                 f"          {self.memory.shares[1]}",
             ]
         )
+
+    def _unlike(self) -> list[str]:
+        """Where files differ."""
+        used = self.dataset.used(self.binding.columns, hooked=self.before is not None)
+        told = shown(self.dataset.unlike, used)
+        return [f"  differ  {told}"] if told else []
 
     def _filter(self) -> list[str]:
         """What --where leaves out, as far as footers tell."""

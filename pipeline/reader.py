@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.blocks import Blocks
+from pipeline.conforming import Conforming
 from pipeline.decoding import ParquetRows
 from pipeline.errors import InputError
 from pipeline.flat import only
@@ -34,7 +35,8 @@ def even_rows(rows: int, batch_rows: int) -> int:
 class ShardReader:
     """An open shard: `schema` of the chosen columns, in their order, and iteration once.
 
-    `schema` has the file's types; in batches, strings may be dictionaries (dictionaries.py).
+    `schema` has the planned types, which are the file's where none are given; in batches, strings
+    may be dictionaries (dictionaries.py).
     Batches have at most `batch_rows` rows and are as even as multiples of EVEN_ROWS allow;
     record batches of Arrow files are cut or joined to that. Raises InputError when the file is
     not the one that was planned, checked at both ends, or cannot be decoded. With `where`, only
@@ -48,12 +50,15 @@ class ShardReader:
         batch_rows: int,
         where: Where | None = None,
         blocks: defaultdict[str, Blocks] | None = None,
+        planned: pa.Schema | None = None,
     ) -> None:
-        """`blocks` by field are memory that shards read one after the other share."""
+        """`blocks` by field are memory that shards read one after the other share. `planned` are
+        the fields as the whole dataset has them."""
         self.shard = shard
         self.columns = list(columns)
         self._blocks = blocks
         self._where = where
+        self._conforming: Conforming | None = None
         self._fields = list(dict.fromkeys([*columns, *(where.fields if where else ())]))
         self._given = [p for p in shard.partitions if p.name in self._fields]
         given = {p.name for p in self._given}
@@ -69,7 +74,11 @@ class ShardReader:
                 )
                 for partition in self._given:
                     schema = schema.append(partition.field)
-                self.schema: pa.Schema = pa.schema([schema.field(name) for name in self.columns])
+                if planned is not None:
+                    planned = _of(planned, self._fields)
+                    self._conforming = Conforming(schema, planned, str(shard))
+                    schema = planned
+                self.schema: pa.Schema = _of(schema, self.columns)
                 self._where = where.fitted(schema) if where else None
         except BaseException:
             self._stack.close()
@@ -88,7 +97,7 @@ class ShardReader:
                 batch = next(self._batches, None)
             if batch is None:
                 break
-            batch = self._with_partitions(batch)
+            batch = self._as_planned(self._with_partitions(batch))
             numbers = self._numbers[rows : rows + batch.num_rows]
             rows += batch.num_rows
             yield self._chosen(numbers, batch)
@@ -102,7 +111,10 @@ class ShardReader:
             return batch
         for partition in self._given:
             batch = batch.append_column(partition.field, partition.column(batch.num_rows))
-        return batch.select(self._fields)
+        return batch.select([name for name in self._fields if name in batch.schema.names])
+
+    def _as_planned(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch if self._conforming is None else self._conforming(batch)
 
     def _chosen(
         self, numbers: Sequence[int], batch: pa.RecordBatch
@@ -153,6 +165,7 @@ class ShardReader:
         source = self._stack.enter_context(mapped(self.shard.path))
         with pa.ipc.open_file(source) as whole:
             schema = whole.schema
+        self._of_file = [name for name in self._of_file if name in schema.names]
         indices = [schema.get_field_index(name) for name in self._of_file]
         options = pa.ipc.IpcReadOptions(included_fields=indices, use_threads=False)
         reader = self._stack.enter_context(pa.ipc.open_file(source, options=options))
@@ -190,6 +203,11 @@ class ShardReader:
 
     def _naming_the_file(self) -> contextlib.AbstractContextManager[None]:
         return naming(str(self.shard), self.shard.path, "cannot be read", AGAIN)
+
+
+def _of(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    """Some of its fields."""
+    return pa.schema([schema.field(name) for name in names])
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:

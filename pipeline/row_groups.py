@@ -37,6 +37,18 @@ class RowGroup:
         return sum(self.field_nbytes)
 
 
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """How row groups of a file tell of a dataset's fields, whose file has others."""
+
+    sources: tuple[int, ...]
+    """By field of the dataset, the number of the file's; -1 for one that it lacks."""
+    element_nbytes: tuple[int, ...]
+    """More that each element takes."""
+    row_nbytes: tuple[int, ...]
+    """More that each row takes."""
+
+
 class RowGroups(Sequence[RowGroup]):
     """Those of one file or of many with the same fields; a RowGroup is made when it is asked for.
 
@@ -63,6 +75,30 @@ class RowGroups(Sequence[RowGroup]):
     def joined(cls, many: Sequence[RowGroups]) -> RowGroups:
         """Of files with the same fields; one without row groups does not know of any."""
         return cls(np.concatenate([groups._table for groups in many]))
+
+    def arranged(self, how: Arrangement) -> RowGroups:
+        """The same, with the fields of a dataset."""
+        if not len(self):
+            return self
+        sources = np.array(how.sources)
+        there = np.flatnonzero(sources >= 0)
+        rows = self.rows[:, np.newaxis]
+        nbytes, dictionaries, elements = (
+            np.zeros((len(self), len(sources)), np.int64) for _ in range(3)
+        )
+        nbytes[:, there] = self.field_nbytes[:, sources[there]]
+        dictionaries[:, there] = self.dictionary_nbytes[:, sources[there]]
+        elements[:, there] = self.field_elements[:, sources[there]]
+        nbytes += elements * np.array(how.element_nbytes, np.int64)
+        nbytes += rows * np.array(how.row_nbytes, np.int64)
+        elements[:, sources < 0] = rows
+        return RowGroups(np.hstack([self._table[:, :_FIELDS], nbytes, dictionaries, elements]))
+
+    def skipping(self, skipped: Sequence[bool]) -> RowGroups:
+        """The same, with marks on those that need not be read."""
+        table = self._table.copy()
+        table[:, _SKIPPED] = skipped
+        return RowGroups(table)
 
     @property
     def rows(self) -> Array:

@@ -49,7 +49,10 @@ def sample_feeds(
         replace(value, dtype=np.dtype(fed[value.name].dtype)) if value.name in fed else value
         for value in graph_inputs
     ]
-    binding = bind(dataset.schema, taken, (), requested, (), rules=rules, pictures=pictures)
+    binding = bind(
+        dataset.schema, taken, (), requested, (),
+        rules=rules, pictures=pictures, unlike=dataset.unlike,
+    )  # fmt: skip
     batches = _batches(dataset, binding, rows, pictures)
     if not batches:
         raise InputError(f"{', '.join(inputs)}: expected rows that can be fed, got none")
@@ -80,8 +83,9 @@ def _batches(
     wanted = rows
     encoded = pictures is not None and any(f.picture for f in binding.fields)
     decode = Decoder(pictures, binding, THREADS) if pictures is not None and encoded else None
+    planned = dataset.planned(binding.columns)
     for shard in plan_shards(dataset):
-        with ShardReader(shard, binding.columns, rows) as reader:
+        with ShardReader(shard, binding.columns, rows, planned=planned) as reader:
             for batch in reader:
                 batch = decode(batch) if decode is not None else batch
                 good = without_rows(batch, bad_rows(batch, binding)).slice(0, wanted)

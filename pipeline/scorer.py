@@ -27,6 +27,7 @@ import pyarrow as pa
 from engine.errors import EngineError
 from pipeline.batches import by_tokens
 from pipeline.blocks import Blocks
+from pipeline.conforming import from_text
 from pipeline.course import Course, Link
 from pipeline.errors import RowError, StageLost
 from pipeline.events import Event, PartWritten, RowsScored, ScorerDied
@@ -172,8 +173,9 @@ class Scorer:
         began = time.perf_counter()
         columns = spec.fields or spec.binding.columns
         where, chosen = parse(spec.where) if spec.where else None, 0
+        planned = from_text(spec.schema) if spec.schema else None
         blocks = self._blocks
-        with ShardReader(shard, columns, spec.batch_rows, where, blocks) as reader:
+        with ShardReader(shard, columns, spec.batch_rows, where, blocks, planned) as reader:
             work.schema = spec.binding.output_schema(self._intake.schema(reader.schema))
             for rows, batch in self._taken_in(reader):
                 if self._over(work):

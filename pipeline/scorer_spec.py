@@ -58,6 +58,8 @@ class ScorerSpec:
     """That are read; () for those that the binding names, which a hook may have made of others."""
     where: str = ""
     """Which of the rows read are scored."""
+    schema: str = ""
+    """What fields are read as, by pipeline/conforming.py; "": as each file has them."""
     compression: str = "auto"
     """Of the parts: see pipeline/encoding.py."""
 

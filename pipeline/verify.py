@@ -227,7 +227,7 @@ def _inputs(run: RunRecord, manifest: Manifest, inputs: Sequence[str] | None) ->
         if inputs is not None:
             files = {f.path: f for f in Dataset.discover(inputs).files}
         else:
-            files = {p: read_footer(p)[0] for p in planned}
+            files = {p: read_footer(p).file for p in planned}
     except InputError as e:
         yield _Problem(str(e), anew)
         return

@@ -138,25 +138,6 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     assert "expected a file, got a pipe" in refused(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("other", "culprit"),
-    [
-        (pa.table({"id": np.arange(2)}), "expected field 'x'"),
-        (TABLE.append_column("y", pa.array(np.ones(10))), "field 'y' is not in"),
-        (TABLE.set_column(1, "x", pa.array(np.ones(10))), "expected float as in"),
-        (TABLE.select(["x", "id"]), "expected fields in the order"),
-    ],
-)
-def test_differing_schemas_name_file_and_field(
-    tmp_path: Path, other: pa.Table, culprit: str
-) -> None:
-    write(tmp_path / "a.parquet")
-    path = write(tmp_path / "b.parquet", other)
-    message = refused(tmp_path)
-    assert str(path) in message
-    assert culprit in message
-
-
 def test_field_names_must_be_unique(tmp_path: Path) -> None:
     twice = pa.Table.from_arrays([TABLE["id"], TABLE["id"]], names=["id", "id"])
     assert "each field once" in refused(write(tmp_path / "a.parquet", twice))
