@@ -10,6 +10,7 @@ from engine.settings import switches_of
 from jobs.spec import Asked, fields_by_name
 from pipeline.binding import Binding, TokenRules, bind
 from pipeline.dataset import Dataset
+from pipeline.hints import CAST
 from pipeline.picture_binding import pixels
 from pipeline.picture_rules import parse
 from pipeline.schemas import shown
@@ -27,7 +28,9 @@ def explained(
         return engine.explain(graph, timer=timer, **switches_of(off)), None, ""
     requested = fields_by_name(asked.bind)
     dataset = Dataset.discover(asked.inputs)
-    schema = dataset.schema
+    # There is no --keep here: what a job could not keep is told, and not refused.
+    fields = (requested.get(value.name, value.name) for value in graph.inputs)
+    schema = dataset.readable({name.removesuffix(CAST) for name in fields})
     pictures = parse(asked.image) if asked.image else None
     fed = pixels(schema, graph.inputs, requested, pictures)
     explanation = engine.explain(with_pixels(graph, fed), timer=timer, **switches_of(off))
@@ -39,4 +42,4 @@ def explained(
     )  # fmt: skip
     if asked.tokenizer:
         check_fits(TokenizerFile.of(asked.tokenizer), binding)
-    return explanation, binding, shown(dataset.unlike, binding.columns)
+    return explanation, binding, shown(dataset.unlike)

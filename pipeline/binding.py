@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,8 +39,10 @@ from pipeline.schemas import Unlike, refuse_unlike
 __all__ = ["Binding", "FieldBinding", "GraphValue", "OutputField", "TokenRules", "bind"]
 
 
+NAMED = 6
+"""Fields that an advice names at most."""
+
 KEPT = {True: "kept, as all fields are without --keep", False: "--keep"}
-WITHOUT = "leave it out with --keep, or "
 
 
 def bind(
@@ -84,7 +87,7 @@ def bind(
     fields += [token_binding.types_of_text(schema, value, texts[0], rules) for value in typed]
     lengths = token_binding.lengths(fields, rules)
     kept = _kept(schema, {f.field for f in fields}, keep)
-    refuse_unlike(unlike, kept, KEPT[keep is None], nulls=True, way=WITHOUT)
+    refuse_unlike(unlike, kept, KEPT[keep is None], nulls=True, way=_without(kept, unlike))
     nullable = on_error == "null"
     named = [(value, selected.get(value.name, value.name)) for value in outputs]
     made = tuple(_output_field(value, name, kept, nullable, lengths) for value, name in named)
@@ -215,6 +218,14 @@ def _kept(schema: pa.Schema, bound: set[str], keep: Sequence[str] | None) -> tup
                 f"{did_you_mean(name, schema.names) or '; check --keep'}"
             )
     return tuple(n for n in schema.names if n in set(keep))
+
+
+def _without(kept: Sequence[str], unlike: Sequence[Unlike]) -> str:
+    """How to keep the others, which are named if they are few."""
+    apart = {each.name for each in unlike if not each.common}
+    others = [name for name in kept if name not in apart]
+    told = f" {shlex.quote(','.join(others))}" if 0 < len(others) <= NAMED else ""
+    return f"leave it out with --keep{told}, or "
 
 
 def _output_field(

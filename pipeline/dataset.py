@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,6 +103,11 @@ class Dataset:
         """What these fields are read as, where files differ; otherwise as each has them."""
         wanted = set(names)
         return pa.schema([f for f in self.schema if f.name in wanted]) if self.differ else None
+
+    def readable(self, wanted: Collection[str]) -> pa.Schema:
+        """Fields that have a type in common, and those that are wanted."""
+        apart = {each.name for each in self.unlike if not each.common} - set(wanted)
+        return pa.schema([f for f in self.schema if f.name not in apart])
 
     def refuse_unlike(self, names: Iterable[str], who: str, *, nulls: bool) -> None:
         """Raises InputError for a field that cannot be read of all files; where some lack it,

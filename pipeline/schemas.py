@@ -94,7 +94,7 @@ class Unlike:
             return f"{self.name} is in {total - self.lacking.count:,} of {total:,} files"
         told = ", ".join(f"{kind} in {among.count:,}" for kind, among in self.types)
         lacking = f", in {self.lacking.count:,} not at all" if self.lacking.count else ""
-        read = f", read as {self.common}" if self.common else ""
+        read = f", read as {self.common}" if self.common else f": {self.reason}"
         return f"{self.name} is {told}{lacking}{read}"
 
 
@@ -227,11 +227,14 @@ def refuse_unlike(
 
 
 def shown(unlike: Sequence[Unlike], used: Iterable[str] | None = None) -> str:
-    """How files differ, in one line, "" where they do not. Fields that are not `used` last."""
+    """How files differ, in one line, "" where they do not. Fields that are not `used` last, those
+    without a common type first."""
     if not unlike:
         return ""
     wanted = {each.name for each in unlike} if used is None else set(used)
-    ordered = sorted(unlike, key=lambda each: each.name not in wanted)
+    ordered = sorted(unlike, key=lambda each: (each.name not in wanted, bool(each.common)))
     told = [f"{each}{'' if each.name in wanted else ' (not read)'}" for each in ordered[:SHOWN]]
     more = len(unlike) - len(told)
-    return "; ".join(told) + (f"; and {more:,} more fields" if more else "")
+    return "; ".join(told) + (
+        f"; and {more:,} more field{'' if more == 1 else 's'}" if more else ""
+    )

@@ -174,21 +174,21 @@ def test_what_nobody_reads_may_differ_in_any_way(tmp_path: Path) -> None:
 def test_a_kept_field_without_a_common_type_is_refused_with_files_types_and_ways_out(
     tmp_path: Path,
 ) -> None:
-    text = pa.table({"x": X, "note": ["1", "2"]})
-    number = pa.table({"x": X, "note": [1, 2]})
+    text = pa.table({"x": X, "note": ["1", "2"], "id": [1, 2]})
+    number = pa.table({"x": X, "note": [1, 2], "id": [1, 2]})
     folder = write(tmp_path / "in", a=number, b=text, c=number)
     message = refused(folder)
     assert message.startswith("kept, as all fields are without --keep: field 'note': expected one ")
     assert f"got int64 in 2 files ({folder}/a.parquet, {folder}/c.parquet) and" in message
     assert f"string in 1 file ({folder}/b.parquet): no type holds both exactly;" in message
-    assert "leave it out with --keep, or write it again with one type: t = pyarrow." in message
+    assert "leave it out with --keep id, or write it again with one type: t = pyarrow." in message
     assert refused(folder, keep=["note"]).startswith("--keep: field 'note': expected one type")
     assert bound(folder, keep=[]).keep == ()
     advice = message.rpartition("with one type: ")[2]
     old, new = folder / "b.parquet", folder / "d.parquet"
     exec("import pyarrow, pyarrow.parquet\n" + advice, {"OLD": str(old), "NEW": str(new)})
     old.unlink()
-    assert bound(folder).keep == ("note",)
+    assert bound(folder).keep == ("note", "id")
 
 
 def test_what_feeds_an_input_must_be_in_each_file(tmp_path: Path) -> None:
