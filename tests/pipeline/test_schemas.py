@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from engine.graph import Value
 from pipeline.binding import bind
-from pipeline.conforming import from_text, to_text
+from pipeline.conforming import Conforming, as_kind, from_text, to_text
 from pipeline.dataset import Dataset
 from pipeline.dictionaries import decoded
 from pipeline.errors import InputError
@@ -30,7 +30,7 @@ from pipeline.where import FilterError, parse
 
 Row = dict[str, Any]
 
-F32, F64 = pa.float32(), pa.float64()
+F32, F64, INT = pa.float32(), pa.float64(), pa.int64()
 KINDS: dict[str, tuple[tuple[pa.DataType, ...], st.SearchStrategy[Any]]] = {
     "number": (
         (pa.int8(), pa.int32(), pa.int64(), pa.uint16(), pa.null()), st.integers(0, 100)
@@ -225,6 +225,10 @@ def test_an_input_is_fed_from_the_type_that_holds_all(tmp_path: Path) -> None:
     assert bound(folder, requested={"x": "x:cast"}).fields[0].arrow == "double"
     feeds = sample_feeds([str(folder)], MODEL, 10, {"x": "x:cast"})
     assert feeds["x"].tolist() == np.array([1.5, 2.5, 1, 2, 0.1, 2], np.float32).tolist()
+    pq.write_table(pa.table({"x": pa.nulls(2)}), folder / "d.parquet")
+    pq.write_table(pa.table({"x": pa.array([3.0, 3.0], F32)}), folder / "e.parquet")
+    feeds = sample_feeds([str(folder)], MODEL, 10, {"x": "x:cast"})
+    assert feeds["x"].tolist()[4:] == np.array([0.1, 2, 3, 3], np.float32).tolist()
 
 
 @pytest.mark.parametrize("unit", ["a", "b"])
@@ -301,17 +305,23 @@ def test_folders_give_what_some_files_hold(tmp_path: Path) -> None:
 def test_memory_of_fields_is_told_by_their_names_and_of_what_they_are_cast_to(
     tmp_path: Path,
 ) -> None:
-    long = pa.array(["a" * 1000] * 50)
-    small, large = pa.array(range(50), pa.int16()), pa.array(range(50), pa.int64())
+    rows = 5000
+    long = pa.array(["a" * 1000] * rows)
+    small, large = (pa.array([n % 5 for n in range(rows)], kind) for kind in (pa.int16(), INT))
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(100 * rows, np.float32)), 100)
     folder = write(
-        tmp_path / "in", a=pa.table({"n": large, "s": long}), b=pa.table({"s": long, "n": small})
-    )
+        tmp_path / "in", a=pa.table({"n": large, "s": long, "x": lists}),
+        b=pa.table({"s": long, "n": small}),
+    )  # fmt: skip
     dataset = Dataset.discover([str(folder)])
-    assert row_nbytes(dataset, ("n",)) < 100
-    assert all((f.row_groups.field_nbytes[:, 0] >= 8 * 50).all() for f in dataset.files)
-    write(folder, c=pa.table({"n": large}))
-    again = Dataset.discover([str(folder)])
-    assert (again.files[2].row_groups.field_nbytes[:, 1] < 1000).all()
+    assert dataset.schema.names == ["n", "s", "x"]
+    (whole,), (lacking,) = (file.row_groups for file in dataset.files)
+    assert 8 * rows <= whole.field_nbytes[0] <= 9 * rows
+    assert 18 * rows <= lacking.field_nbytes[0] <= 22 * rows, "as it is read, and as it is cast"
+    assert whole.field_nbytes[1] == lacking.field_nbytes[1]
+    assert lacking.field_nbytes[2] >= 400 * rows, "nulls take their place"
+    assert lacking.field_elements == (rows, rows, rows)
+    assert row_nbytes(dataset, ("n",)) < 25
 
 
 def test_only_fields_that_are_read_are_part_of_a_run(tmp_path: Path) -> None:
@@ -348,6 +358,22 @@ def test_schemas_are_compared_by_what_they_say(monkeypatch: pytest.MonkeyPatch) 
     (unlike,) = variants.united().unlike
     assert str(unlike) == "a is float in 4, double in 2, read as double"
     assert variants.add("/p", told[0], ("a",)) == 2, "what folders give is not what files hold"
+    assert variants.add("/q", told[0]) == 0
+
+
+def test_files_that_are_alike_are_read_as_they_are(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", a=pa.table({"x": X}), b=pa.table({"x": X}))
+    assert Dataset.discover([str(folder)]).planned(["x"]) is None
+    write(folder, b=pa.table({"x": X, "id": [1, 2]}))
+    planned = Dataset.discover([str(folder)]).planned(["x"])
+    assert planned is not None
+    batch = pa.record_batch({"x": X})
+    assert Conforming(batch.schema, planned, "a shard")(batch) is batch
+
+
+def test_strings_stay_in_their_dictionaries_until_they_are_written() -> None:
+    found = as_kind(pa.array(["a", "b", "a"]).dictionary_encode(), pa.large_string())
+    assert found.type == pa.dictionary(pa.int32(), pa.large_string())
 
 
 def test_schemas_travel(tmp_path: Path) -> None:
