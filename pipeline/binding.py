@@ -34,7 +34,7 @@ from pipeline.hints import (
 from pipeline.layout import Layout, conversion, is_encoded, is_text, layout
 from pipeline.partitions import is_partition
 from pipeline.picture_rules import PictureRules
-from pipeline.schemas import Unlike, refuse_unlike
+from pipeline.schemas import Unlike, naming_files, refuse_unlike
 
 __all__ = ["Binding", "FieldBinding", "GraphValue", "OutputField", "TokenRules", "bind"]
 
@@ -78,7 +78,8 @@ def bind(
     def bound(value: GraphValue) -> FieldBinding:
         name, _ = _asked(schema, value, requested)
         refuse_unlike(unlike, [name], f"input {value.name!r}", nulls=False)
-        return _bind_input(schema, value, requested, rules, pictures)
+        with naming_files(unlike, name):
+            return _bind_input(schema, value, requested, rules, pictures)
 
     fields = [bound(value) for value in fed]
     if known and not any(f.tokens for f in fields):  # lengths of what?

@@ -8,13 +8,14 @@ those it uses that not all files have, or that have no common type (`Unlike.refu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from pipeline.dictionaries import leaf_types, width
-from pipeline.errors import InputError
+from pipeline.errors import BindingError, InputError
 from pipeline.merging import merged_field, null_nbytes
 from pipeline.partitions import is_partition, plain_field
 from pipeline.row_groups import Arrangement
@@ -57,6 +58,11 @@ class Unlike:
     """The type that it is read as; "" where none holds the values of all."""
     reason: str = ""
     """Why there is none."""
+
+    @property
+    def told(self) -> str:
+        """The types, and which files have them."""
+        return " and ".join(f"{kind} in {among}" for kind, among in self.types)
 
     def refusal(self, *, nulls: bool, way: str = "") -> str:
         """What is wrong with it and what to do, "" for nothing. `nulls`: whether it may be null
@@ -184,7 +190,7 @@ def _by_type(fields: Sequence[pa.Field], among: Sequence[Among]) -> tuple[tuple[
     for kind in kinds:
         some = [a for each, a in zip(fields, among, strict=True) if each.type == kind]
         found.append((str(kind), Among.all_of(some)))
-    return tuple(sorted(found, key=lambda told: (-told[1].count, told[0])))
+    return tuple(sorted(found, key=lambda told: (-told[1].count, told[1].paths)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +230,18 @@ def refuse_unlike(
     for name in names:
         if name in known and (why := known[name].refusal(nulls=nulls, way=way)):
             raise InputError(f"{where}: field {name!r}: {why}")
+
+
+@contextmanager
+def naming_files(unlike: Sequence[Unlike], name: str) -> Iterator[None]:
+    """What is wrong with a field's type may be the fault of some files: they are named, too."""
+    try:
+        yield
+    except BindingError as e:
+        for each in unlike:
+            if each.name == name and len(each.types) > 1:
+                raise BindingError(f"{e}; files differ: it is {each.told}") from e
+        raise
 
 
 def shown(unlike: Sequence[Unlike], used: Iterable[str] | None = None) -> str:

@@ -111,13 +111,22 @@ CASES: dict[str, tuple[Spoil, list[str]]] = {
         lambda s, f: with_data(s, f, a=table().rename_columns(["x", "x"])),
         ["a.parquet", "; write it again with a name for each"],
     ),
-    "fields in another order": (
-        lambda s, f: with_data(s, f, a=table(), b=table().select(["x", "id"])),
-        ["b.parquet", "got x, id; all files", "write it again like the others"],
-    ),
-    "differing schemas": (
+    "one file of another type": (
         lambda s, f: with_data(s, f, a=table(), b=table(kind=pa.float64())),
-        ["b.parquet", "x", "write it again like the others, or leave it out of --input"],
+        ["input 'x'", "expected float32, got float64", "do --bind x=x:cast to round; files differ",
+         "[8] in 1 file (", "a.parquet) and fixed_size_list<element: double>[8] in 1 file ("],
+    ),
+    "one file of another size": (
+        lambda s, f: with_data(s, f, a=table(), b=table(width=9)),
+        ["input 'x'", "b.parquet): lists of different sizes; write it again with one type"],
+    ),
+    "one file without a field": (
+        lambda s, f: with_data(s, f, a=table(), b=table().select(["id"])),
+        ["input 'x'", "got 1 file (", "b.parquet) without it; leave those files out of --input"],
+    ),
+    "one file of another kept type": (
+        lambda s, f: with_data(s, f, a=table(), b=table().set_column(0, "id", pa.array(["a"] * 6))),
+        ["field 'id'", "int64 in 1 file (", "string in 1 file (", "leave it out with --keep, or "],
     ),
 }  # fmt: skip
 
