@@ -82,7 +82,8 @@ def _check_processes(prepared: Prepared, seat: Seat, machine: str) -> None:
     limit = prepared.process_limit_nbytes
     prices = _processes(prepared, seat)
     if limit is not None and max(prices) > limit:
-        said = ", ".join(f"stage {number} {size(nbytes)}" for number, nbytes in enumerate(prices))
+        of_stages = (f"stage {number} {size(nbytes)}" for number, nbytes in enumerate(prices))
+        said = ", ".join(of_stages) if len(prices) > 1 else f"{size(prices[0])} of one piece"
         more = "do more --stages" if len(prices) == 1 else "do more --stages or fewer --threads"
         raise MemoryPlanError(
             f"{machine}: expected each process of a scorer within {size(limit)} of memory "

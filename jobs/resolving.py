@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +178,7 @@ class _Reading:
                 raise self._unfit(name, _LISTS[name], value)
             items = [f"{key}={item}" for key, item in value.items()]
         elif isinstance(value, str):
-            items = value.split(",") if name == "keep" else [value]
+            items = self._keep(value) if name == "keep" else [value]
         if not isinstance(items, list | tuple) or not all(isinstance(v, str) for v in items):
             raise self._unfit(name, _LISTS[name], value)
         if name == "bind":
@@ -188,6 +190,16 @@ class _Reading:
         if name == "input":
             return tuple(self._text(name, item) for item in items)
         return tuple(v for v in items if v)
+
+    def _keep(self, text: str) -> list[str]:
+        """Names between commas; one with a comma of its own stands in quotes, as in CSV."""
+        try:
+            rows = list(csv.reader(StringIO(text, newline=""), skipinitialspace=True, strict=True))
+        except csv.Error as e:
+            raise self._unfit("keep", f'names as a,"b,c" ({e})', text) from e
+        if len(rows) > 1:
+            raise self._unfit("keep", "names in one line", text)
+        return rows[0] if rows else []
 
     def _absolute(self, name: str, value: Any) -> Any:
         """Without following links: an input folder may be a link that is moved later."""

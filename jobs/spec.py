@@ -6,9 +6,11 @@ below. Nothing heavy is imported here: `colonnade --help` shows this table.
 
 from __future__ import annotations
 
+import csv
 import shlex
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
+from io import StringIO
 from typing import Any
 
 from numa.notation import amount
@@ -271,7 +273,9 @@ def _words(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [flag]
     if name == "keep":
-        return [flag, ",".join(value)]
+        line = StringIO()
+        csv.writer(line, lineterminator="").writerow(value)
+        return [flag, line.getvalue()]
     if isinstance(value, tuple):
         return [word for item in value for word in (flag, item)]
     if name in SPOKEN:

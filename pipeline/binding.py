@@ -225,7 +225,8 @@ def _without(kept: Sequence[str], unlike: Sequence[Unlike]) -> str:
     """How to keep the others, which are named if they are few."""
     apart = {each.name for each in unlike if not each.common}
     others = [name for name in kept if name not in apart]
-    told = f" {shlex.quote(','.join(others))}" if 0 < len(others) <= NAMED else ""
+    few = 0 < len(others) <= NAMED and not any(set(name) & set(',"') for name in others)
+    told = f" {shlex.quote(','.join(others))}" if few else ""
     return f"leave it out with --keep{told}, or "
 
 

@@ -24,7 +24,8 @@ class Conforming:
         stand for."""
         self._planned = planned
         self._where = where
-        self._same = found.equals(planned, check_metadata=True)
+        own = pa.schema([found.field(name) for name in planned.names if name in found.names])
+        self._same = own.equals(planned, check_metadata=True)
         self._casts = {}
         for field in planned:
             if field.name not in found.names:

@@ -57,8 +57,8 @@ class VerifyReport:
 
     def __str__(self) -> str:
         head = (
-            f"{self.output}: {self.parts:,} parts, {size(self.nbytes)}, {self.rows_in:,} rows in, "
-            f"{self.rows_out:,} out, {self.rejects:,} rejects"
+            f"{self.output}: {self.parts:,} part{'' if self.parts == 1 else 's'}, "
+            f"{size(self.nbytes)}, {self.rows_in:,} rows in, {self.rows_out:,} out, {self.rejects:,} rejects"
             + (f", {self.filtered:,} left out" if self.filtered else "")
         )
         count = len(self.problems)

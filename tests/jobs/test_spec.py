@@ -128,6 +128,18 @@ def test_keep_nothing_differs_from_keep_all() -> None:
     assert resolve({**NEEDED, "keep": "id, label"}).keep == ("id", "label")
 
 
+def test_names_with_a_comma_are_kept_in_quotes() -> None:
+    names = ("id", "a,b", 'c"d')
+    spec = resolve({**NEEDED, "keep": 'id, "a,b",c"d'})
+    assert spec.keep == names
+    words = shlex.split(spec.command())
+    again = words[words.index("--keep") + 1]
+    assert again == 'id,"a,b","c""d"' and resolve({**NEEDED, "keep": again}).keep == names
+    for text in ('"a', '"a"b', "a\nb"):
+        with pytest.raises(SpecError, match="keep: expected names"):
+            resolve({**NEEDED, "keep": text})
+
+
 def test_outputs_may_be_chosen_as_a_list_or_as_a_table(tmp_path: Path) -> None:
     config = write(tmp_path / "job.toml", '[select]\nlogits = "score"\n"out/1" = "label"\n')
     assert resolve(NEEDED, config).selection == {"logits": "score", "out/1": "label"}

@@ -188,7 +188,7 @@ def test_what_fits_in_no_number_of_stages_is_refused(source: Source, tmp_path: P
     with pytest.raises(
         MemoryPlanError,
         match=r"here: expected each process of a scorer within 100 MiB of memory "
-        r"\(--scorer-memory\), got stage 0 4\d\d MiB; do more --stages",
+        r"\(--scorer-memory\), got 4\d\d MiB of one piece; do more --stages",
     ):
         check_memory(refused, refused.seats)
 

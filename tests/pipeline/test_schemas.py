@@ -368,7 +368,8 @@ def test_files_that_are_alike_are_read_as_they_are(tmp_path: Path) -> None:
     planned = Dataset.discover([str(folder)]).planned(["x"])
     assert planned is not None
     batch = pa.record_batch({"x": X})
-    assert Conforming(batch.schema, planned, "a shard")(batch) is batch
+    whole = pa.schema({"id": INT, "x": F32}, metadata={"pandas": "{}"})
+    assert Conforming(whole, planned, "a shard")(batch) is batch
 
 
 def test_strings_stay_in_their_dictionaries_until_they_are_written() -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -130,6 +131,7 @@ def test_an_unfinished_run_tells_how_far_it_is(tmp_path: Path) -> None:
         assert verify(job.output).repair == ("wait for it",)
     report = verify(job.output)
     assert (report.parts, report.rows_in) == (2, 8)
+    assert ": 2 parts, " in str(report) and ": 1 part, " in str(replace(report, parts=1))
     assert report.problems == ("the run is not finished: 2 of 6 shards are committed",)
     assert report.repair == ("to go on, give the command again that made this folder",)
     shutil.rmtree(job.inputs)
