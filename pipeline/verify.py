@@ -56,9 +56,10 @@ class VerifyReport:
         return not self.problems
 
     def __str__(self) -> str:
+        parts = f"{self.parts:,} part{'' if self.parts == 1 else 's'}"
         head = (
-            f"{self.output}: {self.parts:,} part{'' if self.parts == 1 else 's'}, "
-            f"{size(self.nbytes)}, {self.rows_in:,} rows in, {self.rows_out:,} out, {self.rejects:,} rejects"
+            f"{self.output}: {parts}, {size(self.nbytes)}, {self.rows_in:,} rows in, "
+            f"{self.rows_out:,} out, {self.rejects:,} rejects"
             + (f", {self.filtered:,} left out" if self.filtered else "")
         )
         count = len(self.problems)
