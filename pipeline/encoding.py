@@ -1,8 +1,9 @@
 """Parquet and Arrow files as parts are written: which encodings, and how compressed.
 
-`--compression auto` is zstd level 1, but for floating fields level -1, and nothing for Arrow
-files: their point is to be memory-mapped. Measured (Zen 4, pyarrow 26, lists of 256 floats,
-microseconds of CPU a row and bytes a row; level 1 | level -1 | lz4 | none):
+`--compression auto` is zstd level 1, for floating fields level -1 where that saves a twentieth of
+a part's first rows and nothing where it does not, and nothing for Arrow files: their point is to
+be memory-mapped. Measured (Zen 4, pyarrow 26, lists of 256 floats, microseconds of CPU a row and
+bytes a row; level 1 | level -1 | lz4 | none):
 
 | floats             | level 1      | level -1      | lz4           | none          |
 |--------------------|--------------|---------------|---------------|---------------|
@@ -11,13 +12,19 @@ microseconds of CPU a row and bytes a row; level 1 | level -1 | lz4 | none):
 | 90 % zeros         | 3.0 us 141 B | 2.9 us  145 B | 2.4 us  191 B |               |
 | of a softmax       | 2.6 us 924 B | 1.8 us 1024 B | 1.6 us 1028 B |               |
 
-So level -1 costs next to nothing where nothing repeats, and finds what does.
+The first rows are the first SAMPLE_ROWS, and of their values those in the first SAMPLE_NBYTES, or
+all that a part's first row group has: neither batches nor threads change what is sampled, unless
+rows are so long (32 KB) that fewer fill a row group, whose borders --batch-rows moves anyway. A
+part whose first rows do not shrink and whose others would is larger than it could be.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -32,11 +39,27 @@ _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 LEVEL, FLOATING_LEVEL = 1, -1
 """Of zstd."""
 
+SAMPLE_ROWS, SAMPLE_NBYTES = 1 << 10, 1 << 18
+"""Of a floating column of a part at most, to see whether zstd is worth its time."""
+
+WORTH = 0.95
+"""Of a sample's bytes, what is left of them at most where it is."""
+
+LEVELS_AT_ONCE = 1 << 16
+"""Elements of lists encoded at once: Parquet has two levels of 2 bytes for each, which pyarrow
+makes for a whole record batch in buffers that grow. In a job, rows of 256 floats took 3.3
+microseconds of CPU instead of 3.5 where these stay in the core's L2."""
+
 
 def open_writer(
-    sink: Sink | pa.NativeFile, schema: pa.Schema, format: str, compression: str = "auto"
+    sink: Sink | pa.NativeFile,
+    schema: pa.Schema,
+    format: str,
+    compression: str = "auto",
+    first: pa.Table | None = None,
 ) -> Any:
-    """A Parquet or Arrow writer with our settings; Arrow files know no snappy.
+    """A Parquet or Arrow writer with our settings; Arrow files know no snappy. `first` are the rows
+    that will be written first, for "auto" to look at.
 
     Dictionaries and statistics only for flat fields that are not floating: for outputs of a model
     they cost 30 % of the encoding and shrink nothing.
@@ -46,15 +69,39 @@ def open_writer(
         codec = None if compression in ("auto", "none") else compression
         return pa.ipc.new_file(stream, schema, options=pa.ipc.IpcWriteOptions(compression=codec))
     worth = [f.name for f in schema if f.type.num_fields == 0 and not pa.types.is_floating(f.type)]
+    codecs, levels = _codecs(schema, compression, first)
     return pq.ParquetWriter(
         stream,
         schema,
-        compression="zstd" if compression == "auto" else compression,
-        compression_level=_levels(schema, compression),
+        compression=codecs,
+        compression_level=levels,
         use_dictionary=worth or False,
         write_statistics=worth or False,
         write_batch_size=_batch_values(schema),
+        memory_pool=_pool(),
     )
+
+
+@cache
+def _pool() -> pa.MemoryPool:
+    """jemalloc where pyarrow has it: mimalloc gives buffers back to the kernel after 10 ms, and the
+    next part gets them page by page again, each cleared first. In a job, rows of 256 floats took
+    2.6 microseconds of CPU to write, and 2.9 with mimalloc."""
+    if "jemalloc" in pa.supported_memory_backends():
+        return pa.jemalloc_memory_pool()
+    return pa.default_memory_pool()
+
+
+def in_pieces(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The same rows, in pieces that are encoded in a core's cache, where lists have one size."""
+    if not all(_has_one_size(field.type) for field in schema):
+        yield from batches
+        return
+    values = max((_elements(field.type) for field in schema), default=1)
+    rows = max(1, LEVELS_AT_ONCE // max(1, values))
+    for batch in batches:
+        for first in range(0, batch.num_rows, rows):
+            yield batch.slice(first, rows)
 
 
 def _batch_values(schema: pa.Schema) -> int:
@@ -73,13 +120,63 @@ def _has_one_size(kind: pa.DataType) -> bool:
     return kind.num_fields == 0 and width(kind) is not None
 
 
-def _levels(schema: pa.Schema, compression: str) -> int | dict[str, int] | None:
-    """By Parquet column; pyarrow takes its own default, which is LEVEL, for those not named."""
-    if compression == "zstd":
-        return LEVEL
-    leaves = [_leaf(field.name, field.type) for field in schema]
-    floating = {path: FLOATING_LEVEL for path, kind in leaves if pa.types.is_floating(kind)}
-    return floating if compression == "auto" and floating else None
+def _elements(kind: pa.DataType) -> int:
+    """Of a row, where each has as many."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _elements(kind.storage_type)
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size) * _elements(kind.value_type)
+    return 1
+
+
+_Levels = int | dict[str, int] | None
+_Codecs = str | dict[str, str]
+
+
+def _codecs(schema: pa.Schema, compression: str, first: pa.Table | None) -> tuple[_Codecs, _Levels]:
+    """Codecs and zstd's levels, for all Parquet columns or by column; pyarrow takes its own level,
+    which is LEVEL, for those not named."""
+    if compression != "auto":
+        return compression, LEVEL if compression == "zstd" else None
+    leaves = {_leaf(f.name, f.type): f.name for f in schema}
+    floating = {path: name for (path, kind), name in leaves.items() if pa.types.is_floating(kind)}
+    plain = {path for path, name in floating.items() if not _shrinks(name, first)}
+    levels = {path: FLOATING_LEVEL for path in floating if path not in plain} or None
+    if not plain:
+        return "zstd", levels
+    return {p: "none" if p in plain else "zstd" for p in _paths(schema.remove_metadata())}, levels
+
+
+def _shrinks(name: str, first: pa.Table | None) -> bool:
+    """Whether zstd saves something of a field's first floats; yes if there is none to see."""
+    if first is None:
+        return True
+    found = _floats(first.column(name).slice(0, SAMPLE_ROWS).combine_chunks())
+    sample = np.ascontiguousarray(found.drop_null().to_numpy(zero_copy_only=False))
+    taken = sample.reshape(-1).view(np.uint8)[:SAMPLE_NBYTES]
+    if not len(taken):
+        return True
+    left = pa.Codec("zstd", FLOATING_LEVEL).compress(pa.py_buffer(taken)).size
+    return bool(left <= WORTH * len(taken))
+
+
+def _floats(column: pa.Array) -> pa.Array:
+    """What a column's lists hold, in order."""
+    if isinstance(column, pa.ChunkedArray):  # combined of none or of several
+        column = pa.concat_arrays(column.chunks)
+    while column.type.num_fields or isinstance(column, pa.ExtensionArray):
+        column = column.storage if isinstance(column, pa.ExtensionArray) else column.flatten()
+    return column
+
+
+@cache
+def _paths(schema: pa.Schema) -> tuple[str, ...]:
+    """Parquet columns of a schema, as a file names them."""
+    stream = pa.BufferOutputStream()
+    with pq.ParquetWriter(stream, schema):
+        pass
+    with pq.ParquetFile(pa.BufferReader(stream.getvalue())) as file:
+        return tuple(file.schema.column(i).path for i in range(len(file.schema.names)))
 
 
 def _leaf(path: str, kind: pa.DataType) -> tuple[str, pa.DataType]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dictionaries import decoded
-from pipeline.encoding import open_writer
+from pipeline.encoding import in_pieces, open_writer
 from pipeline.errors import BindingError, OutputError
 from pipeline.failpoints import reach
 from pipeline.shards import Lease, Shard
@@ -171,14 +171,10 @@ class PartWriter:
         self._pending_nbytes = 0
         self._rows_out = 0
         self._rejects: list[Reject] = []
+        self._compression = compression
         self._writer: Any = None
         with self._naming_the_output():
             self._sink = self.store.sink(self._temp)
-            try:
-                self._writer = open_writer(self._sink, self._schema, format, compression)
-            except BaseException:
-                self.abort()
-                raise
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Gathers the batch; a full row group is encoded and written."""
@@ -204,7 +200,7 @@ class PartWriter:
         began = time.perf_counter()
         with self._naming_the_output():
             self._flush()
-            self._writer.close()
+            self._opened(None).close()
             reach("after_encode")
             # Before the part: whoever finds the part finds its rejects, too.
             rejects_nbytes, rejects_checksum = self._write_rejects()
@@ -244,9 +240,17 @@ class PartWriter:
     def _flush(self) -> None:
         if self._pending:
             reach("before_encode")
-            table = pa.Table.from_batches(self._pending, schema=self._schema)
+            pieces = in_pieces(self._pending, self._schema)
+            table = pa.Table.from_batches(pieces, schema=self._schema)
             self._pending, self._pending_nbytes = [], 0
-            self._writer.write_table(table)
+            self._opened(table).write_table(table)
+
+    def _opened(self, first: pa.Table | None) -> Any:
+        """The writer, opened by what is written first: how that shrinks decides how it is kept."""
+        if self._writer is None:
+            how = (self.format, self._compression, first)
+            self._writer = open_writer(self._sink, self._schema, *how)
+        return self._writer
 
     def _write_rejects(self) -> tuple[int, str]:
         """Size and checksum of the rejects file, if there are rejects."""
