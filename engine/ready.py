@@ -68,7 +68,8 @@ class ReadyColumns:
         self._large_pages = large_pages
         self.group = group_tiles(found, l2_nbytes)
         self._workers = workers
-        self._tiles = 0
+        self._tiles = self._most = 0
+        self._growing = threading.Lock()
         self._arenas: list[Array] = [aligned(0)] * len(workers)
         self._held = np.zeros((len(workers), HELD_WORDS), np.int64)
         self._whole = aligned(0)
@@ -91,10 +92,16 @@ class ReadyColumns:
         return {"weights": weights, "panels": [*self._arenas, self._whole]}
 
     def _make_room(self, tiles: int) -> None:
-        """Arenas and words for columns of `tiles`, written by the threads that use them."""
-        if tiles <= self._tiles:
-            return
-        most = -(-tiles // TILES_MORE) * TILES_MORE
+        """Arenas and words for columns of `tiles`, written by the threads that use them, after what
+        they had to do before with the old ones."""
+        if tiles > self._tiles:
+            with self._growing:
+                if tiles > self._tiles:  # still, after a batch that overlaps with this one
+                    self._grow(tiles)
+
+    def _grow(self, tiles: int) -> None:
+        # never smaller: a batch that overlaps with this one may count on what there was
+        most = self._most = max(self._most, -(-tiles // TILES_MORE) * TILES_MORE)
         self._tiles = 0  # until every thread has them, however the caller is interrupted
 
         def task(index: int) -> None:

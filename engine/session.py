@@ -46,8 +46,8 @@ class Session:
     """`Session(program, cpus=[0, 1]).run({"x": x}) -> {"y": y}`; a context manager.
 
     `cpus` are logical processors, one pinned thread each; by default those this process may use.
-    Any number of rows from 0 up. Outputs are new arrays. One batch at a time: calls from several
-    threads take turns. A fork of the process needs a session of its own.
+    Any number of rows from 0 up. Outputs are new arrays. Calls from several threads take turns, and
+    `at_once` of them overlap. A fork of the process needs a session of its own.
     """
 
     def __init__(self, program: Program, cpus: Sequence[int] | None = None) -> None:
@@ -55,8 +55,11 @@ class Session:
         self.cpus = tuple(sorted(os.sched_getaffinity(0)) if cpus is None else cpus)
         if not self.cpus:
             raise EngineError("Session: expected at least one processor, got none in cpus")
-        self._turn = threading.RLock()  # so that a signal handler meets an error, not a deadlock
-        self._busy = False
+        self._inside: set[int] = set()
+        """Threads with a batch under way."""
+        self._calls = itertools.count()
+        # A thread may take them twice, so that a signal handler meets an error, not a deadlock.
+        self._turns: tuple[threading.RLock, ...] = (threading.RLock(),)
         self._pid = os.getpid()
         self._workers = Workers(self.cpus)
         self._closed = False
@@ -66,6 +69,23 @@ class Session:
         except BaseException:
             self.close()
             raise
+        if self._may_overlap():
+            self._turns = (*self._turns, threading.RLock())
+
+    @property
+    def at_once(self) -> int:
+        """Batches that may be under way together, called for by as many threads. With two, a thread
+        that is done with one begins the next, and waits neither for the others nor for its caller:
+        a job on two cores of a Zen 4 left 2 ms of a core idle after each batch of 3,392 rows, of
+        112, and 0.5 ms so (2026-11-30)."""
+        return len(self._turns)
+
+    def _may_overlap(self) -> bool:
+        """Whether all that batches share belongs to one of the threads, who take one after the
+        other. The reference is shared, and so are the rows that are fetched from a file's tables,
+        and the room of all columns where layers run one by one."""
+        own = all(isinstance(s, ReadyColumns | ReadyImages) for s in self._segments)
+        return own and self.program.columns and not self._in_place
 
     def _ready(self, segment: Segment) -> ReadyColumns | ReadyImages | ReadyFallback:
         if isinstance(segment, Fallback):
@@ -93,7 +113,10 @@ class Session:
                 segment(known, batch)
             self._looked_up()
 
-        self._alone("run", work)
+        # In a plain `with`, here and below, so that a signal handler that raises finds no gap
+        # between a lock and its release.
+        with self._turns[next(self._calls) % len(self._turns)]:
+            self._noted("run", work)
         return self._outputs(known, batch)
 
     def _looked_up(self) -> None:
@@ -150,19 +173,23 @@ class Session:
             raise EngineError(f"Session.{caller}: expected an open session, got a closed one")
 
     def _alone(self, caller: str, work: Callable[[], T]) -> T:
-        """work() while no other thread is in here; in a plain `with`, so that a signal handler
-        that raises finds no gap between the lock and its release."""
-        with self._turn:
-            if self._busy:
-                raise EngineError(
-                    f"Session.{caller}: expected no batch under way on this thread, got one; "
-                    "let its signal handlers raise or set a flag"
-                )
-            try:
-                self._busy = True
-                return work()
-            finally:
-                self._busy = False
+        """work() while no other thread is in here."""
+        with self._turns[0], self._turns[-1]:
+            return self._noted(caller, work)
+
+    def _noted(self, caller: str, work: Callable[[], T]) -> T:
+        """work(), unless this thread has some already, and a signal handler wants more."""
+        me = threading.get_ident()
+        if me in self._inside:
+            raise EngineError(
+                f"Session.{caller}: expected no batch under way on this thread, got one; "
+                "let its signal handlers raise or set a flag"
+            )
+        try:
+            self._inside.add(me)
+            return work()
+        finally:
+            self._inside.discard(me)
 
     def _outputs(self, known: Mapping[str, Array], batch: Batch) -> dict[str, Any]:
         """The outputs as arrays that share memory with nothing: operators that only look at their

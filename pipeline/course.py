@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from threading import Lock
+from threading import Semaphore
 from typing import Any, Protocol
 
 import engine
@@ -43,22 +43,29 @@ class Leg:
     """Its inputs."""
     carries: tuple[str, ...]
     """What is handed on after it; after the last the model's outputs."""
+    at_once: int = 1
+    """Batches that it takes before it has given the first of them back."""
 
 
 class Course:
     """`run` takes feeds through all stages, `step` through one. Batches do not mix: each leg
-    runs one at a time."""
+    runs one at a time, or as many as it takes at once."""
 
     def __init__(self, legs: Sequence[Leg]) -> None:
         self._legs = tuple(legs)
-        self._turns = tuple(Lock() for _ in legs)
+        self._turns = tuple(Semaphore(leg.at_once) for leg in legs)
 
     @classmethod
     def of(cls, session: engine.Session) -> Course:
         """A model in one stage."""
         program = session.program
         names = tuple(v.name for v in program.inputs), tuple(v.name for v in program.outputs)
-        return cls([Leg(session, *names)])
+        return cls([Leg(session, *names, session.at_once)])
+
+    @property
+    def at_once(self) -> int:
+        """Batches that the first leg takes together."""
+        return self._legs[0].at_once
 
     def __len__(self) -> int:
         return len(self._legs)

@@ -48,11 +48,11 @@ class Seconds:
     read: float = 0.0
     """Of the read thread: decoding, checks, feeds."""
     run: float = 0.0
-    """Of the run thread: the engine."""
+    """Of the run threads: the engine."""
     write: float = 0.0
     """Of the write thread: encoding and syncing."""
     wait: float = 0.0
-    """Of the run thread: for a batch to be read, or for room before the write thread."""
+    """Of the run threads: for a batch to be read, or for room before the write thread."""
 
     def __add__(self, other: Seconds) -> Seconds:
         return Seconds(*(getattr(self, n) + getattr(other, n) for n in Seconds.__slots__))

@@ -28,8 +28,8 @@ Measured 270 MiB on x86-64; compiling kernels for the first time, and Ray, come 
 DRIVER_NBYTES = 320 << 20
 """The driver without model and shards: python, pyarrow, onnx, rich."""
 
-IN_HAND = 2
-"""Batches of a kind that are in no queue: one being made, one being used."""
+IN_HAND = 3
+"""Batches of a kind that are in no queue: two being run, one being read or written."""
 
 DECODING = 3
 """Batches' worth of memory that decoding one takes beside the batch: pages and growing buffers
@@ -230,7 +230,7 @@ def stage_prices(
         own = session + taken + copies * given
         weights = _weights_nbytes(program.held_nbytes, compiling_nbytes, session)
         found.append(own + (INTERPRETER_NBYTES + weights if number else 0))
-        found[0] += given * (QUEUED_BETWEEN + IN_HAND + 1)
+        found[0] += given * (QUEUED_BETWEEN + IN_HAND)
     return tuple(found)
 
 

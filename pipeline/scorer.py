@@ -1,10 +1,13 @@
 """A scorer: one process, one session, one NUMA node; leases in, parts out.
 
-    submit -> [leases] -> read thread -> [2] -> run thread -> [2] -> write thread -> emit
+    submit -> [leases] -> read thread -> [1] -> run threads -> [1] -> write thread -> emit
+
+Two threads run where the session takes two batches at once (engine.Session.at_once), and hand on
+in order (relay.py): the engine's threads begin a batch when they are done with the one before.
 
 A model in stages has a process for each later stage, and a thread here that hands batches to it:
 
-                                 ... -> run thread -> [1] -> stage 1 thread -> [2] -> ...
+                                 ... -> run thread -> [1] -> stage 1 thread -> [1] -> ...
 
 Reading, running and writing overlap, also across shards: while the last batch of one shard is
 encoded, the next shard is decoded and run. The queues hold QUEUED batches each and no more: that
@@ -37,6 +40,7 @@ from pipeline.links import Link as LocalLink
 from pipeline.parts import PartWriter, Reject, Seconds
 from pipeline.passage import Intake, Outlet
 from pipeline.reader import ShardReader
+from pipeline.relay import Relay
 from pipeline.scorer_spec import ScorerSpec
 from pipeline.scoring import Prepared, Scored, encode, prepare, score
 from pipeline.sequences import Feed
@@ -47,8 +51,8 @@ from pipeline.where import parse
 
 __all__ = ["Scorer", "ScorerSpec"]
 
-QUEUED = 2
-"""Batches waiting before the run thread, and as many after it."""
+QUEUED = 1
+"""Batches waiting before the run threads, and as many after them."""
 
 QUEUED_BETWEEN = 1
 """Batches waiting before a later stage: the stages work on different ones, and none runs dry."""
@@ -74,7 +78,10 @@ class _Work:
         """Each is counted up by one thread."""
 
     def timed(self, stage: str, began: float) -> None:
-        self.seconds[stage] += time.perf_counter() - began
+        self.spent(stage, time.perf_counter() - began)
+
+    def spent(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] += max(0.0, seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +102,16 @@ class _Item:
     """Numbers in the file of the batch's rows."""
 
 
+_Made = _Carried | Scored | Exception | None
+"""What becomes of an item in a stage."""
+
+
 class Scorer:
-    """Three threads, read | run | write, joined by short queues; they overlap across shards.
+    """Threads that read | run | write, joined by short queues; they overlap across shards.
 
     The constructor returns at once and never raises for what is wrong with the model or the
     machine: the session is opened on the run thread (the first lease is read meanwhile), then
-    ScorerReady or ScorerDied is emitted. `emit` is called from all three threads, one at a time,
+    ScorerReady or ScorerDied is emitted. `emit` is called from all these threads, one at a time,
     and should not block for long. Every lease submitted ends in exactly one PartWritten or
     ShardFailed, unless the scorer dies (ScorerDied, after which nothing more is emitted).
     """
@@ -220,48 +231,52 @@ class Scorer:
     def _stage_loop(self, stage: int) -> None:
         """Never ends before its inbox does: whoever feeds it must not be left waiting."""
         inbox, outbox = self._queues[stage : stage + 2]
-        began = time.perf_counter()
-        while (item := inbox.get()) is not None:
-            self._waited(item, stage, began)
-            done = self._run(stage, item) if isinstance(item.batch, Prepared | _Carried) else item
-            began = time.perf_counter()
-            if done is not None:
+        until = time.perf_counter()
+
+        def hand_on(item: _Item, made: _Made, began: float, ended: float) -> None:
+            nonlocal until
+            if stage == 0:
+                item.work.spent("wait", began - until)
+                item.work.spent("run", ended - max(began, until))
+            until = ended
+            if (done := self._passed(item, made)) is not None:
                 outbox.put(done)
-                self._waited(done, stage, began)
-            began = time.perf_counter()
+
+        at_once = self._course.at_once if self._course and stage == 0 else 1
+        Relay(inbox, partial(self._run, stage), hand_on).run(at_once, "scorer-run")
         outbox.put(None)
         if self._course is not None and outbox is self._queues[-1]:
             self._course.close()
 
-    def _waited(self, item: _Item, stage: int, began: float) -> None:
-        if stage == 0:
-            item.work.timed("wait", began)
-
-    def _run(self, stage: int, item: _Item) -> _Item | None:
-        """The item after a stage; None when its lease is over."""
-        work = item.work
-        if self._over(work) or self._course is None:
+    def _run(self, stage: int, item: _Item) -> _Made:
+        """What a batch becomes in a stage, or why it does not; None when its lease is over."""
+        if item.batch is None or self._over(item.work) or self._course is None:
             return None
-        began = time.perf_counter()
         try:
             reach("before_run")
             batch = self._after(stage, self._course, item.batch)
             reach("after_run")
         except RowError as e:
-            named = RowError(item.rows[e.row], e.field, e.reason)
-            work.problem = work.problem or named
-            return None
-        except StageLost as e:
-            self._die(e)
-            return None
+            return RowError(item.rows[e.row], e.field, e.reason)
         except Exception as e:
-            work.problem = work.problem or e
+            return e
+        return batch
+
+    def _passed(self, item: _Item, made: _Made) -> _Item | None:
+        """The item after a stage; ends of leases go on, too. In the order of the shard's rows: the
+        first problem is the one that counts."""
+        work = item.work
+        if item.batch is None:
+            return item
+        if isinstance(made, StageLost):
+            self._die(made)
+        elif isinstance(made, Exception):
+            work.problem = work.problem or made
+        if made is None or isinstance(made, Exception) or self._over(work):
             return None
-        if stage == 0:
-            work.timed("run", began)
-        if isinstance(batch, Scored):
-            self._count(work, batch)
-        return _Item(work, batch, item.rows)
+        if isinstance(made, Scored):
+            self._count(work, made)
+        return _Item(work, made, item.rows)
 
     def _after(self, stage: int, course: Course, batch: Any) -> _Carried | Scored:
         """A batch after a stage, or, where one refuses some row, after all that are left."""

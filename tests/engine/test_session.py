@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import engine
 from engine.errors import EngineError, FeedError
 from engine.reader import graph_of
+from engine.ready import ReadyColumns
 from engine.segments import Column
 
 Array = np.ndarray[Any, Any]
@@ -239,6 +240,71 @@ def test_callers_take_turns(wide: onnx.ModelProto, batch: Array) -> None:
         for thread in threads:
             thread.join()
     assert found == [expected] * 6
+
+
+def test_two_batches_are_under_way_together(wide: onnx.ModelProto, batch: Array) -> None:
+    """A thread begins the next batch while another is kept in the one before."""
+    expected = run(wide, {"x": batch})["y"].tobytes()
+    found: list[bytes] = []
+    with engine.Session(engine.compile(graph_of(wide)), cpus=(CPUS[0],) * 2) as session:
+        assert session.at_once == 2
+        (segment,) = session._segments
+        assert isinstance(segment, ReadyColumns)
+        begun, second, call = [0, 0], threading.Event(), segment._call
+
+        def kept(counter: Array, columns: Array, held: Array, borders: Any) -> None:
+            index = int(threading.get_ident() != first_thread)
+            begun[index] += 1
+            if index == 0 and begun[0] == 2:
+                second.set()
+            if index == 1 and begun[1] == 1:
+                assert second.wait(60)
+            call(counter, columns, held, borders)
+
+        first_thread = session._workers._threads[0].ident
+        segment._call = kept  # type: ignore[method-assign]
+        threads = [
+            threading.Thread(target=lambda: found.append(session.run({"x": batch})["y"].tobytes()))
+            for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [expected] * 2
+
+
+def test_batches_that_overlap_and_grow_give_the_same_bytes(wide: onnx.ModelProto) -> None:
+    """Arenas grow while another batch is under way in the old ones."""
+    x = np.random.default_rng(3).standard_normal((3000, 100)).astype(np.float32)
+    whole = run(wide, {"x": x})["y"]
+    with engine.Session(engine.compile(graph_of(wide)), cpus=(CPUS[0],) * 3) as session:
+
+        def ask(seed: int) -> None:
+            rng = np.random.default_rng(seed)
+            for top in (40, 300, 3000):
+                for _ in range(10):
+                    first, last = np.sort(rng.integers(0, top, 2))
+                    got = session.run({"x": x[first:last]})["y"]
+                    wrong.append(got.tobytes() != whole[first:last].tobytes())
+
+        wrong: list[bool] = []
+        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == [False] * 120
+
+
+def test_what_batches_share_is_not_used_by_two(wide: onnx.ModelProto) -> None:
+    fallback = small.model(
+        [small.node("Mod", "x three", "y", fmod=1)],
+        {"x": ["N", 3]}, {"y": ["N", 3]}, {"three": np.float32(3)},
+    )  # fmt: skip
+    for proto, switches in ((fallback, {}), (wide, {"columns": False})):
+        with engine.Session(engine.compile(graph_of(proto), **switches)) as session:
+            assert session.at_once == 1
 
 
 def test_no_rows_give_no_rows_even_where_the_reference_cannot() -> None:

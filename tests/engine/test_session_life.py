@@ -266,7 +266,7 @@ def test_close_waits_for_the_batch_under_way(
     session, found = engine.Session(program, cpus=CPUS), []
     thread = threading.Thread(target=lambda: found.append(session.run({"x": batch})["y"]))
     thread.start()
-    while not session._busy:
+    while not session._inside:
         time.sleep(0.001)
     session.close()
     thread.join(30)
