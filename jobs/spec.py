@@ -139,9 +139,9 @@ class JobSpec:
     )
     format: str = _option("Format of the parts.", "parquet", choices=("parquet", "arrow"))
     compression: str = _option(
-        "How parts are compressed. 'auto': Parquet by zstd, floating fields at its fastest and only "
-        "where that makes a part's first rows smaller; Arrow files not at all, so that they can be "
-        "memory-mapped.",
+        "How parts are compressed. 'auto': Parquet by zstd, floating fields at its fastest and "
+        "only where that makes a part's first rows smaller; Arrow files not at all, so that they "
+        "can be memory-mapped.",
         "auto",
         choices=("auto", "zstd", "lz4", "snappy", "none"),
     )

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine
+from engine.calls import Calls
 from engine.errors import EngineError, FeedError
 from engine.reader import graph_of
-from engine.ready import ReadyColumns
 from engine.segments import Column
 
 Array = np.ndarray[Any, Any]
@@ -242,27 +242,25 @@ def test_callers_take_turns(wide: onnx.ModelProto, batch: Array) -> None:
     assert found == [expected] * 6
 
 
-def test_two_batches_are_under_way_together(wide: onnx.ModelProto, batch: Array) -> None:
+def test_two_batches_are_under_way_together(
+    wide: onnx.ModelProto, batch: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A thread begins the next batch while another is kept in the one before."""
     expected = run(wide, {"x": batch})["y"].tobytes()
     found: list[bytes] = []
+    begun, second, call = [0, 0], threading.Event(), Calls.__call__
+
+    def kept(calls: Calls, index: int) -> None:
+        begun[index] += 1
+        if index == 0 and begun[0] == 2:
+            second.set()
+        if index == 1 and begun[1] == 1:
+            assert second.wait(60)
+        call(calls, index)
+
     with engine.Session(engine.compile(graph_of(wide)), cpus=(CPUS[0],) * 2) as session:
         assert session.at_once == 2
-        (segment,) = session._segments
-        assert isinstance(segment, ReadyColumns)
-        begun, second, call = [0, 0], threading.Event(), segment._call
-
-        def kept(counter: Array, columns: Array, held: Array, borders: Any) -> None:
-            index = int(threading.get_ident() != first_thread)
-            begun[index] += 1
-            if index == 0 and begun[0] == 2:
-                second.set()
-            if index == 1 and begun[1] == 1:
-                assert second.wait(60)
-            call(counter, columns, held, borders)
-
-        first_thread = session._workers._threads[0].ident
-        segment._call = kept  # type: ignore[method-assign]
+        monkeypatch.setattr(Calls, "__call__", kept)
         threads = [
             threading.Thread(target=lambda: found.append(session.run({"x": batch})["y"].tobytes()))
             for _ in range(2)
