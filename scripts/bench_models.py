@@ -10,7 +10,10 @@ list of rows. Each figure is the median over rounds, and within a round the cont
 so that a machine that slows down slows all of them. Compile times and the first, warming run are
 not counted. How much faster some cores are than the first number of them is printed of Colonnade,
 of onnxruntime, and of the cores themselves: of multiply-adds in registers, which ask nothing of any
-memory. Where those do not reach two times one, something else runs on the machine or its host.
+memory. Where those do not reach two times one, something else runs on the machine or its host. Of
+two cores and more the last columns say how far apart the first two were, least, median and most of
+the rounds: a virtual machine's wander over its host, together into one core or apart to two L3s
+(engine/kernels/meeting.py).
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ import onnx
 import onnxruntime
 
 import engine
+from engine.kernels.meeting import round_trip_ns
 from engine.kernels.peak import spin
 from engine.settings import switches_of
 from scripts.models.bert import bert
@@ -70,6 +74,8 @@ class Figure:
     scaling: dict[str, float]
     """Of each contender, its speed over its own with the first number of cores asked for."""
     rounds: int
+    round_trips_ns: tuple[float, ...] = ()
+    """Of a line of cache between the first two cores, before each turn of Colonnade's."""
 
     @property
     def ratio(self) -> float:
@@ -168,6 +174,7 @@ def measure(
     program = engine.compile(path, **switches)
     name = program.outputs[0].name
     rates: dict[tuple[int, str], list[float]] = {}
+    trips: dict[int, list[float]] = {cores: [] for cores in args.cores}
     with ExitStack() as sessions:
         runs: dict[tuple[int, str], Run] = {}
         for cores in args.cores:
@@ -181,6 +188,8 @@ def measure(
         for _ in range(args.rounds):
             for key, run in runs.items():
                 time.sleep(SETTLE_SECONDS)
+                if key[0] > 1 and key[1] == "colonnade":
+                    trips[key[0]].append(round_trip_ns(cpus[:2]))
                 with on(cpus[: key[0]]):
                     rate = batch * calls_a_second(run, args.seconds)
                 rates.setdefault(key, []).append(rate)
@@ -199,6 +208,7 @@ def measure(
             medians[cores, "onnxruntime"],
             {who: scaling(who, cores) for who in CONTENDERS},
             args.rounds,
+            tuple(trips[cores]),
         )
         for cores in args.cores
     ]
@@ -263,18 +273,23 @@ def _rate(rows: float) -> str:
     return f"{rows:,.0f}" if rows >= 1000 else f"{rows:.2f}"
 
 
+def _spread(numbers: tuple[float, ...]) -> str:
+    """Least, median and most."""
+    return "  ".join(f"{np.quantile(numbers, q):.0f}" for q in (0, 0.5, 1)) if numbers else ""
+
+
 def print_table(figures: list[Figure], *, header: bool) -> None:
     if header:
         print(
             "model      sparsity  batch  cores  colonnade rows/s  onnxruntime rows/s  "
-            "ratio  over the first: colonnade  onnxruntime  registers"
+            "ratio  over the first: colonnade  onnxruntime  registers  ns there and back"
         )
     for f in figures:
         print(
             f"{f.model:10} {f.sparsity:8.2f} {f.batch:6d} {f.cores:6d} {_rate(f.colonnade):>17} "
             f"{_rate(f.onnxruntime):>19} {f.ratio:6.2f} "
             f"{f.scaling['colonnade']:26.2f} {f.scaling['onnxruntime']:12.2f} "
-            f"{f.scaling['registers']:10.2f}",
+            f"{f.scaling['registers']:10.2f}  {_spread(f.round_trips_ns):>17}".rstrip(),
             flush=True,
         )
 
