@@ -68,10 +68,8 @@ class Unlike:
         """What is wrong with it and what to do, "" for nothing. `nulls`: whether it may be null
         where files lack it. `way`: another way out."""
         if not self.common:
-            told = " and ".join(f"{kind} in {among}" for kind, among in self.types)
-            return (
-                f"expected one type in all files, got {told}: {self.reason}; {way}{self._cast_it()}"
-            )
+            wrong = f"expected one type in all files, got {self.told}: {self.reason}"
+            return f"{wrong}; {way}{self._cast_it()}"
         if self.lacking.count and not nulls:
             return (
                 f"expected it in all files, got {self.lacking} without it; {LEAVE_OUT}, or write "
