@@ -186,7 +186,8 @@ class PartWriter:
                 self._pending_nbytes >= GROUP_NBYTES
                 or sum(b.num_rows for b in self._pending) >= GROUP_ROWS
             ):
-                self._flush()
+                with self._naming_the_output():
+                    self._flush()
 
     def reject(self, rejects: Iterable[Reject]) -> None:
         self._rejects += rejects

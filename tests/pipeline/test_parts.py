@@ -143,6 +143,20 @@ def test_a_full_disk_is_named_while_writing(tmp_path: Path) -> None:
         PartWriter(tmp_path, Lease(SHARD, 0), SCHEMA, format="parquet", fingerprint="f").close()
 
 
+def test_a_disk_that_fills_up_in_mid_part_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "GROUP_ROWS", 50)
+    writer = PartWriter(tmp_path, Lease(SHARD, 0), SCHEMA, format="parquet", fingerprint="f")
+    with (
+        mock.patch.object(parts, "open_writer", side_effect=OSError(28, "No space left")),
+        pytest.raises(StorageError, match="No space") as e,
+    ):
+        writer.write(batch(0, 60))
+    writer.abort()
+    assert str(tmp_path) in str(e.value)
+
+
 def test_storage_that_loses_rows_is_noticed(tmp_path: Path) -> None:
     writer = PartWriter(tmp_path, Lease(SHARD, 0), SCHEMA, format="parquet", fingerprint="f")
     writer.write(batch(0, 5))
