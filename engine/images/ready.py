@@ -65,10 +65,8 @@ class ReadyImages:
 
     def __call__(self, known: dict[str, Array], batch: Batch) -> None:
         """Adds the segment's exports to `known`."""
-        columns, borders = (
-            _columns(batch.rows, self.segment.lanes),
-            self._borders(known, batch.rows),
-        )
+        columns = _columns(batch.rows, self.segment.lanes)
+        borders = self._borders(known, batch.rows)
         Calls(self, columns, self._held, borders).made_by(self._workers)
         self._export(known, borders)
 
@@ -97,10 +95,8 @@ class ReadyImages:
     def timed(self, known: dict[str, Array], batch: Batch) -> Array:
         """As a call, on the first thread alone: seconds[columns, steps], visit by visit; what an
         empty call takes is subtracted."""
-        columns, borders = (
-            _columns(batch.rows, self.segment.lanes),
-            self._borders(known, batch.rows),
-        )
+        columns = _columns(batch.rows, self.segment.lanes)
+        borders = self._borders(known, batch.rows)
         seconds = np.zeros((len(columns), len(self.segment.steps)))
         stop, steps = threading.Event(), self.segment.tape[:, 0]
 

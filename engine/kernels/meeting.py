@@ -3,7 +3,8 @@
 A virtual machine's processors wander over those of its host, and no file tells where they are. Two
 that are one core's two threads share its arithmetic; two with an L3 between them share that; two
 without have twice as much. One program's speed on two of them differs by more than what is worked
-for, so who compares figures wants to know. An EPYC of Zen 4: 55, 100 and 365 ns.
+for, so who compares figures wants to know. A virtual EPYC of Zen 4 gave 55, 100 and 365 ns, which
+fits these three; no other source confirms it.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"

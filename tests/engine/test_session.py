@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -226,6 +228,15 @@ def test_a_processor_that_is_not_ours_is_an_error_not_a_hang(wide: onnx.ModelPro
         engine.Session(engine.compile(graph_of(wide)), cpus=[9999])
 
 
+def together(calls: Sequence[Callable[[], object]]) -> None:
+    """Each on a thread of its own; returns when all have."""
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def test_callers_take_turns(wide: onnx.ModelProto, batch: Array) -> None:
     expected = run(wide, {"x": batch})["y"].tobytes()
     found: list[bytes] = []
@@ -234,11 +245,7 @@ def test_callers_take_turns(wide: onnx.ModelProto, batch: Array) -> None:
         def ask() -> None:
             found.append(session.run({"x": batch})["y"].tobytes())
 
-        threads = [threading.Thread(target=ask) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        together([ask] * 6)
     assert found == [expected] * 6
 
 
@@ -261,14 +268,7 @@ def test_two_batches_are_under_way_together(
     with engine.Session(engine.compile(graph_of(wide)), cpus=(CPUS[0],) * 2) as session:
         assert session.at_once == 2
         monkeypatch.setattr(Calls, "__call__", kept)
-        threads = [
-            threading.Thread(target=lambda: found.append(session.run({"x": batch})["y"].tobytes()))
-            for _ in range(2)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        together([lambda: found.append(session.run({"x": batch})["y"].tobytes())] * 2)
     assert found == [expected] * 2
 
 
@@ -287,11 +287,7 @@ def test_batches_that_overlap_and_grow_give_the_same_bytes(wide: onnx.ModelProto
                     wrong.append(got.tobytes() != whole[first:last].tobytes())
 
         wrong: list[bool] = []
-        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        together([partial(ask, seed) for seed in range(4)])
     assert wrong == [False] * 120
 
 
