@@ -1,4 +1,4 @@
-"""Ledger: the entries of committed parts, in 73 bytes each.
+"""Ledger: the entries of committed parts, in 74 bytes each.
 
 A driver keeps all of them until the manifest is written, and a job may have a million: what the
 plan of shards tells anyway (paths, first rows) is not kept again, and hashes are kept as bytes.
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.checksums import LONGEST, squeezed, unsqueezed
 from pipeline.parts import part_of, rejects_name
 from pipeline.records import ManifestEntry
 from pipeline.shards import Shard, rows_of
@@ -20,15 +21,10 @@ from pipeline.shards import Shard, rows_of
 _ENTRY = np.dtype(
     [
         ("rows_in", "<i8"), ("rows_out", "<i8"), ("rejects", "<i8"), ("filtered", "<i8"),
-        ("nbytes", "<i8"), ("checksum", "V32"), ("state", "u1"),
+        ("nbytes", "<i8"), ("checksum", f"V{LONGEST}"), ("here", "?"),
     ]
 )  # fmt: skip
-"""`state` is 0 where there is no entry."""
-
-_HERE, _HASHED = 1, 2
-"""Bits of a state: there is an entry, and it has a checksum."""
-
-_HASH = "sha256:"
+"""`here` is false where there is no entry; checksums are squeezed."""
 
 Array = np.ndarray[Any, Any]
 
@@ -55,10 +51,11 @@ class Ledger(MutableMapping[int, ManifestEntry]):
         self._count = 0
 
     def __setitem__(self, index: int, entry: ManifestEntry) -> None:
-        hash, rejects_hash = _squeezed(entry.checksum), _squeezed(entry.rejects_checksum)
+        """Raises ValueError for a checksum that is none, UnknownAlgorithm for one not of ours."""
+        hash = squeezed(entry.checksum, entry.path)
+        rejects_hash = squeezed(entry.rejects_checksum, entry.rejects_path)
         row = (
-            entry.rows_in, entry.rows_out, entry.rejects, entry.filtered, entry.nbytes, hash,
-            _HERE | _HASHED * bool(hash),
+            entry.rows_in, entry.rows_out, entry.rejects, entry.filtered, entry.nbytes, hash, True
         )  # fmt: skip
         here = index in self
         self._table[index] = row
@@ -71,7 +68,7 @@ class Ledger(MutableMapping[int, ManifestEntry]):
         if index not in self:
             raise KeyError(index)
         shard = self._shards[index]
-        rows_in, rows_out, rejects, filtered, nbytes, hash, state = self._table[index].tolist()
+        rows_in, rows_out, rejects, filtered, nbytes, hash, _ = self._table[index].tolist()
         has_rejects = index in self._with_rejects
         rejects_nbytes, rejects_hash = self._with_rejects.get(index, (0, b""))
         return ManifestEntry(
@@ -83,15 +80,16 @@ class Ledger(MutableMapping[int, ManifestEntry]):
             rows_out=rows_out,
             rejects=rejects,
             nbytes=nbytes,
-            checksum=_unsqueezed(hash) if state & _HASHED else "",
+            checksum=unsqueezed(hash),
             rejects_path=rejects_name(index) if has_rejects else "",
             rejects_nbytes=rejects_nbytes,
-            rejects_checksum=_unsqueezed(rejects_hash),
+            rejects_checksum=unsqueezed(rejects_hash),
             filtered=filtered,
         )
 
     def take(self, entry: ManifestEntry) -> None:
-        """Sets an entry of a journal; one that is no entry of this plan is passed over."""
+        """Sets an entry of a journal; one that is no entry of this plan is passed over. Raises
+        UnknownAlgorithm, which is no damage."""
         if 0 <= entry.shard < len(self._table):
             with contextlib.suppress(ValueError, OverflowError):
                 self[entry.shard] = entry
@@ -107,23 +105,23 @@ class Ledger(MutableMapping[int, ManifestEntry]):
         missing = rows_in - rows_out - self._table["filtered"]
         good = (missing == 0) | (missing == self._table["rejects"])
         good &= rows_in == rows_of(self._shards)
-        odd = np.flatnonzero(~good & (self._table["state"] != 0))
+        odd = np.flatnonzero(~good & self._table["here"])
         return self[int(odd[0])] if len(odd) else None
 
     @property
     def missing(self) -> Array:
         """int64: indices of shards without an entry, in order."""
-        return np.flatnonzero(self._table["state"] == 0)
+        return np.flatnonzero(~self._table["here"])
 
     @property
     def present(self) -> Array:
         """int64: the others, in order."""
-        return np.flatnonzero(self._table["state"])
+        return np.flatnonzero(self._table["here"])
 
     def __contains__(self, index: object) -> bool:
         if not isinstance(index, int) or not 0 <= index < len(self._table):
             return False
-        return bool(self._table["state"][index])
+        return bool(self._table["here"][index])
 
     def __delitem__(self, index: int) -> None:
         self._count -= index in self
@@ -135,15 +133,3 @@ class Ledger(MutableMapping[int, ManifestEntry]):
 
     def __len__(self) -> int:
         return self._count
-
-
-def _squeezed(checksum: str) -> bytes:
-    """32 bytes, or none for the empty string. Raises ValueError."""
-    hash = bytes.fromhex(checksum.removeprefix(_HASH))
-    if len(hash) not in (0, 32):
-        raise ValueError(f"expected a checksum of 32 bytes, got {len(hash)}")
-    return hash
-
-
-def _unsqueezed(hash: bytes) -> str:
-    return f"{_HASH}{hash.hex()}" if hash else ""

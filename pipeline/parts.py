@@ -75,7 +75,7 @@ class Part:
     """Rows in the rejects file. rows_in = rows_out + filtered, + rejects where they are skipped."""
     nbytes: int
     checksum: str
-    """"sha256:..." of the part file's bytes."""
+    """Of the part file's bytes, as pipeline/checksums.py has it."""
     rejects_temp: str
     """Relative path of the rejects file, "" when there are none."""
     rejects_nbytes: int

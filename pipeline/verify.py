@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from numa.notation import size
+from pipeline.checksums import UnknownAlgorithm, algorithm_of, shortened
 from pipeline.dataset import Dataset
 from pipeline.errors import InputError, OutputError
 from pipeline.footers import DataFile, read_footer
@@ -201,12 +202,14 @@ def _part(output: Store, parts: str, digest: str, entry: ManifestEntry) -> list[
                 problems.append(_Problem(f"{name} is missing", f"to make it again, {AGAIN}"))
             elif found != nbytes:
                 what = f"expected {nbytes} bytes, got {found}"
-            elif (hashed := checksum(output, name)) != expected:
-                what = f"expected {expected:.19}, got {hashed:.19}: its bytes have changed"
+            elif (hashed := checksum(output, name, algorithm_of(expected, name))) != expected:
+                what = f"expected {shortened(expected)}, got {shortened(hashed)}: its bytes changed"
             elif (footer := read_marks(output, name, format))[1] != rows:
                 what = f"expected {rows} rows, got {footer[1]}"
             elif footer[0].get("colonnade.fingerprint") != digest:
                 what = "its footer names another run"
+        except UnknownAlgorithm as e:
+            problems.append(_Problem(e.what, e.remedy))
         except (pa.ArrowException, OSError) as e:
             what = f"cannot be read: {e}"
         if what:

@@ -82,7 +82,7 @@ class Writer:
         (self.output / temp).touch()
         part = Part(
             shard=shard.index, attempt=lease.attempt, path=name, temp=temp, rows_in=shard.rows,
-            rows_out=shard.rows, rejects=0, nbytes=0, checksum=f"sha256:{shard.index:064x}",
+            rows_out=shard.rows, rejects=0, nbytes=0, checksum=f"xxh3-128:{shard.index:032x}",
             rejects_temp="", rejects_nbytes=0, rejects_checksum="",
             seconds=Seconds(),
         )  # fmt: skip

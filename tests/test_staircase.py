@@ -22,6 +22,7 @@ HOMES = {
     "ray": ("jobs",),
     "prometheus_client": ("jobs/metrics",),
     "pyarrow": ("pipeline",),
+    "xxhash": ("pipeline/checksums",),
     "onnx": ("engine/reader", "engine/reference"),
     "google": ("engine/reader", "engine/reference"),
     "numba": ("engine/kernels",),

@@ -12,11 +12,11 @@ killed and whenever.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.checksums import WRITTEN, Checksum
 from pipeline.errors import OutputError
 
 __all__ = [
@@ -65,7 +65,7 @@ class Sink(Protocol):
 
     @property
     def checksum(self) -> str:
-        """ "sha256:..." of all that was written."""
+        """Of all that was written, as pipeline/checksums.py has it."""
         ...
 
     def write(self, data: bytes) -> int: ...
@@ -174,6 +174,9 @@ OWN = "_colonnade"
 TEMP = f"{OWN}/tmp"
 """Attempts being written, in stores that can rename."""
 
+READ_NBYTES = 1 << 20
+"""Of a file that is hashed, at once."""
+
 REMOTE = ("s3", "gs")
 """Schemes of object stores."""
 
@@ -204,10 +207,13 @@ def is_hidden(name: str) -> bool:
     return name.startswith(("_", "."))
 
 
-def checksum(store: Store, name: str) -> str:
-    """ "sha256:..." of a file's bytes, as a Sink makes it while writing."""
+def checksum(store: Store, name: str, algorithm: str = WRITTEN) -> str:
+    """Of a file's bytes, as a Sink makes it while writing."""
     with store.open(name) as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        found = Checksum(algorithm)
+        while piece := file.read(READ_NBYTES):
+            found.update(piece)
+    return str(found)
 
 
 def whole_lines(data: Iterable[bytes]) -> Iterator[bytes]:

@@ -6,7 +6,6 @@ one shard have the same bytes: a late one changes nothing. A log is an object fo
 
 from __future__ import annotations
 
-import hashlib
 import io
 import uuid
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 import pyarrow.fs as pf
 
+from pipeline.checksums import Checksum
 from pipeline.errors import OutputError
 from pipeline.stores import is_hidden, lease, whole_lines
 from pipeline.stores.remote import (
@@ -145,7 +145,7 @@ class Upload:
         self._files, self._path = files, path
         self._held = io.BytesIO()
         self._closed = False
-        self._hash = hashlib.sha256()
+        self._hash = Checksum()
         self.nbytes = 0
 
     @property
@@ -154,7 +154,7 @@ class Upload:
 
     @property
     def checksum(self) -> str:
-        return f"sha256:{self._hash.hexdigest()}"
+        return str(self._hash)
 
     def write(self, data: bytes) -> int:
         view = memoryview(data).cast("B")

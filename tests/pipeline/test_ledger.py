@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.checksums import ALGORITHMS
 from pipeline.ledger import Ledger
 from pipeline.records import ManifestEntry
 from pipeline.shards import Shard
@@ -17,11 +18,15 @@ SHARDS = tuple(
     Shard(i, f"/in/{i // 4}.parquet", "parquet", (i % 4,), 10, 100, i % 4 * 10, 400, 7)
     for i in range(2000)
 )
-HASHES = st.binary(min_size=32, max_size=32).map(lambda b: f"sha256:{b.hex()}")
+HASHES = st.sampled_from(sorted(ALGORITHMS)).flatmap(
+    lambda name: st.binary(min_size=ALGORITHMS[name].nbytes, max_size=ALGORITHMS[name].nbytes).map(
+        lambda digest: f"{name}:{digest.hex()}"
+    )
+)
 COUNTS = st.integers(0, 2**62)
 
 
-def entry(index: int, checksum: str = f"sha256:{'0f' * 32}") -> ManifestEntry:
+def entry(index: int, checksum: str = f"xxh3-128:{'0f' * 16}") -> ManifestEntry:
     shard = SHARDS[index]
     return ManifestEntry(
         index, f"part-{index:06d}.parquet", shard.path, shard.first_row, 10, 10, 0, 99, checksum,

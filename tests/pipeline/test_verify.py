@@ -59,13 +59,13 @@ def without_entry(inputs: Path, output: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path, Path], object], str]] = {
-    "bit": (lambda i, o: flip(part(o, 2)), "part-000002.{}: expected sha256:"),
+    "bit": (lambda i, o: flip(part(o, 2)), "part-000002.{}: expected xxh3-128:"),
     "size": (lambda i, o: part(o, 2).write_bytes(b"x"), "part-000002.{}: expected "),
     "lost": (lambda i, o: part(o, 2).unlink(), "part-000002.{} is missing"),
     "extra": (lambda i, o: shutil.copy(part(o, 2), o / "part-000009.parquet"),
               "part-000009.parquet is not in the manifest"),
     "rejects": (lambda i, o: flip(o / "_colonnade/rejects/part-000001.parquet"),
-                "_colonnade/rejects/part-000001.parquet: expected sha256:"),
+                "_colonnade/rejects/part-000001.parquet: expected xxh3-128:"),
     "marker": (lambda i, o: (o / "_SUCCESS").unlink(), "_SUCCESS is missing"),
     "manifest": (lambda i, o: (o / "_manifest.json").unlink(), "_manifest.json is missing"),
     "torn": (lambda i, o: (o / "_manifest.json").write_text("{"), "_manifest.json is damaged"),
