@@ -7,24 +7,24 @@ from pipeline.errors import InputError, OutputError, RowError
 from pipeline.events import ShardFailed
 from pipeline.shards import Lease, Shard
 
-KINDS: tuple[tuple[type[Exception], str], ...] = (
+KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (RowError, "rows"),
     (InputError, "input"),
     (OutputError, "output"),
     (EngineError, "engine"),
-    (Exception, "internal"),
+    (BaseException, "internal"),
 )
 """What kind of ShardFailed an exception becomes: the first row that fits."""
 
 
-def shard_failed(scorer: int, lease: Lease, problem: Exception) -> ShardFailed:
+def shard_failed(scorer: int, lease: Lease, problem: BaseException) -> ShardFailed:
     """The event for an exception; rows in a RowError count from the start of the file."""
     kind = next(kind for cls, kind in KINDS if isinstance(problem, cls))
     # Arrow ends some of its messages with an empty line.
     return ShardFailed(scorer, lease, kind, _message(lease.shard, problem).strip())
 
 
-def _message(shard: Shard, problem: Exception) -> str:
+def _message(shard: Shard, problem: BaseException) -> str:
     """Names file, row and field where they are to blame, the shard otherwise."""
     if isinstance(problem, RowError):
         return f"{shard.path}: {problem}"

@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -107,7 +108,9 @@ class LoadedHook:
     def _call(self, batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
         try:
             made = self._function(batch)
-        except Exception as e:
+        except BaseException as e:
+            if _interrupts(e):
+                raise
             code = getattr(self._function, "__code__", None)
             what = _what(e, code.co_filename if code else "")
             raise HookError(f"{self.hook}: {where}: {what}") from e
@@ -138,7 +141,9 @@ def _import(option: str, name: str) -> ModuleType:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as e:
+    except BaseException as e:
+        if _interrupts(e):
+            raise
         raise HookError(
             f"{option} {name}: cannot be imported: {_what(e)}; it is looked for in {here}, too"
         ) from e
@@ -155,7 +160,14 @@ def _source_sha256(module: ModuleType) -> str:
         return ""
 
 
-def _what(error: Exception, source: str = "") -> str:
+def _interrupts(error: BaseException) -> bool:
+    """Whether it may be the user's Ctrl-C and no doing of the hook: only the main thread is
+    interrupted, and sys.exit() is not how."""
+    hooks_own = isinstance(error, Exception | SystemExit)
+    return not hooks_own and threading.current_thread() is threading.main_thread()
+
+
+def _what(error: BaseException, source: str = "") -> str:
     """An exception in a line, with the place in `source`, or else wherever it was raised."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename[:1] != "<"]
     own = [frame for frame in frames if frame.filename == source] or frames
@@ -163,4 +175,6 @@ def _what(error: Exception, source: str = "") -> str:
 
 
 def _fields(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+    return ", ".join(
+        f"{field.name}: {field.type}{'' if field.nullable else ' not null'}" for field in schema
+    )

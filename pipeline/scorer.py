@@ -66,7 +66,7 @@ class _Work:
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
-        self.problem: Exception | None = None
+        self.problem: BaseException | None = None
         """The first; once set, every thread passes over what is left of the shard."""
         self.schema: pa.Schema | None = None
         """Of kept fields and outputs, once the shard is open."""
@@ -102,7 +102,7 @@ class _Item:
     """Numbers in the file of the batch's rows."""
 
 
-_Made = _Carried | Scored | Exception | None
+_Made = _Carried | Scored | BaseException | None
 """What becomes of an item in a stage."""
 
 
@@ -162,17 +162,20 @@ class Scorer:
         if self._deaf is not None:
             raise self._deaf
 
+    # The loops take every BaseException for a failure: a thread that sys.exit() in a hook, or a
+    # panic of an extension written in Rust, ended without a word would leave the driver waiting.
+
     def _read_loop(self) -> None:
         try:
             self._intake = Intake(self.spec)
-        except Exception as e:
+        except BaseException as e:
             self._die(e)
         while (lease := self._leases.get()) is not None:
             work = _Work(lease)
             try:
                 if not self._dead:
                     self._read(work)
-            except Exception as e:
+            except BaseException as e:
                 work.problem = work.problem or e
             self._queues[0].put(_Item(work, None))
         self._queues[0].put(None)
@@ -224,7 +227,7 @@ class Scorer:
         try:
             self._course, ready = open_course(self.spec, self._link)
             self._emit(ready)
-        except Exception as e:
+        except BaseException as e:
             self._die(e)
         self._stage_loop(0)
 
@@ -258,7 +261,7 @@ class Scorer:
             reach("after_run")
         except RowError as e:
             return RowError(item.rows[e.row], e.field, e.reason)
-        except Exception as e:
+        except BaseException as e:
             return e
         return batch
 
@@ -270,9 +273,9 @@ class Scorer:
             return item
         if isinstance(made, StageLost):
             self._die(made)
-        elif isinstance(made, Exception):
+        elif isinstance(made, BaseException):
             work.problem = work.problem or made
-        if made is None or isinstance(made, Exception) or self._over(work):
+        if made is None or isinstance(made, BaseException) or self._over(work):
             return None
         if isinstance(made, Scored):
             self._count(work, made)
@@ -303,7 +306,7 @@ class Scorer:
     def _write_loop(self) -> None:
         try:
             self._outlet = Outlet(self.spec)
-        except Exception as e:
+        except BaseException as e:
             self._die(e)
         while (item := self._queues[-1].get()) is not None:
             work = item.work
@@ -312,7 +315,7 @@ class Scorer:
                     self._write(work, item.batch, item.rows)
                 elif item.batch is None:
                     self._end(work)
-            except Exception as e:
+            except BaseException as e:
                 work.problem = work.problem or e
                 if item.batch is None:
                     self._fail(work)
@@ -361,7 +364,7 @@ class Scorer:
     def _over(self, work: _Work) -> bool:
         return self._dead or work.problem is not None
 
-    def _die(self, problem: Exception) -> None:
+    def _die(self, problem: BaseException) -> None:
         """Before the first batch: without what it needs a scorer is of no use."""
         refused = isinstance(problem, NotAsPlanned)
         reason = str(problem) if refused else f"{type(problem).__name__}: {problem}"

@@ -199,10 +199,14 @@ def halved(net: Net, q: str, k: str, mask: str) -> str:
 
 
 def attention(
-    net: Net, x: str, mask: str, *, heads: Heads = separate, scores: Scores = added, axis: int = -1
-) -> str:
+    net: Net, x: str, mask: str, *, heads: Heads = separate, scores: Scores = added,
+    axis: int = -1, guard: float | None = None,
+) -> str:  # fmt: skip
     q, k, v = heads(net, x)
     shares = net.write.op("Softmax", scores(net, q, k, mask), axis=axis)
+    if guard is not None:  # PyTorch, of masks of bool
+        lost = net.write.op("IsNaN", shares)
+        shares = net.write.op("Where", lost, net.write.floats(guard), shares)
     return ways.join_heads(net, net.write.op("MatMul", shares, v))
 
 
@@ -291,7 +295,7 @@ def way(refusal: str = "", **changes: Any) -> Way:
 
 
 def scored(scores: Scores, refusal: str = "", **more: Any) -> Way:
-    fields = {name: more.pop(name) for name in ("heads", "axis") if name in more}
+    fields = {name: more.pop(name) for name in ("heads", "axis", "guard") if name in more}
     return way(refusal, attention=partial(attention, scores=scores, **fields), **more)
 
 
@@ -310,6 +314,11 @@ WAYS: Mapping[str, Way] = {
     "distil, least float": scored(partial(distil, fill=FLOAT_MIN), mask=raw),
     "kept": scored(kept, mask=raw),
     "kept, little": scored(partial(kept, fill=-20.0), "Where) stands between", mask=raw),
+    "guarded": scored(added, guard=0.0, mask=positive, mask_value=-math.inf),
+    "guarded, least float": scored(added, guard=0.0, mask=positive, mask_value=FLOAT_MIN),
+    "guarded, causal": scored(added, guard=0.0, mask=causal, mask_value=-math.inf),
+    "guarded, no mask": scored(lambda net, q, k, mask: net.write.op("MatMul", q, k), guard=0.0),
+    "guarded, to one": scored(added, "is read by 2 nodes", guard=1.0, mask=positive),
     "float16": scored(halved, "Cast) stands between"),
     "relative": scored(relative),
     "queries' shares": scored(added, "over axis 2, not over the keys", axis=2),

@@ -22,6 +22,7 @@ import numpy as np
 
 from engine.graph import NATIVE, ROWS, TOKENS, Node, Shape, Value
 from engine.rewrites.biases import NOTHING, Bias, bias_of, joined
+from engine.rewrites.guards import HIDDEN, hides, is_finite, past_guard
 from engine.rewrites.heads import Heads, heads_of, scaled
 from engine.rewrites.mask import odd_attention
 from engine.rewrites.rewrite import Array, Edit, Rewrite, View
@@ -46,6 +47,8 @@ class _Triple:
     v: Heads
     scale: float
     bias: Bias
+    guarded: bool = False
+    """Whether a query that sees no key gets nothing: see guards.py."""
 
 
 def _at(node: Node, view: View) -> Edit | str | None:
@@ -60,11 +63,12 @@ def _at(node: Node, view: View) -> Edit | str | None:
     scores = _scores(node.inputs[0], view)
     if isinstance(scores, str):
         return scores
-    result = _mixed(node, view)
+    shares = past_guard(node, view)
+    result = _mixed(shares, view)
     if isinstance(result, str):
         return result
     v, product = result
-    heads = _Triple(scores.q, scores.k, v, scores.scale, scores.bias)
+    heads = _Triple(scores.q, scores.k, v, scores.scale, scores.bias, shares is not node)
     return _edit(product, heads, view)
 
 
@@ -80,7 +84,13 @@ def _edit(product: Node, found: _Triple, view: View) -> Edit | str:
     if len(heads) != 1 or len(apart) != 1 or found.v.scale != 1 or not shared:
         return "its queries, keys and values are not of the same heads"
     parts = _Parts(last, view)
-    inputs, bias = [parts.of(h) for h in three], parts.summed(found.bias, found.q.heads)
+    inputs, bias = [parts.of(h) for h in three], found.bias
+    if found.guarded:
+        hiding = parts.guarded(inputs[2], bias)
+        if isinstance(hiding, str):
+            return hiding
+        inputs[2], bias = hiding
+    bias = parts.summed(bias, found.q.heads)
     done = view.value(last.outputs[0])
     if done is None or done.shape != (ROWS, TOKENS, found.q.heads * found.q.depth):
         return f"{done or last.outputs[0]} does not put its heads together"
@@ -128,11 +138,37 @@ class _Parts:
         nodes = (*self.nodes, new)
         return Edit((self.last,), nodes, self.values, self.constants, reason=reason)
 
+    def guarded(self, v: str, bias: Bias) -> tuple[str, Bias] | str:
+        """The values without those of hidden keys, and a bias that is finite: see guards.py."""
+        keys = []
+        for key in bias.keys:
+            select = hides(key, self.view)
+            if select is None and not is_finite(key, self.view):
+                return f"its shares are guarded, and {key} may hide keys by minus infinity"
+            if select is not None:
+                lows = {n: select.attributes[n] for n in ("zero", "other")}
+                seen = {n: float(low > -np.inf) for n, low in lows.items()}
+                finite = {n: max(low, HIDDEN) for n, low in lows.items()}
+                v = self._masked(v, self._selected(select, seen))
+                key = self._selected(select, finite)
+            keys.append(key)
+        return v, replace(bias, keys=tuple(keys))
+
+    def _selected(self, like: Node, numbers: dict[str, float]) -> str:
+        """Another Select of what `like` reads."""
+        return self._add("Select", like.inputs, "select", (ROWS, TOKENS), numbers, NATIVE)
+
+    def _masked(self, v: str, seen: str) -> str:
+        value = self.values.get(v) or self.view.value(v)
+        assert value is not None and value.shape is not None
+        return self._add("Mul", (v, self._unsqueezed(seen)), "seen", value.shape)
+
     def summed(self, bias: Bias, heads: int) -> Bias:
         """The same with one bias of keys at most."""
         if len(bias.keys) < 2:
             return bias
-        values = [v for v in map(self.view.value, bias.keys) if v is not None]
+        made = (self.values.get(name) or self.view.value(name) for name in bias.keys)
+        values = [v for v in made if v is not None]
         each = max(v.features or 0 for v in values)
         one, *rest = (self._repeated(v, each) for v in values)
         shape = (ROWS, TOKENS, heads) if each > 1 else (ROWS, TOKENS)
@@ -144,12 +180,16 @@ class _Parts:
         """[N, S] becomes [N, S, count], where there is more than one."""
         if value.features == count:
             return value.name
-        axis = self.view.fresh(f"{value.name}.axis")
+        one = self._unsqueezed(value.name)
+        return self._add("Repeat", (one,), "each", (ROWS, TOKENS, count), {"count": count}, NATIVE)
+
+    def _unsqueezed(self, name: str) -> str:
+        """[N, S] becomes [N, S, 1]."""
+        axis = self.view.fresh(f"{name}.axis")
         self.constants[axis] = np.array([2], np.int64)
         old = self.view.graph.opsets.get("", 1) < 13
-        inputs, attributes = ((value.name,), {"axes": [2]}) if old else ((value.name, axis), {})
-        one = self._add("Unsqueeze", inputs, "wide", (ROWS, TOKENS, 1), attributes)
-        return self._add("Repeat", (one,), "each", (ROWS, TOKENS, count), {"count": count}, NATIVE)
+        inputs, attributes = ((name,), {"axes": [2]}) if old else ((name, axis), {})
+        return self._add("Unsqueeze", inputs, "wide", (ROWS, TOKENS, 1), attributes)
 
     def _add(
         self, op: str, inputs: tuple[str, ...], what: str, shape: Shape,

@@ -120,3 +120,18 @@ def test_attention_whose_shares_are_an_output_stays() -> None:
     found = checked(output(proto, first.output[0], ["b", 4, "s", "s"]), batch((12, 12)), 1e-4)
     assert labels(found).count("colonnade.Attention") == SIZE.layers - 1
     assert "or an output" in refusals(found, "attention")
+
+
+@named("way", ["guarded", "guarded, least float", "guarded, causal"])
+def test_a_query_that_sees_no_key_gets_what_the_guard_gives_it(way: str) -> None:
+    feeds = batch((21, 21, 21))
+    feeds["attention_mask"][0] = 0
+    feeds["attention_mask"][1, :7] = 0
+    found = checked(model(WAYS[way].style), feeds, 2e-4)
+    assert not fallbacks(found)
+
+
+def test_a_guard_over_a_bias_that_is_fed_stays() -> None:
+    style = replace(WAYS["guarded"].style, mask=ready)
+    found = compilation(graph_of(masked(ready, TensorProto.FLOAT, attention=style.attention)))
+    assert "may hide keys by minus infinity" in refusals(found, "attention")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,16 @@ def by_rows(batch):
 
 def twice(batch):
     return batch.append_column("a", batch["a"])
+
+def ends(batch):
+    raise SystemExit(3)
+
+def stops(batch):
+    raise KeyboardInterrupt
+
+def strict(batch):
+    fields = [f.with_nullable(not batch.num_rows) for f in batch.schema]
+    return pa.RecordBatch.from_arrays(batch.columns, schema=pa.schema(fields))
 
 number = 3
 """
@@ -82,6 +93,7 @@ def test_dictionaries_are_decoded_for_it(folder: Path) -> None:
     [
         ("drops", r"rows 40:42: expected 2 rows, got 1; a hook gives a row for each"),
         ("by_rows", r"rows 40:42: expected a: int64, b: string, n: float, as for a batch of no"),
+        ("strict", r"rows 40:42: .* got a: int64 not null, b: string not null; give the same"),
     ],
 )
 def test_what_it_gives_is_checked_and_named_with_file_and_shard(
@@ -99,6 +111,7 @@ def test_what_it_gives_is_checked_and_named_with_file_and_shard(
         ("fails", r"on a batch of no rows, .*KeyError: .*gone.* \(own_hooks\.py:12\)"),
         ("table", "on a batch of no rows, .* expected a pyarrow.RecordBatch, got Table"),
         ("twice", "expected each field once, got a twice"),
+        ("ends", r"on a batch of no rows, .*SystemExit: 3 \(own_hooks\.py:\d+\)"),
     ],
 )
 def test_what_fails_on_an_empty_batch_is_refused_before_the_start(
@@ -108,6 +121,19 @@ def test_what_fails_on_an_empty_batch_is_refused_before_the_start(
         loaded(f"own_hooks:{name}", AFTER).schema_of(BATCH.schema)
 
 
+def test_an_interrupt_is_the_users_in_the_main_thread_and_the_hooks_own_in_others(
+    folder: Path,
+) -> None:
+    hook = loaded("own_hooks:stops")
+    with pytest.raises(KeyboardInterrupt):
+        hook.schema_of(BATCH.schema)
+    with (
+        ThreadPoolExecutor() as pool,
+        pytest.raises(HookError, match=r"KeyboardInterrupt:  \(own_hooks\.py:\d+\)"),
+    ):
+        pool.submit(hook.schema_of, BATCH.schema).result()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -115,12 +141,14 @@ def test_what_fails_on_an_empty_batch_is_refused_before_the_start(
         (":f", "--before: expected MODULE:FUNCTION, got ':f'"),
         ("nowhere_to_be_found:f", "cannot be imported: ModuleNotFoundError.* looked for in /"),
         ("broken_hooks:f", r"cannot be imported: ZeroDivisionError.*\(broken_hooks\.py:1\)"),
+        ("ending_hooks:f", r"cannot be imported: SystemExit: 1 \(ending_hooks\.py:1\)"),
         ("own_hooks:gone", "expected a function 'gone', got none of that name"),
         ("own_hooks:number", "expected a function 'number', got none of that name"),
     ],
 )
 def test_what_cannot_be_imported_is_named(folder: Path, name: str, message: str) -> None:
     (folder / "broken_hooks.py").write_text("1 / 0\n")
+    (folder / "ending_hooks.py").write_text("raise SystemExit(1)\n")
     with pytest.raises(HookError, match=message):
         Hook.of(BEFORE, name)
 

@@ -196,6 +196,25 @@ def test_an_exception_anywhere_is_told_and_the_scorer_lives_on(
     assert len(temps(tmp_path / "out")) == 2
 
 
+class Panic(BaseException):
+    """As extensions written in Rust raise it: no Exception."""
+
+
+@pytest.mark.parametrize("place", ["prepare", "score", "encode"])
+def test_what_is_no_exception_is_told_too_and_leaves_no_driver_waiting(
+    model: SmallModel, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panics(*_: Any) -> None:
+        raise Panic("at once")
+
+    dataset = write_rows(tmp_path / "a.parquet", list(values(300)), FIXED)
+    monkeypatch.setattr(f"pipeline.scorer.{place}", panics)
+    events = ended(score(model.spec(dataset, tmp_path / "out"), plan_shards(dataset)))
+    assert [type(e) for e in events] == [ShardFailed] * 3
+    assert isinstance(events[0], ShardFailed) and events[0].kind == "internal"
+    assert "rows 0:100: Panic: at once" in events[0].message
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
