@@ -4,6 +4,7 @@
     python -m scripts.bench_models bert --batch 8      BERT-base, sequences of 128 tokens
     python -m scripts.bench_models resnet50            pictures of 224x224, batches of 16
     python -m scripts.bench_models --sparsity 0 --columns off --blocks ...
+    python -m scripts.bench_models --openvino ...      OpenVINO takes its turns, too
 
 It prints a table, and of several batch sizes what each reaches of the best one's rate; `--json` a
 list of rows. Each figure is the median over rounds, and within a round the contenders take turns,
@@ -46,12 +47,16 @@ from scripts.models.mlp import SIZES, mlp
 from scripts.models.mobilenet import mobilenet
 from scripts.models.picture_net import Pictures
 from scripts.models.resnet import resnet50
+from scripts.openvino_rival import OpenVino
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[], Any]
+Turn = Callable[[float], float]
+"""Seconds that it takes at least -> batches a second."""
 
-CONTENDERS = ("colonnade", "onnxruntime", "registers")
-"""The last is no engine, but what the cores themselves give."""
+ENGINES = ("colonnade", "onnxruntime", "openvino")
+REGISTERS = "registers"
+"""No engine, but what the cores themselves give."""
 SPINS = [4_000_000] * 8
 """Rounds of multiply-adds: some ten milliseconds each, beside which Python's own time is little."""
 SETTLE_SECONDS = 0.3
@@ -69,17 +74,21 @@ class Figure:
     sparsity: float
     batch: int
     cores: int
-    colonnade: float
-    onnxruntime: float
+    rates: dict[str, float]
+    """Of each engine."""
     scaling: dict[str, float]
     """Of each contender, its speed over its own with the first number of cores asked for."""
     rounds: int
     round_trips_ns: tuple[float, ...] = ()
     """Of a line of cache between the first two cores, before each turn of Colonnade's."""
 
-    @property
-    def ratio(self) -> float:
-        return self.colonnade / self.onnxruntime
+    def ratio(self, engine: str = "onnxruntime") -> float:
+        """How many times as fast as that one Colonnade is."""
+        return self.rates["colonnade"] / self.rates[engine]
+
+    def to_json(self) -> dict[str, Any]:
+        ratios = {other: self.ratio(other) for other in self.rates if other != "colonnade"}
+        return {**asdict(self), "ratios": ratios}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +151,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each turn in a round")
+    parser.add_argument("--openvino", action="store_true", help="beside onnxruntime")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     cpus = sorted(os.sched_getaffinity(0))
@@ -161,7 +171,7 @@ def main() -> None:
     if not args.json and len(args.batch or family.batches) > 2:
         print_curve(figures)
     if args.json:
-        print(json.dumps([{**asdict(f), "ratio": f.ratio} for f in figures], indent=2))
+        print(json.dumps([figure.to_json() for figure in figures], indent=2))
 
 
 def measure(
@@ -175,43 +185,53 @@ def measure(
     name = program.outputs[0].name
     rates: dict[tuple[int, str], list[float]] = {}
     trips: dict[int, list[float]] = {cores: [] for cores in args.cores}
-    with ExitStack() as sessions:
-        runs: dict[tuple[int, str], Run] = {}
+    with ExitStack() as held:
+        turns: dict[tuple[int, str], Turn] = {}
         for cores in args.cores:
             with on(cpus[:cores]):  # onnxruntime's threads inherit it; ours pin themselves
-                ours = sessions.enter_context(engine.Session(program, cpus=cpus[:cores]))
-                theirs = onnxruntime_session(path, cores)
-            runs[cores, "colonnade"] = partial(lambda s: s.run(feeds)[name], ours)
-            runs[cores, "onnxruntime"] = partial(lambda s: s.run([name], feeds)[0], theirs)
-            runs[cores, "registers"] = sessions.enter_context(registers(cpus[:cores]))
-            check_agreement(runs[cores, "colonnade"](), runs[cores, "onnxruntime"]())
+                session = held.enter_context(engine.Session(program, cpus=cpus[:cores]))
+                run = partial(lambda s: s.run(feeds)[name], session)
+                turns[cores, "colonnade"] = partial(calls_a_second, run)
+                for rival, (turn, theirs) in rivals(path, name, feeds, cpus[:cores], args).items():
+                    turns[cores, rival] = turn
+                    check_agreement(run(), theirs)
+            spun = held.enter_context(registers(cpus[:cores]))
+            turns[cores, REGISTERS] = partial(calls_a_second, spun)
         for _ in range(args.rounds):
-            for key, run in runs.items():
+            for key, turn in turns.items():
                 time.sleep(SETTLE_SECONDS)
                 if key[0] > 1 and key[1] == "colonnade":
                     trips[key[0]].append(round_trip_ns(cpus[:2]))
                 with on(cpus[: key[0]]):
-                    rate = batch * calls_a_second(run, args.seconds)
-                rates.setdefault(key, []).append(rate)
+                    rates.setdefault(key, []).append(batch * turn(args.seconds))
     medians = {key: statistics.median(values) for key, values in rates.items()}
-
-    def scaling(contender: str, cores: int) -> float:
-        return medians[cores, contender] / medians[args.cores[0], contender]
-
+    first = args.cores[0]
     return [
         Figure(
             args.model + (" 4x1" if args.blocks else ""),
             sparsity,
             batch,
             cores,
-            medians[cores, "colonnade"],
-            medians[cores, "onnxruntime"],
-            {who: scaling(who, cores) for who in CONTENDERS},
+            {who: medians[cores, who] for who in ENGINES if (cores, who) in medians},
+            {who: rate / medians[first, who] for (n, who), rate in medians.items() if n == cores},
             args.rounds,
             tuple(trips[cores]),
         )
         for cores in args.cores
     ]
+
+
+def rivals(
+    path: Path, name: str, feeds: dict[str, Array], cpus: list[int], args: argparse.Namespace
+) -> dict[str, tuple[Turn, Array]]:
+    """Others on those CPUs, each with what it gives for the output `name`."""
+    session = onnxruntime_session(path, len(cpus))
+    run = partial(lambda s: s.run([name], feeds)[0], session)
+    found: dict[str, tuple[Turn, Array]] = {"onnxruntime": (partial(calls_a_second, run), run())}
+    if args.openvino:
+        rival = OpenVino(path, name, feeds, cpus, calls_a_second)
+        found["openvino"] = rival.batches_a_second, rival.output
+    return found
 
 
 @contextmanager
@@ -264,8 +284,10 @@ def print_curve(figures: list[Figure]) -> None:
     print("\nmodel      sparsity  cores  batch: share of the best rate")
     for sparsity, cores in dict.fromkeys((f.sparsity, f.cores) for f in figures):
         own = [f for f in figures if (f.sparsity, f.cores) == (sparsity, cores)]
-        best = max(f.colonnade for f in own)
-        shares = "  ".join(f"{f.batch}: {f.colonnade / best:.0%}" for f in own)
+        rates = [f.rates["colonnade"] for f in own]
+        shares = "  ".join(
+            f"{f.batch}: {r / max(rates):.0%}" for f, r in zip(own, rates, strict=True)
+        )
         print(f"{own[0].model:10} {sparsity:8.2f} {cores:6d}  {shares}")
 
 
@@ -279,19 +301,20 @@ def _spread(numbers: tuple[float, ...]) -> str:
 
 
 def print_table(figures: list[Figure], *, header: bool) -> None:
+    """Rates of all engines, ratios to the others, and each one's speed over its own at first."""
+    others = [who for who in figures[0].rates if who != "colonnade"]
     if header:
-        print(
-            "model      sparsity  batch  cores  colonnade rows/s  onnxruntime rows/s  "
-            "ratio  over the first: colonnade  onnxruntime  registers  ns there and back"
-        )
+        heads = [f"{who + ' rows/s':>18}" for who in figures[0].rates]
+        heads += [f"{'over ' + who:>16}" for who in others]
+        heads += ["  over the first:", *(f"{who:>11}" for who in figures[0].scaling)]
+        print("model      sparsity  batch  cores", *heads, " ns there and back")
     for f in figures:
-        print(
-            f"{f.model:10} {f.sparsity:8.2f} {f.batch:6d} {f.cores:6d} {_rate(f.colonnade):>17} "
-            f"{_rate(f.onnxruntime):>19} {f.ratio:6.2f} "
-            f"{f.scaling['colonnade']:26.2f} {f.scaling['onnxruntime']:12.2f} "
-            f"{f.scaling['registers']:10.2f}  {_spread(f.round_trips_ns):>17}".rstrip(),
-            flush=True,
-        )
+        cells = [f"{_rate(rate):>18}" for rate in f.rates.values()]
+        cells += [f"{f.ratio(who):16.2f}" for who in others]
+        cells += [" " * 17, *(f"{scaling:11.2f}" for scaling in f.scaling.values())]
+        cells.append(f"{_spread(f.round_trips_ns):>18}")
+        setting = f"{f.model:10} {f.sparsity:8.2f} {f.batch:6d} {f.cores:6d}"
+        print(" ".join([setting, *cells]).rstrip(), flush=True)
 
 
 if __name__ == "__main__":

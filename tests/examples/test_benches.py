@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -18,8 +19,9 @@ from onnx import numpy_helper
 
 from scripts import bench_pictures
 from scripts.bench_minilm import pruned, workload
-from scripts.bench_models import check_agreement
+from scripts.bench_models import calls_a_second, check_agreement
 from scripts.bench_scaling import Rate
+from scripts.openvino_rival import OpenVino
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,8 +57,17 @@ def test_models_are_timed_beside_onnxruntime() -> None:
     assert figure["round_trips_ns"] == []
     assert all(len(f["round_trips_ns"]) == f["rounds"] == 1 for f in of_two)
     assert (figure["sparsity"], figure["batch"], figure["cores"]) == (0.9, 16, 1)
-    assert figure["ratio"] == pytest.approx(figure["colonnade"] / figure["onnxruntime"])
+    rates = figure["rates"]
+    assert list(rates) == ["colonnade", "onnxruntime"]
+    ratio = pytest.approx(rates["colonnade"] / rates["onnxruntime"])
+    assert figure["ratios"] == {"onnxruntime": ratio}
     assert figure["scaling"] == {"colonnade": 1, "onnxruntime": 1, "registers": 1}
+
+
+def test_who_is_not_installed_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="pip install openvino"):
+        OpenVino(Path("m.onnx"), "y", {}, [0], calls_a_second)
 
 
 @pytest.mark.slow
