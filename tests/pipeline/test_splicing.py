@@ -254,8 +254,10 @@ def test_no_rows_are_no_row_group_and_the_end_is_written_once() -> None:
     writer.write_table(table)
     writer.write_table(table.slice(0, 0))
     writer.close()
+    ended = sink.getvalue()
     writer.close()
-    assert opened(sink.getvalue()).num_row_groups == 1
+    assert sink.getvalue() == ended
+    assert opened(ended).num_row_groups == 1
     assert same(opened(sink.getvalue()).read(), table)
 
 
