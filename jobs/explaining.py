@@ -6,8 +6,7 @@ from pathlib import Path
 
 import engine
 from engine.pixels import with_pixels
-from engine.settings import switches_of
-from jobs.spec import Asked, fields_by_name
+from jobs.spec import Asked, engine_switches, fields_by_name
 from pipeline.binding import Binding, TokenRules, bind
 from pipeline.dataset import Dataset
 from pipeline.hints import CAST
@@ -25,7 +24,7 @@ def explained(
     selected = fields_by_name(asked.select)
     graph, timer = engine.load(model, tuple(selected)), engine.Stopwatch()
     if not asked.inputs:
-        return engine.explain(graph, timer=timer, **switches_of(off)), None, ""
+        return engine.explain(graph, timer=timer, **engine_switches(off)), None, ""
     requested = fields_by_name(asked.bind)
     dataset = Dataset.discover(asked.inputs)
     # There is no --keep here: what a job could not keep is told, and not refused.
@@ -33,7 +32,7 @@ def explained(
     schema = dataset.readable({name.removesuffix(CAST) for name in fields})
     pictures = parse(asked.image) if asked.image else None
     fed = pixels(schema, graph.inputs, requested, pictures)
-    explanation = engine.explain(with_pixels(graph, fed), timer=timer, **switches_of(off))
+    explanation = engine.explain(with_pixels(graph, fed), timer=timer, **engine_switches(off))
     program = explanation.program
     rules = TokenRules(program.id_limits, program.max_tokens, tokenizer=asked.tokenizer)
     binding = bind(

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import engine
 from engine.pixels import Pixels, with_pixels
-from engine.settings import switches_of
 from engine.stages import Cuttable, compile_stage, cuttable
 from jobs.errors import InfrastructureError
 from jobs.memory import check_memory, fits
-from jobs.spec import AUTO
+from jobs.spec import AUTO, engine_switches
 from numa.errors import NumaError
 from pipeline.binding import Binding, TokenRules, bind
 from pipeline.conforming import to_text
@@ -85,14 +84,16 @@ class Fitted:
     """The same in --stages pieces, () for one."""
 
     def cuttable(self, spec: JobSpec) -> Cuttable:
-        return cuttable(self.graph, **switches_of(spec.off))
+        return cuttable(self.graph, **engine_switches(spec.off))
 
     def cut(self, model: Cuttable, count: int, spec: JobSpec) -> tuple[Piece, ...]:
         """Programs of `count` stages, hollow, one after the other."""
         return tuple(
             Piece(
                 stage.begin,
-                compile_stage(stage, self.program.choices, hollow=True, **switches_of(spec.off)),
+                compile_stage(
+                    stage, self.program.choices, hollow=True, **engine_switches(spec.off)
+                ),
             )
             for stage in model.cut(count)
         )
@@ -112,7 +113,7 @@ def fit(
     pictures = parse(spec.image) if spec.image else None
     graph = engine.load(spec.model, tuple(spec.selection))
     fed = pixels(schema, graph.inputs, spec.bindings, pictures)
-    whole, switches = with_pixels(graph, fed), switches_of(spec.off)
+    whole, switches = with_pixels(graph, fed), engine_switches(spec.off)
     program = engine.compile(whole, choices=choices, timer=timer, hollow=True, **switches)
     binding = bind(
         schema, program.inputs, program.outputs, spec.bindings, spec.keep,
@@ -204,6 +205,7 @@ def _planned(
         fingerprint=fingerprint(
             dataset, plan.shards, binding, model_sha256=sha256, program=program.fingerprint,
             format=spec.format, on_error=spec.on_error, compression=spec.compression,
+            splice=spec.splice,
             tokenizer=tokenizer.sha256 if tokenizer else "", image=str(pictures or ""),
             hooks=(before, after),
         ),
@@ -250,7 +252,7 @@ def _scorer_specs(
     planned = dataset.planned(used)
     common = ScorerSpec(
         scorer=first.scorer, model=spec.model, model_sha256=run.fingerprint.model_sha256,
-        program=run.fingerprint.program, choices=run.choices, switches=switches_of(spec.off),
+        program=run.fingerprint.program, choices=run.choices, switches=engine_switches(spec.off),
         binding=plan.binding, batch_rows=plan.batch_rows, cpus=first.place.cpus,
         node=first.place.node, output=spec.output, format=spec.format,
         fingerprint=run.fingerprint.digest, on_error=spec.on_error,
@@ -258,6 +260,7 @@ def _scorer_specs(
         pixels=fitted.fed, before=plan.before, after=plan.after,
         fields=read_fields(dataset, plan.before), where=spec.where or "",
         schema="" if planned is None else to_text(planned), compression=spec.compression,
+        splice=spec.splice,
     )  # fmt: skip
     return tuple(_seated(common, seat, fitted.pieces) for seat in seats)
 

@@ -13,6 +13,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from io import StringIO
 from typing import Any
 
+from engine.settings import switches_of
 from numa.notation import amount
 
 
@@ -170,8 +171,9 @@ class JobSpec:
     off: tuple[str, ...] = _option(
         "Turn off 'columns', 'sparse' kernels, 'confirm' (timing kernels that are predicted to be "
         "close), large 'pages' of memory, 'groups' (the planner's choice of how many images go "
-        "side by side) or a rewrite that `explain` names, to measure what it gains or to find a "
-        "wrong result; may be given several times.",
+        "side by side), 'splice' (pages of Parquet that are not pyarrow's) or a rewrite that "
+        "`explain` names, to measure what it gains or to find a wrong result; may be given several "
+        "times.",
         (),
     )
     restart: bool = _option("Discard what the output folder holds of an earlier run.", False)
@@ -197,6 +199,11 @@ class JobSpec:
     json: bool = _option(
         "Print one JSON object: the summary, the plan, and how far the output folder was.", False
     )
+
+    @property
+    def splice(self) -> bool:
+        """Whether pages of plain tensors are ours: pipeline/splicing.py."""
+        return SPLICE not in self.off
 
     @property
     def bindings(self) -> dict[str, str]:
@@ -233,6 +240,11 @@ class Asked:
     image: str
 
 
+def engine_switches(off: Iterable[str]) -> dict[str, Any]:
+    """Of what --off names, that which the engine is told."""
+    return switches_of(name for name in off if name != SPLICE)
+
+
 def fields_by_name(pairs: Iterable[str]) -> dict[str, str]:
     """What --bind and --select say, NAME=FIELD; NAME alone is a field of that name."""
     halves = ([half.strip() for half in pair.split("=", 1)] for pair in pairs)
@@ -258,6 +270,9 @@ NUMBERS: dict[str, type] = {
     "max_restarts": int,
 }
 """Options that are numbers, and of which kind."""
+
+SPLICE = "splice"
+"""The switch that is no matter of the engine."""
 
 AUTO = 0
 """--stages auto."""

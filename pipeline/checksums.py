@@ -1,7 +1,7 @@
 """Checksums of files, as text: "ALGORITHM:HEX". What is written now is by WRITTEN; folders of older
 runs hold others, and are checked by the algorithm that stands in front.
 
-xxh3-128 takes 0.02 microseconds a KB where sha256 takes 0.57, in a job that writes a KB for 34
+xxh3-128 takes 0.02 microseconds a KB where sha256 takes 0.59, in a job that writes a KB for 34
 microseconds of kernels. It finds every damage that sha256 would; it is no proof against somebody
 who wants to deceive, and neither is a sum that lies beside its file. Anyone can check a part with
 `xxhsum -H2 FILE`, and an older one with `sha256sum FILE`.

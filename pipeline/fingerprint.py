@@ -112,6 +112,7 @@ def fingerprint(
     tokenizer: str = "",
     image: str = "",
     compression: str = "auto",
+    splice: bool = True,
     hooks: tuple[Hook | None, Hook | None] = (None, None),
 ) -> Fingerprint:
     used = dataset.used(binding.columns, hooked=hooks[0] is not None)
@@ -134,7 +135,7 @@ def fingerprint(
         on_error=on_error,
         tokenizer=tokenizer,
         image=image,
-        compression=compression,
+        compression=compression if splice else f"{compression} without splice",
         before=_named(hooks[0]),
         after=_named(hooks[1]),
         where=str(dataset.where or ""),

@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.thrift import varint
+
 Array = np.ndarray[Any, Any]
+
+SIZE_NBYTES = 4
+"""In front of a page's levels of a kind, how many bytes they take."""
 
 
 class OddLevels(ValueError):
@@ -31,6 +36,20 @@ def are_full_lists(levels: bytes, values: int, size: int, first: int) -> bool:
 def are_all(levels: bytes, values: int, level: int) -> bool:
     """Whether each is `level`: of definition levels the highest, that nothing is null or empty."""
     return bool((decoded_levels(levels, values, level.bit_length()) == level).all())
+
+
+def full_lists(rows: int, size: int) -> bytes:
+    """Repetition levels of so many lists of `size` elements."""
+    return (_run(1, 0) + _run(size - 1, 1)) * rows if size > 1 else _run(rows, 0)
+
+
+def all_are(values: int, level: int) -> bytes:
+    """Levels of which each is `level`, one of less than nine bits."""
+    return _run(values, level)
+
+
+def _run(values: int, level: int) -> bytes:
+    return varint(values << 1) + bytes([level])
 
 
 def decoded_levels(levels: bytes, values: int, width: int) -> Array:

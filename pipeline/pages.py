@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from pipeline.blocks import Blocks
 from pipeline.dictionaries import leaf_types
-from pipeline.levels import OddLevels, are_all, are_full_lists
+from pipeline.levels import SIZE_NBYTES, OddLevels, are_all, are_full_lists
 from pipeline.page_headers import DATA, DATA_V2, PLAIN, RLE, OddHeader, PageHeader, page_header
 
 Array = np.ndarray[Any, Any]
@@ -33,9 +33,6 @@ LEAST_NBYTES = 512
 
 HEADER_NBYTES = 1024
 """Read at once for a page's header; statistics of numbers take some 40 of it."""
-
-SIZE_NBYTES = 4
-"""In front of levels, how many bytes they take."""
 
 PAGE_NBYTES = (1 << 31) - 1
 """Of a page at most, as Parquet has it."""

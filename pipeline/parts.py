@@ -156,6 +156,7 @@ class PartWriter:
         format: str,
         fingerprint: str,
         compression: str = "auto",
+        splice: bool = True,
     ) -> None:
         self.store = store_at(output)
         self.lease = lease
@@ -171,7 +172,7 @@ class PartWriter:
         self._pending_nbytes = 0
         self._rows_out = 0
         self._rejects: list[Reject] = []
-        self._compression = compression
+        self._compression, self._splice = compression, splice
         self._writer: Any = None
         with self._naming_the_output():
             self._sink = self.store.sink(self._temp)
@@ -250,7 +251,7 @@ class PartWriter:
         """The writer, opened by what is written first: how that shrinks decides how it is kept."""
         if self._writer is None:
             how = (self.format, self._compression, first)
-            self._writer = open_writer(self._sink, self._schema, *how)
+            self._writer = open_writer(self._sink, self._schema, *how, splice=self._splice)
         return self._writer
 
     def _write_rejects(self) -> tuple[int, str]:

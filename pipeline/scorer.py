@@ -340,6 +340,7 @@ class Scorer:
                 format=self.spec.format,
                 fingerprint=self.spec.fingerprint,
                 compression=self.spec.compression,
+                splice=self.spec.splice,
             )
         return work.writer
 

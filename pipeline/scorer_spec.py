@@ -62,6 +62,8 @@ class ScorerSpec:
     """What fields are read as, by pipeline/conforming.py; "": as each file has them."""
     compression: str = "auto"
     """Of the parts: see pipeline/encoding.py."""
+    splice: bool = True
+    """Pages of plain tensors are ours: see pipeline/splicing.py."""
 
     @property
     def outputs(self) -> tuple[str, ...]:

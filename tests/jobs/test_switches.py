@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,7 +17,9 @@ from small_job import Source, words
 import engine
 from engine.errors import EngineError
 from engine.settings import Settings, from_switches, switches_of
+from pipeline import splicing
 from pipeline.manifest import read_run
+from pipeline.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +85,25 @@ def test_an_unknown_name_is_refused_before_anything_is_written(
     assert run.code == 1
     assert "'spare'" in run.stderr and "sparse" in run.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_pages_may_be_pyarrows(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run, as its parts have other bytes, but the same rows."""
+    monkeypatch.setattr(splicing, "LEAST_SIZE", 4)
+    opened = Mock(wraps=splicing.SplicedWriter)
+    monkeypatch.setattr("pipeline.encoding.SplicedWriter", opened)
+    tables = []
+    for name, off in (("on", ()), ("off", ("--off", "splice"))):
+        opened.reset_mock()
+        run = here(*words(source, tmp_path / name, *off, "--compression", "none"))
+        assert run.code == 0, run.stderr
+        assert opened.called is not bool(off)
+        small_job.check_exactly_once(source, tmp_path / name)
+        assert verify(tmp_path / name).ok
+        tables.append(small_job.read_parts(tmp_path / name))
+    assert tables[0].equals(tables[1])
+    other = here(*words(source, tmp_path / "off", "--compression", "none"))
+    assert other.code == 1
+    assert "compression: the folder has none without splice, this run has none" in other.stderr
