@@ -105,8 +105,9 @@ def _chain(node: Node, view: View) -> tuple[Node, Value] | None:
 def _swap(name: str, view: View) -> Node | None:
     """The Transpose of [N, S, F] or back that gives the value."""
     node = view.producer(name)
-    swaps = node is not None and node.label == "Transpose" and node.attributes["perm"] == _SWAP
-    return node if swaps else None
+    if node is None or node.label != "Transpose":
+        return None
+    return node if node.attributes.get("perm") == _SWAP else None
 
 
 def _of_tokens(value: Value) -> bool:
