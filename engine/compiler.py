@@ -70,6 +70,7 @@ def _lower(c: Compilation) -> Compilation:
 
 def _check(c: Compilation) -> Compilation:
     """What cannot run at all is refused here, before the first row."""
+    mixing: dict[tuple[str, str], list[str]] = {}
     problems = []
     dtypes = {n: v.dtype for n, v in c.graph.values.items()}
     dtypes |= {n: a.dtype for n, a in c.graph.initializers.items()}
@@ -77,12 +78,16 @@ def _check(c: Compilation) -> Compilation:
         if isinstance(item.work, Refusal):
             mixed = mixes_rows(item.node, c.graph)
             if mixed:
-                problems.append(f"{item.node.name} ({item.node.label}) mixes rows: {mixed}")
+                mixing.setdefault((item.node.label, mixed), []).append(item.node.name)
             impossible = refuses(item.node, c.graph.opsets, dtypes)
             if impossible:
                 problems.append(impossible)
-    if problems:
-        raise UnsupportedError("\n  ".join([f"{c.graph.name}: cannot run:", *problems]))
+    told = [
+        f"{first}{f' and {len(others)} more' if others else ''} ({label}) mixes rows: {reason}"
+        for (label, reason), (first, *others) in mixing.items()
+    ]
+    if told or problems:
+        raise UnsupportedError("\n  ".join([f"{c.graph.name}: cannot run:", *told, *problems]))
     return c
 
 

@@ -190,6 +190,14 @@ _RULES: dict[tuple[str, str], Rule] = {
 }
 
 
+_OF_THE_BATCH = {"DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul"}
+_FIXED_SCALES = (
+    "its scale is taken from all values of a batch, so that a row's result would depend on the "
+    "rows beside it; quantise the float model with fixed scales (quantize_static of "
+    "onnxruntime.quantization in place of quantize_dynamic), or take the float model as it is"
+)
+
+
 def mixes_rows(node: Node, graph: Graph) -> str | None:
     """Why the node's result for a row may depend on other rows, or None where it cannot."""
     reads = [(n, graph.value(n)) for n in node.reads]
@@ -200,6 +208,8 @@ def mixes_rows(node: Node, graph: Graph) -> str | None:
         return f"the shape of {unknown[0]} is not known"
     if not any(v is not None and v.has_rows for _, v in reads):
         return None
+    if node.op in _OF_THE_BATCH:
+        return _FIXED_SCALES
     rule = _RULES.get((node.domain, node.op))
     if rule is None or node.captures:
         return f"{node.label} is not known to keep the rows of a batch apart"

@@ -229,6 +229,32 @@ def by_rows_and_heads(net: Net, x: str, mask: str) -> str:
     return ways.join_heads(net, write.op("Reshape", mixed, shape))
 
 
+def tokens_first(net: Net, x: str, mask: str) -> str:
+    """PyTorch's MultiheadAttention: tokens before rows, up to the layer that ends it."""
+    write, size = net.write, net.size
+    rows, tokens = write.dimension(x, 0), write.dimension(x, 1)
+    whole = joint(net, write.op("Transpose", x, perm=[1, 0, 2]))
+    whole = write.op("Reshape", whole, write.shape(tokens, rows, 3, size.hidden))
+    whole = write.op("Transpose", write.unsqueeze(whole, 0), perm=[3, 1, 2, 0, 4])
+    whole = write.op("Squeeze", whole, write.ints(-2))
+    both = write.op("Mul", rows, write.int_scalar(size.heads))
+    parts = []
+    for place in range(3):
+        part = write.op("Gather", whole, write.int_scalar(place), axis=0)
+        part = write.op("Reshape", part, write.shape(tokens, both, size.head))
+        part = write.op("Transpose", part, perm=[1, 0, 2])
+        shape = write.shape(rows, size.heads, tokens, size.head)
+        parts.append(write.op("Reshape", part, shape))
+    q, k, v = _keys(net, parts)
+    shares = write.op("Softmax", added(net, q, k, mask), axis=-1)
+    mixed = write.op("Transpose", write.op("MatMul", shares, v), perm=[2, 0, 1, 3])
+    flat = write.op("Reshape", mixed, write.shape(write.op("Mul", tokens, rows), size.hidden))
+    weight, bias = (net.parameter(f"value.{name}") for name in ("weight", "bias"))
+    flat = write.op("Gemm", flat, weight, bias, transB=1)
+    done = write.op("Reshape", flat, write.shape(tokens, rows, size.hidden))
+    return write.op("Transpose", done, perm=[1, 0, 2])
+
+
 def four_dimensions(net: Net, x: str, mask: str, **attributes: Any) -> str:
     """Opset 23's Attention of [N, heads, S, d]."""
     q, k, v = separate(net, x, (0, 2, 1, 3))
@@ -307,6 +333,7 @@ WAYS: Mapping[str, Way] = {
     "sliced": scored(added, heads=sliced),
     "head by head": scored(added, heads=head_by_head),
     "by rows and heads": way(attention=by_rows_and_heads),
+    "tokens first": way(attention=tokens_first),
     "scale on q": scored(scaled_queries),
     "scale on k": scored(scaled_keys),
     "scale behind the mask": scored(scaled_behind_the_mask, "its mask is scaled, too"),

@@ -169,13 +169,14 @@ def binary(node: Node, graph: Graph, planes: Planes) -> ImageWork | Refusal:
             if planes.get(other) != y:
                 return Refusal(f"{other} is broadcast to {node.outputs[0]}")
             return _with_constant(node, other, graph.initializers[constant], y, first)
-    if planes[one] == planes[two] == y:
+    if planes.get(one) == planes.get(two) == y:
         reads = tuple(Read(n, y, padded=False) for n in (one, two))
         return Pointwise(reads, node.outputs[0], y, f"{stem}_f32")
     if node.op in ("Add", "Mul"):  # they commute, so the gate may stand on either side
         for x, gate in ((one, two), (two, one)):
-            if planes[x] == y and planes[gate] == Plane(y.channels, 1, 1):
-                reads = (Read(x, y, padded=False), Read(gate, planes[gate], whole=True))
+            pixel = Plane(y.channels, 1, 1)
+            if planes.get(x) == y and planes.get(gate) == pixel:
+                reads = (Read(x, y, padded=False), Read(gate, pixel, whole=True))
                 return Pointwise(reads, node.outputs[0], y, f"{stem}_gate_f32")
     return Refusal(f"{one} and {two} are broadcast in a way that has no kernel over images")
 

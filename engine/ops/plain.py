@@ -50,7 +50,7 @@ def quantize(node: Node, x: Array, scale: Array, zero: Array | None = None) -> A
     as in onnxruntime."""
     kind = np.dtype(np.uint8) if zero is None else zero.dtype
     wide, limits = _along(node, x, scale), np.iinfo(kind)
-    y = x.astype(np.float32, copy=False) / scale.reshape(wide)
+    y = np.asarray(x.astype(np.float32, copy=False) / scale.reshape(wide))  # of 0-d a scalar
     np.rint(y, out=y)
     if zero is not None:
         y += zero.astype(np.float32).reshape(wide)

@@ -13,7 +13,7 @@ model meant before it was optimised.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,10 +22,10 @@ import onnx
 
 from engine.reader.microsoft_attention import attention, multi_head_attention
 from engine.reader.nodes import domain_of
-from engine.reader.spelling import Call, Spelling
+from engine.reader.quantised import QUANTISED
+from engine.reader.spelling import MICROSOFT, Call, Rule, Spelling
 
 Array = np.ndarray[Any, np.dtype[Any]]
-MICROSOFT = "com.microsoft"
 _EPSILON = 1e-12
 
 
@@ -242,7 +242,8 @@ def _matmul(call: Call, s: Spelling) -> bool:
     return True
 
 
-_RULES: dict[tuple[str, str], tuple[Callable[[Call, Spelling], bool], int]] = {
+_RULES: dict[tuple[str, str], tuple[Rule, int]] = {
+    **QUANTISED,
     ("", "LayerNormalization"): (_norm, 2),
     ("", "SimplifiedLayerNormalization"): (_simplified_norm, 2),
     (MICROSOFT, "Attention"): (attention, 2),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,10 @@ import onnx
 from onnx import helper
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+MICROSOFT = "com.microsoft"
+"""The domain of onnxruntime's own operators."""
 
 
 class Call:
@@ -38,6 +42,14 @@ class Call:
         if not isinstance(found, list) or not all(isinstance(n, int) for n in found):
             raise ValueError(name)
         return found
+
+    def given(self, names: Sequence[str]) -> dict[str, Any]:
+        """Those of the attributes that the node has."""
+        return {name: self._attributes[name] for name in names if name in self._attributes}
+
+    @property
+    def inputs(self) -> int:
+        return len(self._node.input)
 
     def has(self, inputs: int) -> bool:
         """Whether it has a result and so many inputs at least."""
@@ -137,3 +149,7 @@ class Spelling:
         for place, name in enumerate(given[1:], 2):
             result = self.op("Add", result, name, output=output if place == len(given) else "")
         return result
+
+
+Rule = Callable[[Call, Spelling], bool]
+"""Spells a node out; whether it could. What it wrote before it could not is thrown away."""

@@ -43,6 +43,7 @@ from engine.rewrites.rotary import ROTARY
 from engine.rewrites.sink import SINK
 from engine.rewrites.static_shape import STATIC_SHAPE
 from engine.rewrites.strides import STRIDES
+from engine.rewrites.tokens_first import TOKENS_FIRST
 from engine.settings import SWITCHES
 
 __all__ = ["REWRITES", "Event", "Rewrite", "rewrite"]
@@ -68,6 +69,7 @@ REWRITES: tuple[Rewrite, ...] = (
     ROTARY,  # before ATTENTION, which looks for where queries and keys come from
     ATTENTION,  # after MASK, whose biases it takes
     LINEAR,
+    TOKENS_FIRST,  # after LINEAR, behind which it puts transposes
     CONV,
     CONV_TRANSPOSE,
     DEPTH_TO_SPACE,  # before scales, which a Conv takes in

@@ -100,9 +100,15 @@ def heads_of(name: str, view: View) -> Heads | None:
 
 def _is_known(node: Node, view: View) -> bool:
     """Whether it is known where it moves elements: by constants, or by the shape of its result."""
-    if node.label == "Expand":
+    if _is_told(node, view):
         return _size(node.outputs[0], view) is not None
     return all(view.constant(n) is not None for n in node.reads[1:])
+
+
+def _is_told(node: Node, view: View) -> bool:
+    """Whether the shape of its result says all: of a Reshape where that is computed."""
+    computed = node.label == "Reshape" and view.constant(node.inputs[1]) is None
+    return node.label == "Expand" or computed
 
 
 def _size(name: str, view: View) -> tuple[int, ...] | None:
@@ -118,8 +124,10 @@ def _is_source(name: str, view: View) -> bool:
 def _sent(numbers: Array, path: list[tuple[Node, str]], view: View) -> Array | None:
     """The numbers as the nodes move them."""
     for node, output in path:
-        if node.label == "Expand":
-            numbers = np.broadcast_to(numbers, _size(output, view) or ())
+        if _is_told(node, view):
+            shape = _size(output, view) or ()
+            expands = node.label == "Expand"
+            numbers = np.broadcast_to(numbers, shape) if expands else numbers.reshape(shape)
             continue
         constants = {n: view.graph.initializers[n] for n in node.reads[1:]}
         try:

@@ -165,7 +165,7 @@ CASES: list[tuple[onnx.NodeProto, dict[str, Any], str]] = [
     (node("Dropout", "x half", "y"), X, ""),
     (node("Dropout", "x half train", "y"), X, "random"),
     (node("QuantizeLinear", "x scale zero", "y"), X, ""),
-    (node("DynamicQuantizeLinear", "x", "y s z"), X, "not known to keep the rows"),
+    (node("DynamicQuantizeLinear", "x", "y s z"), X, "quantise the float model with fixed scales"),
     (node("Trilu", "x", "y"), X, ""),
     (node("Trilu", "x", "y"), {"x": ["batch", 4]}, "a side of its matrix"),
     (node("Bernoulli", "x", "y"), X, "not known to keep the rows"),

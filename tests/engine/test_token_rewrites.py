@@ -18,6 +18,7 @@ from small_models import node
 import engine
 from engine.compiler import Compilation
 from engine.reader import graph_of
+from engine.rewrites import rewrite
 from engine.segments import Sequences
 from scripts.models.bert import STYLES
 
@@ -225,3 +226,12 @@ def test_the_program_of_a_layer(style: str, golden: Callable[[str, str], None]) 
             kernel = "linear" if step.multiply_adds else step.kernel
             text.append(f"  {step.node or '-'}: {kernel}   {step.detail}".rstrip())
     golden(f"bert_{style}_layer", "\n".join(text))
+
+
+@named("perm", [{}, {"perm": [2, 1, 0]}])
+def test_other_transposes_than_that_of_rows_and_tokens_stay(perm: dict[str, Any]) -> None:
+    nodes = [node("Transpose", "x", "t", **perm), node("MatMul", "t w", "y")]
+    proto = small(nodes, {"x": ["batch", 3, 4]}, "y", {"w": floats(4, 4)})
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "batch"
+    _, log = rewrite(graph_of(proto))
+    assert [event.rewrite for event in log if event.fired] == ["linear"]
