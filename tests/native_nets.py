@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+from small_models import onnxruntime_session
 
 import engine
 from engine.images.segment import Images
@@ -72,7 +72,7 @@ def check(net: Net, *outputs: str, native: bool = True, rows: int = 11, **switch
         assert any(isinstance(s, Images) for s in program.segments), str(program)
         assert not any(type(s).__name__ == "Fallback" for s in program.segments), str(program)
     x = RNG.standard_normal((rows, *net.shape)).astype(np.float32)
-    wanted = onnxruntime.InferenceSession(content).run(list(outputs), {"x": x})
+    wanted = onnxruntime_session(content).run(list(outputs), {"x": x})
     with engine.Session(program, [0]) as session:
         found = session.run({"x": x})
     for name, want in zip(outputs, wanted, strict=True):

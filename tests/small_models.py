@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,15 +54,20 @@ def constant(value: Any) -> Array:
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
-def onnxruntime_run(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """What onnxruntime gives, by output name."""
+def onnxruntime_session(model: onnx.ModelProto | Path | bytes) -> Any:
+    """onnxruntime on one thread: more of them spin while they wait, where other tests want to run,
+    and took all-MiniLM-L6-v2 a third more of a processor."""
     import onnxruntime as ort  # tests only, and slow to import
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    session = ort.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def onnxruntime_run(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """What onnxruntime gives, by output name."""
+    session = onnxruntime_session(model)
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))

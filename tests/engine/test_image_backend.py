@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from small_models import onnxruntime_session
 
 import engine
 from engine.errors import UnsupportedError
@@ -209,10 +210,7 @@ def _check(case: Case, program: engine.Program) -> None:
         found = session.run(case.feeds)
     wanted = case.expected
     if any(fnmatch(case.name, pattern) for pattern in OTHERWISE):
-        import onnxruntime  # slow to import
-
-        content = case.proto.SerializeToString()
-        wanted = onnxruntime.InferenceSession(content).run(None, case.feeds)
+        wanted = onnxruntime_session(case.proto).run(None, case.feeds)
     for value, want in zip(program.outputs, wanted, strict=True):
         np.testing.assert_allclose(
             np.float64(found[value.name]), np.float64(want), 1e-3, 1e-5, err_msg=case.name

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.backend.test
-import onnxruntime
 import pytest
 from onnx import numpy_helper
+from small_models import onnxruntime_session
 
 import engine
 from engine.images.segment import Images
@@ -83,9 +83,7 @@ def check(name: str, zeros: float, folder: Path) -> None:
     assert given.shape is not None
     size = (2, *(int(d) for d in given.shape[1:]))
     x = np.random.default_rng(1).standard_normal(size, np.float32)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    theirs = onnxruntime.InferenceSession(path, options)  # whose batch stays one image
+    theirs = onnxruntime_session(path)  # whose batch stays one image
     want = np.concatenate([theirs.run(None, {given.name: row[None]})[0] for row in x])
     with engine.Session(program, [0]) as session:
         found = session.run({given.name: x})[program.outputs[0].name]

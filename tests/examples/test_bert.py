@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from rewritten import STYLES_AND_MASKS
+from small_models import onnxruntime_run as run
 
 from engine import reference
 from engine.reader import graph_of
@@ -39,14 +38,6 @@ def batch(lengths: tuple[int, ...] = LENGTHS, fill: int = 0) -> dict[str, Array]
         "attention_mask": mask,
         "token_type_ids": np.where(mask == 1, random.integers(0, 2, shape), 0),
     }
-
-
-def run(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    names = [o.name for o in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
 def assert_same(got: Mapping[str, Array], expected: Mapping[str, Array]) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from onnx import numpy_helper
+from small_models import onnxruntime_session
 
 from scripts.digits import DATA, MODELS, held_out, read_digits
 
@@ -95,7 +95,7 @@ def test_the_held_out_accuracy_is_what_the_model_says_and_enough(
 ) -> None:
     ids, images, labels = read_digits()
     out = held_out(ids)
-    session = onnxruntime.InferenceSession(MODELS[kind], providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(MODELS[kind])
     feed = images if kind == "mlp" else images[:, None]
     (logits,) = session.run(["logits"], {"image": feed})
     right = logits.argmax(axis=1) == labels

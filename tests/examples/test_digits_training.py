@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
+from small_models import onnxruntime_session
 
 from scripts.digits import read_digits
 from scripts.digits_layers import Conv, Dense, Flatten, Layer, MaxPool, Relu, Weights
@@ -80,7 +80,7 @@ def test_a_short_training_learns_prunes_and_writes_what_it_computes(kind: str) -
     assert accuracy(network, images, labels) > began + 0.1
     assert 0.89 < network.sparsity < 0.91
     model = to_onnx(network, kind, {})
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    session = onnxruntime_session(model)
     feed = images if kind == "mlp" else images[:, None]
     (logits,) = session.run(None, {"image": feed})
     np.testing.assert_allclose(logits, network.forward(as_input(images)), rtol=1e-4, atol=1e-4)

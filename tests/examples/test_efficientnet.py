@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pyarrow.parquet as pq
 import pytest
 from small_job import colonnade, read_parts
+from small_models import onnxruntime_session
 
 from examples.efficientnet.checkpoint import MAGIC, PROTOCOL, read_checkpoint
 from examples.efficientnet.make_model import PACKAGE, efficientnet, find_weights
@@ -65,7 +65,7 @@ def test_onnxruntime_knows_the_pictures(model: Path, data: Path) -> None:
         picture = Image.open(path).convert("RGB").resize((256, 256), Image.Resampling.BICUBIC)
         rows.append(np.asarray(picture.crop((16, 16, 240, 240)), np.float32))
     feed = (np.stack(rows).transpose(0, 3, 1, 2) - 127) / 128
-    session = onnxruntime.InferenceSession(model)
+    session = onnxruntime_session(model)
     (logits,) = session.run(None, {"input": feed.astype(np.float32)})
     top1, top5 = right(logits, pq.read_table(data)["label"].to_numpy())
     assert (top1, top5) == (18, 19)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import numpy_helper
+from small_models import onnxruntime_session
 
 from scripts.models.mlp import SIZES, mlp
 from scripts.models.mobilenet import mobilenet
@@ -34,7 +34,7 @@ def weights(model: onnx.ModelProto) -> dict[str, np.ndarray[Any, Any]]:
 def logits(model: onnx.ModelProto, rows: int = 2) -> np.ndarray[Any, Any]:
     side = model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value
     pictures = np.random.default_rng(0).standard_normal((rows, 3, side, side), np.float32)
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    session = onnxruntime_session(model)
     (y,) = session.run(["logits"], {"input": pictures})
     return np.asarray(y)
 
@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not() -> None:
 
 
 def test_activations_keep_their_size_through_five_layers() -> None:
-    session = onnxruntime.InferenceSession(mlp().SerializeToString())
+    session = onnxruntime_session(mlp())
     x = np.random.default_rng(0).standard_normal((32, SIZES[0]), np.float32)
     (y,) = session.run(["y"], {"x": x})
     assert y.shape == (32, SIZES[-1])

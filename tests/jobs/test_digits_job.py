@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import psutil
 import pyarrow.dataset as ds
 import pytest
 from here import driven
 from small_job import ROOT
+from small_models import onnxruntime_session
 
 DIGITS = ROOT / "examples" / "digits"
 MODEL = DIGITS / "digits-mlp-s90.onnx"
@@ -45,7 +45,7 @@ def test_equals_onnxruntime(reference: Path) -> None:
     table = ds.dataset(reference).to_table().combine_chunks()
     images = table["image"].combine_chunks().to_numpy_ndarray()
     logits = table["logits"].combine_chunks().flatten().to_numpy().reshape(len(table), 10)
-    theirs = onnxruntime.InferenceSession(MODEL, providers=["CPUExecutionProvider"])
+    theirs = onnxruntime_session(MODEL)
     expected = theirs.run(None, {"image": images})[0]
     assert len(table) == 5000 and sorted(table["id"].to_pylist()) == list(range(5000))
     np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=1e-4)
