@@ -20,8 +20,9 @@ from engine.cutting import COLUMN_TOKENS, COLUMNS_A_THREAD, GROUP_TILES, TILES_M
 from engine.graph import ROWS, TOKENS, Dim, Node, Shape, Value
 
 if TYPE_CHECKING:
+    from engine.border import Border
     from engine.images.segment import Images
-    from engine.segments import Border, Column, Fallback, Sequences
+    from engine.segments import Column, Fallback, Sequences
 
 Array = np.ndarray[Any, Any]
 Shapes = Callable[[str], tuple[int, ...]]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine.arena import LINE, Arena, Span
+from engine.border import Border
 from engine.graph import Node
 from engine.images.segment import Images
 from numa.notation import size
@@ -39,19 +40,6 @@ class Panel:
 
     def __str__(self) -> str:
         return f"{self.value}[{self.shift}:]" if self.shift else self.value
-
-
-@dataclass(frozen=True, slots=True)
-class Border:
-    """A value that crosses between arrays of rows and panels."""
-
-    value: str
-    index: int
-    """Its place in the table of addresses that kernels get."""
-    features: int
-    dtype: np.dtype[Any]
-    tokens: bool = False
-    """Whether the array has a row for each token, and not for each row of the batch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.arena import Lifetime
+from engine.border import Border
 from engine.dispatch import structure_of
 from engine.graph import Graph, Node, Value
 from engine.hollow import hollow
@@ -20,7 +21,6 @@ from engine.ops.work import PER_POINT, Alias, Linear, Map, Refusal, Work
 from engine.packing import PACKINGS, round_up
 from engine.segments import (
     SLICE,
-    Border,
     Code,
     Count,
     Operand,

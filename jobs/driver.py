@@ -19,7 +19,8 @@ from jobs.errors import DONE
 from jobs.leases import LeaseTable
 from jobs.lending import Lending
 from jobs.memory import check_memory
-from jobs.planning import Prepared, admit, prepare
+from jobs.planning import admit, prepare
+from jobs.prepared import Prepared
 from jobs.report.history import History
 from jobs.tally import Summary, Tally
 from pipeline.durable import DISK_TROUBLE

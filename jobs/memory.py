@@ -13,7 +13,7 @@ from pipeline.price import stage_prices
 
 if TYPE_CHECKING:
     from jobs.executors import Seat
-    from jobs.planning import Prepared
+    from jobs.prepared import Prepared
     from pipeline.price import MemoryPrice
 
 

@@ -12,6 +12,7 @@ from engine.pixels import Pixels, with_pixels
 from engine.stages import Cuttable, compile_stage, cuttable
 from jobs.errors import InfrastructureError
 from jobs.memory import check_memory, fits
+from jobs.prepared import Piece, Prepared
 from jobs.spec import AUTO, engine_switches
 from numa.errors import NumaError
 from pipeline.binding import Binding, TokenRules, bind
@@ -35,37 +36,6 @@ if TYPE_CHECKING:
     from jobs.spec import JobSpec
     from pipeline.plan import Plan
     from pipeline.schemas import Unlike
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A stage of a model, as the driver knows it."""
-
-    begin: str
-    """Name of its first node."""
-    program: engine.Program
-    """Hollow."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """All that is decided before the first shard is lent."""
-
-    plan: Plan
-    run: RunRecord
-    specs: tuple[ScorerSpec, ...]
-    program: engine.Program
-    """Hollow."""
-    pieces: tuple[Piece, ...]
-    """Of a model in stages; () for one in one piece."""
-
-    seats: tuple[Seat, ...]
-    process_limit_nbytes: int | None
-    """That each process of a scorer may take."""
-
-    @property
-    def stages(self) -> tuple[engine.Program, ...]:
-        return tuple(piece.program for piece in self.pieces)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from engine.border import Border
 from engine.graph import Graph, Value
 from engine.images.corners import Corner, Fill, Made, Site
 from engine.images.cycles import skips_zeros, writes_once
@@ -27,7 +28,6 @@ from engine.ops.image_work import (
     Turned,
     plane_of,
 )
-from engine.segments import Border
 
 BAND_PIXELS = 14
 """Pixels of a visit, at least, where an image has them: a step reads its weights once a visit."""

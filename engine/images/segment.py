@@ -7,18 +7,16 @@ runs next on which rows, depth first, and where in the arena they lie.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from engine.arena import Arena
+from engine.border import Border
 from engine.images.bands import Band
 from engine.images.pricing import Traffic
 from engine.images.schedule import Ring
 from numa.notation import size
-
-if TYPE_CHECKING:
-    from engine.segments import Border
 
 Array = np.ndarray[Any, Any]
 

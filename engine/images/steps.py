@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.border import Border
 from engine.images.convolving import convolution
 from engine.images.corners import Corner, Fill, Made, Site
 from engine.images.layout import Layout
@@ -29,7 +30,6 @@ from engine.ops.image_work import (
     Total,
     Window,
 )
-from engine.segments import Border
 
 Array = np.ndarray[Any, Any]
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.border import Border
 from engine.cutting import COLUMN_TOKENS
 from engine.images.segment import Images
-from engine.segments import OFFSETS, POSITIONS, Border, Column, Fallback, Segment, Sequences
+from engine.segments import OFFSETS, POSITIONS, Column, Fallback, Segment, Sequences
 from engine.working_set import ImageSet, WorkingSet
 from jobs.bench.courses import bar, courses
 from jobs.bench.report import Report
