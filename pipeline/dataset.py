@@ -15,7 +15,7 @@ from pipeline.footers import DataFile, Footer, read_footer
 from pipeline.partitions import folder_of, partitions
 from pipeline.row_groups import Arrangement, RowGroups
 from pipeline.schemas import United, Unlike, Variants, refuse_unlike, shown
-from pipeline.search import base_of, each_once, expand, reads
+from pipeline.search import SUFFIXES, base_of, each_once, expand, reads
 from pipeline.stores import is_url, joined
 from pipeline.where import Range, Where
 
@@ -83,7 +83,11 @@ class Dataset:
         roots = tuple(root for _, root in expanded if root)
         if not paths:
             shown = ", ".join(inputs) or "no input"
-            raise InputError(f"{shown}: expected Parquet or Arrow files, got none; check the path")
+            endings = ", ".join(SUFFIXES)
+            raise InputError(
+                f"{shown}: expected Parquet or Arrow files, got none; check the path (of a folder "
+                f"names that end with {endings} are taken, of a glob all that it matches)"
+            )
         with ThreadPoolExecutor(min(FOOTER_THREADS, len(paths))) as pool:
             kept, doubles = each_once(paths, list(pool.map(_stat, paths)))
             added = partitions({path: folders[path] for path in kept})

@@ -52,6 +52,7 @@ from pipeline.resume import (
     Standing,
     look,
     refuse_foreign,
+    refuse_gone,
     refuse_other,
     survey,
     sweep,
@@ -140,7 +141,7 @@ class RunFolder:
     def finish(self) -> dict[str, int | str]:
         """Counts everything, writes _manifest.json, then _SUCCESS, and returns what that says.
 
-        Raises OutputError if it is incomplete.
+        Raises OutputError if it is incomplete, or if parts were deleted from outside.
         """
         missing = self.committed.missing
         if len(missing):
@@ -151,6 +152,7 @@ class RunFolder:
         self._lock.check()
         counts = self._counts()
         with _naming(self.store):
+            refuse_gone(self.store, self._shards, self.committed, self.run.format)
             sweep(self.store, self.committed)
             reach("before_manifest")
             self.store.write(MANIFEST, self._manifest(counts))

@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import OutputError
+from pipeline.errors import OutputError, StorageError
 from pipeline.journal import entries_of
 from pipeline.ledger import Ledger
 from pipeline.lock import taken
@@ -154,26 +154,12 @@ def survey(output: Store, shards: Sequence[Shard], run: RunRecord) -> Survey:
     Raises OutputError for a whole part of another run under one of our names.
     """
     format = run.format
-    indices = array("q")
-    for name in output.files():
-        match = PART_NAME.fullmatch(name.rpartition("/")[2])
-        if match is None or match[2] != format:
-            continue
-        index = int(match[1])
-        indices.append(index)
-        if index >= len(shards) or name != part_of(shards[index], format):
-            raise OutputError(
-                f"{joined(output.where, name)}: expected parts 0 to {len(shards) - 1} in their "
-                "folders, got one more; delete it, choose another output, or --restart to throw "
-                "this run away"
-            )
-
+    indices = _parts_in(output, shards, format)
     whole = Ledger(shards, format)
     for entry in entries_of(output.read_log(JOURNAL)):
         whole.take(entry)
     adopted: list[ManifestEntry] = []
     broken: list[str] = []
-    indices = array("q", sorted(indices))
     digest = run.fingerprint.digest  # of all files: once, and not for each part
 
     def look(index: int) -> tuple[ManifestEntry | None, ManifestEntry | None]:
@@ -201,6 +187,42 @@ def survey(output: Store, shards: Sequence[Shard], run: RunRecord) -> Survey:
         del whole[index]
     names = (part_of(shards[index], format) for index in lost)
     return Survey(whole, tuple(adopted), tuple(broken), tuple(names))
+
+
+def _parts_in(output: Store, shards: Sequence[Shard], format: str) -> array[int]:
+    """Shards whose part stands under its final name, in order. Raises OutputError for a part of no
+    shard."""
+    indices = array("q")
+    for name in output.files():
+        match = PART_NAME.fullmatch(name.rpartition("/")[2])
+        if match is None or match[2] != format:
+            continue
+        index = int(match[1])
+        indices.append(index)
+        if index >= len(shards) or name != part_of(shards[index], format):
+            raise OutputError(
+                f"{joined(output.where, name)}: expected parts 0 to {len(shards) - 1} in their "
+                "folders, got one more; delete it, choose another output, or --restart to throw "
+                "this run away"
+            )
+    return array("q", sorted(indices))
+
+
+def refuse_gone(output: Store, shards: Sequence[Shard], committed: Ledger, format: str) -> None:
+    """Raises StorageError where somebody deleted what this run has put into the folder."""
+    if output.nbytes(RUN) < 0:
+        raise StorageError(
+            f"{joined(output.where, RUN)}: expected what this run had written there, got nothing: "
+            "it was deleted while the job ran; remove what is left of the folder, then run the "
+            "same command again"
+        )
+    gone = np.setdiff1d(committed.present, _parts_in(output, shards, format)).tolist()
+    if gone:
+        raise StorageError(
+            f"{output.where}: expected {len(shards)} parts, {len(gone)} that had been written are "
+            f"gone ({part_of(shards[gone[0]], format)} first): they were deleted while the job "
+            "ran; run the same command again, which makes them anew"
+        )
 
 
 def _look(

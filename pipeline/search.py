@@ -19,6 +19,9 @@ from pipeline.stores.remote import reading, refuse_missing_bucket, split
 SUFFIXES = (".parquet", ".pq", ".parq", ".arrow", ".ipc", ".feather")
 """What is taken from a folder; its other files (readme, licence) are passed over."""
 
+MAGIC = (b"PAR1", b"ARROW1")
+"""How files of data begin."""
+
 ANY_DEPTH = "**"
 DATA = "/"
 """Stands for any file with one of SUFFIXES; as a pattern it matches no name."""
@@ -167,7 +170,10 @@ def _search(base: str, patterns: Patterns) -> Iterator[str]:
         taken = []
         for entry in _entries(place.path):
             folder = Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
-            for after in _steps(place.patterns, entry.name, folder=folder):
+            ways = list(_steps(place.patterns, entry.name, folder=folder))
+            if not ways and not folder and place.patterns[-1] == DATA:
+                _refuse_bare(entry)
+            for after in ways:
                 if not folder:
                     taken.append(entry.path)
                 elif entry.is_symlink():
@@ -205,6 +211,24 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
             return sorted(found, key=lambda entry: entry.name)
     except OSError as e:
         raise InputError(f"{folder}: cannot be read: {e.strerror}; check its permissions") from e
+
+
+def _refuse_bare(entry: os.DirEntry[str]) -> None:
+    """Raises InputError for data in a file whose name has no ending, as Hive's 000000_0: passed
+    over, its rows would be missed by nobody."""
+    if "." in entry.name or is_hidden(entry.name) or not entry.is_file():
+        return
+    try:
+        with Path(entry.path).open("rb") as file:
+            begin = file.read(len(MAGIC[-1]))
+    except OSError:
+        return  # not known to be data, as any other file that is passed over
+    if begin.startswith(MAGIC):
+        raise InputError(
+            f"{entry.path}: holds data, but a folder's data is told by the ending of its name "
+            f"({', '.join(SUFFIXES)}); rename it, or give the files by a glob, such as "
+            f"{Path(entry.path).parent}/*"
+        )
 
 
 def _refuse_unfinished(folder: str) -> None:

@@ -85,7 +85,9 @@ def refused(*inputs: Path | str) -> str:
 
 def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("read me")
-    assert "expected Parquet or Arrow files, got none" in refused(tmp_path)
+    told = refused(tmp_path)
+    assert "expected Parquet or Arrow files, got none" in told
+    assert "names that end with .parquet, .pq," in told
     assert "got nothing" in refused(tmp_path / "gone.parquet")
     assert "got no match" in refused(tmp_path / "*.parquet")
     assert "expected Parquet or Arrow files" in refused()

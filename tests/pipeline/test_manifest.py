@@ -73,6 +73,28 @@ def test_finish_refuses_while_shards_are_missing(job: Job) -> None:
     assert not (job.output / "_SUCCESS").exists()
 
 
+def test_finish_refuses_where_parts_were_deleted_from_outside(job: Job) -> None:
+    with job.open() as folder:
+        for shard in job.shards:
+            folder.commit(job.part(shard))
+        (job.output / "part-000002.parquet").unlink()
+        with pytest.raises(StorageError, match=r"6 parts, 1 that .* gone \(part-000002.parquet f"):
+            folder.finish()
+    assert not (job.output / "_SUCCESS").exists()
+    assert job.write() == [2]
+    assert part_jobs.output_ids(job.output) == list(range(24))
+
+
+def test_finish_refuses_where_the_folder_was_deleted_and_filled_again(job: Job) -> None:
+    with job.open() as folder:
+        for shard in job.shards:
+            folder.commit(job.part(shard))
+        shutil.rmtree(job.output / "_colonnade")
+        with pytest.raises(StorageError, match=r"run\.json: expected what this run had written"):
+            folder.finish()
+    assert not (job.output / "_SUCCESS").exists()
+
+
 def test_two_drivers_cannot_share_a_folder(job: Job) -> None:
     with job.open(), pytest.raises(OutputError, match=f"process {os.getpid()} on .* is running"):
         job.open()

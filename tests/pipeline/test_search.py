@@ -93,10 +93,24 @@ def test_hidden_names_are_found_by_who_writes_them(tmp_path: Path, pattern: str)
 
 
 def test_a_glob_takes_folders_whole_and_files_whatever_their_name(tmp_path: Path) -> None:
-    data = write(tmp_path / "in/a.parquet/part-0")
+    data = write(tmp_path / "in/a.parquet/part.0")
     named = write(tmp_path / "in/a.parquet/part-1.parquet")
     assert found(tmp_path / "in/*") == [str(named)]
-    assert found(tmp_path / "in/*/part-[0-9]") == [str(data)]
+    assert found(tmp_path / "in/*/part.[0-9]") == [str(data)]
+
+
+@pytest.mark.parametrize("pattern", ["", "*", "**"])
+def test_data_under_a_name_without_an_ending_is_not_passed_over(
+    tmp_path: Path, pattern: str
+) -> None:
+    write(tmp_path / "in/day/a.parquet")
+    (tmp_path / "in/day/LICENSE").write_text("free")
+    (tmp_path / "in/day/_SUCCESS").touch()
+    assert len(found(tmp_path / "in" / pattern)) == 1
+    bare = write(tmp_path / "in/day/000000_0")
+    with pytest.raises(InputError, match=r"in/day/000000_0: holds data, but .*/in/day/\*$"):
+        found(tmp_path / "in" / pattern)
+    assert str(bare) in found(tmp_path / "in/day/0*")
 
 
 @pytest.mark.parametrize("pattern", ["", "run", "*", "**/*.parquet", "run/*.parquet", "run/part-*"])
