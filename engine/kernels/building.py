@@ -11,15 +11,18 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from numba import cfunc, types
+from numba import njit, types
 from numba.core import config
+from numba.core.ccallback import CFunc
 
 from engine.kernels.cache import cache_folder, is_kept
-from engine.kernels.compiling import KERNEL
+from engine.kernels.compiling import CACHE, KERNEL
 from engine.kernels.table import KERNELS
 
 SIGNATURE = types.void(*[types.int64] * 5)
 """A compiled kernel: (step, arena, row, points, borders), see kernels/table.py."""
+MODEL = {"error_model": "numpy"}
+"""Dividing by zero is no exception."""
 
 
 @contextmanager
@@ -68,7 +71,21 @@ def build(name: str, cache: bool = False) -> Any:
     module, _, factory = KERNELS[name].source.partition(":")
     make: Callable[..., Callable[..., None]] = getattr(importlib.import_module(module), factory)
     python = make(*KERNELS[name].arguments)
-    return cfunc(SIGNATURE, cache=cache, error_model="numpy", **KERNEL)(python)
+    signature = SIGNATURE.args, SIGNATURE.return_type
+    made: Any = CFunc(python, signature, {}, dict(MODEL), **KERNEL)
+    if cache:
+        made._cache = CACHE(python)
+    made.compile()
+    return made
+
+
+def callable_here(python: Callable[..., None], signature: Any) -> Any:
+    """A function compiled for calls from Python, which release the interpreter's lock."""
+    made = njit(nogil=True, **MODEL)(python)
+    made._cache = CACHE(python)
+    made.compile(signature)
+    made.disable_compile()
+    return made
 
 
 def address(name: str) -> int:

@@ -1,5 +1,7 @@
 """Which of numba's passes compile kernels: the few of passes.py, or all of numba's own.
 
+And which of their caches on disk they are kept in.
+
 The few are for versions of numba that they were tried with; any other makes the same loops in more
 time. COLONNADE_NUMBA_PASSES=all takes numba's own at once, to measure the gain or find a fault.
 """
@@ -13,6 +15,7 @@ import os
 from typing import Any
 
 import numba
+from numba.core.caching import FunctionCache
 
 TRIED = ((0, 68),)
 """Versions of numba."""
@@ -28,8 +31,11 @@ KERNEL: dict[str, Any] = {}
 """What numba's decorators of kernels are told, beside."""
 PART: dict[str, Any] = {}
 """The same of functions that kernels call, and nobody else."""
+CACHE = FunctionCache
+"""What keeps machine code on disk."""
 if takes_few():
     from engine.kernels import passes
 
     KERNEL["pipeline_class"] = passes.KernelCompiler
     PART["pipeline_class"] = passes.PartCompiler
+    CACHE = passes.KeptCode

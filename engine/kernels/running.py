@@ -11,10 +11,10 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
-from engine.kernels.building import kept
+from engine.kernels.building import callable_here, kept
 from engine.kernels.calling import call_kernel
 from engine.kernels.emitting import I64, at
 from engine.kernels.functions import inline
@@ -115,4 +115,4 @@ def _move(step, patch, count, tiles):
 def run_columns() -> Any:
     """The compiled loop; releases the interpreter's lock while it runs."""
     with kept("run_columns"):
-        return njit(_SIGNATURE, nogil=True, cache=True, error_model="numpy")(_run_columns)
+        return callable_here(_run_columns, _SIGNATURE)

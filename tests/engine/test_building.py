@@ -20,6 +20,7 @@ from engine.kernels import building
 from engine.kernels.compiling import SWITCH, takes_few
 from engine.kernels.functions import VECTOR_FUNCTIONS
 from engine.kernels.row import Kernel
+from engine.kernels.running import run_columns
 from engine.kernels.table import KERNELS
 from scripts.machine_code import Loop, assembly, loops
 
@@ -53,6 +54,15 @@ fcntl.flock = flock
 from engine.kernels.building import compiled
 print("found", compiled(sys.argv[1]).cache_hits)
 """
+LOADED = """
+import sys
+from engine.kernels.building import build, compiled
+from engine.kernels.running import run_columns
+
+found = compiled(sys.argv[1]).cache_hits, sum(run_columns().stats.cache_hits.values())
+print(*found, "numba.np.linalg" in sys.modules)
+print(build(sys.argv[1]).address > 0, "numba.np.linalg" in sys.modules)
+"""
 SMALL = "neg_f32_x16"
 
 
@@ -81,6 +91,20 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     ]
     assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
     assert runs[1].stdout == ""
+
+
+@pytest.mark.skipif(not takes_few(), reason="another version of numba")
+def test_what_compiling_needs_is_loaded_only_where_it_is_done() -> None:
+    building.compiled(SMALL)
+    run_columns()
+    told = subprocess.run(
+        [sys.executable, "-c", LOADED, SMALL],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.splitlines() == ["1 1 False", "True True"]
 
 
 def test_one_process_compiles_and_the_others_wait(
