@@ -9,7 +9,8 @@ INCOMPLETE = 3
 """Finished, but with rejects over the budget or with shards set aside."""
 INFRASTRUCTURE = 4
 INTERRUPTED = 128
-"""Plus the signal's number: 130 for Ctrl-C, 143 for SIGTERM; the job can be resumed."""
+"""Plus the signal's number: 129 for a closed terminal, 130 for Ctrl-C, 143 for SIGTERM; the job can
+be resumed."""
 
 
 class JobError(Exception):

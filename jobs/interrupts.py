@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first one stops a job in good order, the second one at once."""
+"""SIGINT, SIGTERM and SIGHUP: the first one stops a job in good order, the second one at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 from jobs.errors import INTERRUPTED, Interrupted
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""SIGHUP comes when a terminal is closed; under nohup it is ignored, and stays so."""
 
 
 class Interrupts:
@@ -74,6 +75,8 @@ class Interrupts:
 
     def _arm(self) -> None:
         for number in _SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue
             previous = signal.signal(number, self._receive)
             self._before.setdefault(number, previous)
 

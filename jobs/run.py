@@ -39,7 +39,7 @@ Examples:
 The same command resumes a job that was interrupted: committed parts are not
 computed again. Exit codes: 0 done or nothing to do, 1 input or configuration,
 2 usage, 3 finished with rejects over the budget or shards set aside,
-4 infrastructure gave up, 130/143 interrupted and resumable.
+4 infrastructure gave up, 129/130/143 interrupted and resumable.
 """
 
 

@@ -14,11 +14,21 @@ from jobs.errors import Interrupted
 from jobs.interrupts import Interrupts
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_raised_before_the_loop(number: signal.Signals) -> None:
     with pytest.raises(Interrupted) as caught, Interrupts():
         os.kill(os.getpid(), number)
     assert caught.value.exit_code == 128 + number
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_not_swallowed_by_who_explains_exceptions() -> None:
