@@ -72,11 +72,16 @@ def _as_click(name: str, default: Any, metadata: Any) -> click.Option:
         kind = click.Choice(metadata["choices"])
     return click.Option(
         [flag, name], type=kind, default=None, help=text, multiple=name in _REPEATED,
-        metavar=_METAVARS.get(name),
+        metavar=_METAVARS.get(name), callback=_joined if name == "keep" else None,
     )  # fmt: skip
 
 
-_REPEATED = ("input", "bind", "select", "off")
+def _joined(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> str | None:
+    """One text of names with commas between, of several."""
+    return ",".join(texts) if texts else None
+
+
+_REPEATED = ("input", "bind", "select", "keep", "off")
 
 
 _METAVARS = {

@@ -55,7 +55,8 @@ class JobSpec:
         (),
     )
     keep: tuple[str, ...] | None = _option(
-        "Fields to carry into the output, separated by commas ('' for none). "
+        "Fields to carry into the output, separated by commas ('' for none); may be given several "
+        "times. "
         "Default: all that are not bound.",
         None,
     )

@@ -140,6 +140,25 @@ def test_names_with_a_comma_are_kept_in_quotes() -> None:
             resolve({**NEEDED, "keep": text})
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("--keep id --keep 'a, b' --keep '\"c,d\"'", ("id", "a", "b", "c,d")),
+        ("--keep ''", ()),
+        ("", None),
+    ],
+)
+def test_keep_may_be_given_several_times(
+    said: str, kept: tuple[str, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[JobSpec] = []
+    monkeypatch.setattr("jobs.run.score", lambda spec: seen.append(spec) or 0)
+    words = shlex.split(f"run --model /m --input /a --output /o {said}")
+    result = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert seen[0].keep == kept
+
+
 def test_outputs_may_be_chosen_as_a_list_or_as_a_table(tmp_path: Path) -> None:
     config = write(tmp_path / "job.toml", '[select]\nlogits = "score"\n"out/1" = "label"\n')
     assert resolve(NEEDED, config).selection == {"logits": "score", "out/1": "label"}
