@@ -17,7 +17,7 @@ from engine.kernels.table import EPILOGUE_NAMES, epilogue_name
 from engine.mapped import release
 from engine.ops.image_work import Convolution, ImageWork
 from engine.ops.native import map_unary
-from engine.ops.work import PER_POINT, Alias, Linear, Map, Refusal, Work
+from engine.ops.work import PER_POINT, Alias, Joined, Linear, Map, Refusal, Work
 from engine.packing import PACKINGS, round_up
 from engine.segments import (
     SLICE,
@@ -140,6 +140,8 @@ class StepBuilder:
         if isinstance(work, Alias):
             self.root[work.y] = self._within(Panel(work.x, work.shift))
             return []
+        if isinstance(work, Joined):
+            return self._joined(node, work)
         made = self._linear(node, work) if isinstance(work, Linear) else [self._map(node, work)]
         return hollowed(made) if self._hollow else made
 
@@ -167,6 +169,17 @@ class StepBuilder:
         writes = (*panels, *(name for name, _ in work.scratch))
         kernel = f"{work.kernel}_x{self.points}"
         return Step(node, kernel, operands, reads, writes, work.detail)
+
+    def _joined(self, node: str, work: Joined) -> list[Step]:
+        """A copy for each value."""
+        widths = [self.graph.values[name].features or 0 for name in work.reads]
+        self._own(work.write, sum(widths))
+        kernel, steps, done = f"copy_f32_x{self.points}", [], 0
+        for name, width in zip(work.reads, widths, strict=True):
+            x, y = self.root[name], Panel(work.write, done)
+            steps.append(Step(node, kernel, (x, y, 1, width, 1), (x.value,), (work.write,)))
+            done += width
+        return steps
 
     def _write(self, node: str, work: Map, name: str) -> None:
         """A panel for the result: its own, or that of an operand which may be written over."""
@@ -289,9 +302,7 @@ def opening(builder: StepBuilder, group: Sequence[Lowered]) -> list[Step]:
 
 def _panels(work: Work | ImageWork | Refusal) -> tuple[str, ...]:
     """Values that the work takes as panels."""
-    if isinstance(work, Map):
-        return work.reads
-    if isinstance(work, Linear):
+    if isinstance(work, Map | Linear | Joined):
         return work.reads
     return (work.x,) if isinstance(work, Alias) else ()
 

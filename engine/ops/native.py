@@ -25,7 +25,7 @@ from engine.ops.native_tokens import (
     repeat,
 )
 from engine.ops.unary import UNARY, Array, unary_of
-from engine.ops.work import Alias, Linear, Map, Refusal, Work, float_panel, flowing
+from engine.ops.work import Alias, Joined, Linear, Map, Refusal, Work, float_panel, flowing
 from engine.segments import Panel
 
 MAX_REPEATS = 64
@@ -261,6 +261,23 @@ def cast(node: Node, graph: Graph) -> Work | Refusal:
     return Alias(x.name, node.outputs[0])
 
 
+def joined(node: Node, graph: Graph) -> Work | Refusal:
+    """Concat of features: those of each input are copied to their place."""
+    values = [float_panel(graph, node, name) for name in (*node.inputs, node.outputs[0])]
+    for value in values:
+        if isinstance(value, Refusal):
+            return value
+    *parts, y = (v for v in values if isinstance(v, Value))
+    axis = int(node.attributes.get("axis", 0))
+    rank = len(y.shape or ())
+    if axis not in (-1, rank - 1) or any(len(v.shape or ()) != v.lead + 1 for v in (*parts, y)):
+        return Refusal(f"it joins the axis {axis} of {parts[0]}")
+    alike = all(v.lead == y.lead for v in parts)
+    if not alike or sum(v.features or 0 for v in parts) != y.features:
+        return Refusal(f"{', '.join(map(str, parts))} do not become {y}")
+    return Joined(tuple(node.inputs), y.name)
+
+
 def identity(node: Node, graph: Graph) -> Work | Refusal:
     x = flowing(graph, node, node.inputs[0])
     if isinstance(x, Refusal):
@@ -281,6 +298,7 @@ NATIVE_OPS: dict[str, Rule] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), view),
     **dict.fromkeys(("Identity", "Dropout"), identity),
     "Cast": cast,
+    "Concat": joined,
     **dict.fromkeys(("LayerNormalization", "RMSNormalization", "colonnade.LayerNorm"), layer_norm),
     **dict.fromkeys(REDUCTION_NAMES, reduction),
     **dict.fromkeys(("ArgMax", "ArgMin"), extreme),

@@ -78,7 +78,15 @@ class Alias:
     """Features of x before the first of y."""
 
 
-Work = Linear | Map | Alias
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """y is the features of some values one after the other."""
+
+    reads: tuple[str, ...]
+    write: str
+
+
+Work = Linear | Map | Alias | Joined
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def _cast_first(node: Node, view: View, x: Value, y: Value) -> Edit | str:
 
 def _split(node: Node, view: View) -> Edit | str | None:
     x = view.value(node.inputs[0])
-    if x is None or x.shape is None or not x.has_tokens or x.dtype != np.float32:
+    if x is None or x.shape is None or not _has_features(x):
         return None
     axis = int(node.attributes.get("axis", 0)) % len(x.shape)
     widths = [_width(view.value(o), axis) for o in node.outputs]
@@ -73,6 +73,12 @@ def _split(node: Node, view: View) -> Edit | str | None:
     return Edit((node,), inserts, reason=f"{widths} features")
 
 
+def _has_features(x: Value) -> bool:
+    """Of a token or of a row; pictures have channels, which other rules take apart."""
+    alone = x.has_rows and x.shape is not None and len(x.shape) == 2
+    return (x.has_tokens or alone) and x.dtype == np.float32
+
+
 def _width(value: Value | None, axis: int) -> int:
     dim = value.shape[axis] if value is not None and value.shape is not None else 0
     return dim if isinstance(dim, int) else 0
@@ -80,11 +86,11 @@ def _width(value: Value | None, axis: int) -> int:
 
 def _slice(node: Node, view: View) -> Edit | str | None:
     x, cut = view.value(node.inputs[0]), _cut(node, view)
-    if x is None or x.shape is None or not x.has_tokens or cut is None or x.dtype != np.float32:
+    if x is None or x.shape is None or not _has_features(x) or cut is None:
         return None
     axis, start, end = cut[0] % len(x.shape), *cut[1:]
     size = x.shape[axis]
-    if axis == 1:
+    if axis == 1 and x.has_tokens:
         return _one_token(node, view, x, start, end)
     if axis != len(x.shape) - 1 or not isinstance(size, int) or x.features != size:
         return f"it cuts the axis {axis} of {x}"

@@ -78,10 +78,6 @@ FALLBACKS = {
     "resize_*_not_smaller": "keeps the aspect ratio",
     "resize_tf_crop_and_resize_axes_*": "coordinates tf_crop_and_resize",
     "slice_start_out_of_bounds": "no image of known size",  # its result is empty
-    # tables of features
-    "concat_2d_*": "no kernel for Concat",
-    "split_*_2d*": "no kernel for Split",
-    "split_2d_*": "no kernel for Split",
 }
 """Cases that run through the reference, at least in part, and why."""
 REFUSED = {
