@@ -115,9 +115,11 @@ def run_here(folder: Path) -> None:
     )  # fmt: skip
 
 
-def guest_command(folder: Path, *more: str) -> str:
+def guest_command(folder: Path, shape: Shape, *more: str) -> str:
     """What the emulated machine is to run; `read` makes a Proof of what it leaves."""
+    scorers = more[more.index("--engines") + 1] if "--engines" in more else shape.nodes
     told = [f"{name}={value}" for name, value in environment(folder).items()]
+    told.append(f"{witness.COUNT}={scorers}")
     command = shlex.join(["env", *told, *job(folder, "there", *more)])
     return f"cd {shlex.quote(str(ROOT))}; {command} >{shlex.quote(str(folder / 'summary.json'))}"
 
@@ -141,7 +143,7 @@ def prove(parts: Parts, shape: Shape, folder: Path, *more: str) -> Proof:
     """Runs the job here, then there; `more` are words of `colonnade run` for there."""
     write(folder)
     run_here(folder)
-    code = run(parts, shape, guest_command(folder, *more), writable=[folder])
+    code = run(parts, shape, guest_command(folder, shape, *more), writable=[folder])
     return read(folder, code)
 
 

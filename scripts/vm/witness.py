@@ -3,7 +3,9 @@
     colonnade run ... --after scripts.vm.witness:look
 
 It changes no batch. With the first one, when the engine has run, it adds a line of JSON to
-witness.jsonl below the folder that NUMA_VM_WITNESS names; without that, it does nothing.
+witness.jsonl below the folder that NUMA_VM_WITNESS names, and waits until there are as many as
+NUMA_VM_WITNESSES says, or else a scorer that is ready first may do the whole job, where all of
+them are slow; without a folder, it does nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,9 @@ from numa.affinity import thread_cpus
 from numa.memory import pages_of
 from numa.notation import cpulist
 
-FOLDER, FILE = "NUMA_VM_WITNESS", "witness.jsonl"
+FOLDER, FILE, COUNT = "NUMA_VM_WITNESS", "witness.jsonl", "NUMA_VM_WITNESSES"
+LONGEST_SECONDS = 240.0
+"""To wait for others, many times what they take: the proof then lacks them, and says so."""
 _seen: list[int] = []
 
 
@@ -32,9 +37,18 @@ def look(batch: pa.RecordBatch) -> pa.RecordBatch:
     folder = os.environ.get(FOLDER)
     if folder and batch.num_rows and not _seen:
         _seen.append(batch.num_rows)
-        with (Path(folder) / FILE).open("a") as file:
+        path = Path(folder) / FILE
+        with path.open("a") as file:
             file.write(json.dumps(_facts(batch)) + "\n")
+        _await(path, int(os.environ[COUNT]))
     return batch
+
+
+def _await(path: Path, count: int) -> None:
+    """Until the file has so many lines."""
+    end = time.monotonic() + LONGEST_SECONDS
+    while path.read_text().count("\n") < count and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def _facts(batch: pa.RecordBatch) -> dict[str, Any]:

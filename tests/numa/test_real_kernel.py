@@ -74,7 +74,7 @@ def boots(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Boots:
         if with_job := name in JOBS and (WHOLE or name == PLAIN):
             write(folder)
             run_here(folder)
-            command = f"{guest_command(folder, *JOBS[name])} && {command}"
+            command = f"{guest_command(folder, SHAPES[name], *JOBS[name])} && {command}"
         code = run(parts, SHAPES[name], command, writable=[folder])
         proof = read(folder, code) if with_job else None
         assert code == 0, proof
