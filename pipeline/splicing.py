@@ -5,7 +5,7 @@ size, nothing is null and values are stored as they are, the levels of every pag
 behind them a page is the tensor's bytes: they are made once, and the rows go into the file from
 where they lie. Each row group is
 
-    the other columns   a file that pyarrow writes in memory; its column chunks, moved
+    the other columns   a file that pyarrow writes, without its ends; its column chunks, moved
     the plain ones      pages of PAGE_NBYTES, cut by rows of the group: batches change no byte
 
 and the footer is pyarrow's, too, of a file of one row, with other row groups: schema, metadata,
@@ -18,7 +18,9 @@ microseconds of CPU a row, this 0.12; arro3, which is arrow-rs, 2.2 into memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -96,7 +98,7 @@ class SplicedWriter:
         """`first` has a row at least; `plain` are fields that are not compressed; `options` are
         pyarrow's."""
         self._sink, self._plain, self._options = sink, plain, options
-        _, self._footer = _file(first.slice(0, 1), options)
+        self._footer = _write_file(first.slice(0, 1), options, lambda _: None)
         (group,) = self._footer[_GROUPS]
         self._columns = [chunk[_COLUMN] for chunk in group[_CHUNKS]]
         """What pyarrow says of each, in the order of the schema."""
@@ -145,9 +147,8 @@ class SplicedWriter:
         """Their chunks, as pyarrow writes them, from where the file is now."""
         if not table.num_columns:
             return []
-        data, footer = _file(table.replace_schema_metadata(), self._options)
         moved = self._at - len(MAGIC)
-        self._put(data)
+        footer = _write_file(table.replace_schema_metadata(), self._options, self._put)
         (group,) = footer[_GROUPS]
         for chunk in group[_CHUNKS]:
             column = chunk[_COLUMN]
@@ -192,16 +193,45 @@ def _sized(levels: bytes) -> bytes:
     return len(levels).to_bytes(SIZE_NBYTES, "little") + levels
 
 
-def _file(table: pa.Table, options: Mapping[str, Any]) -> tuple[memoryview, Struct]:
-    """What pyarrow writes of the table, as one row group: its columns, and its footer."""
-    stream = pa.BufferOutputStream()
-    with pq.ParquetWriter(stream, table.schema, **options) as writer:
+def _write_file(table: pa.Table, options: Mapping[str, Any], put: Callable[[Any], None]) -> Struct:
+    """The footer of a file that pyarrow writes, of the table as one row group; its pages are put
+    on while it writes: of text, a whole row group would take three times its bytes in memory."""
+    relay = _Relay(put)
+    writer = pq.ParquetWriter(pa.PythonFile(relay, mode="w"), table.schema, **options)
+    try:
         writer.write_table(table, row_group_size=table.num_rows)
-    data = memoryview(stream.getvalue()).cast("B")
-    end = len(data) - TAIL_NBYTES
-    begin = end - int.from_bytes(data[end : end + 4], "little")
-    footer, _ = parsed(bytes(data[begin:end]))
-    return data[len(MAGIC) : begin], footer
+    except BaseException:
+        with contextlib.suppress(Exception):  # what it says of rows that are missing then
+            writer.close()
+        raise
+    relay.end = io.BytesIO()
+    writer.close()
+    end = relay.end.getvalue()
+    footer, _ = parsed(end)
+    return footer
+
+
+class _Relay:
+    """Takes what pyarrow writes: passes pages on, but neither the magic before them nor, once
+    there is an `end` to put it into, what comes behind them."""
+
+    closed = False
+
+    def __init__(self, put: Callable[[Any], None]) -> None:
+        self._put = put
+        self._begun = False
+        self.end: io.BytesIO | None = None
+
+    def write(self, data: Any) -> None:
+        if self.end is not None:
+            self.end.write(data)
+        elif self._begun:
+            self._put(data)
+        self._begun = True
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def _is_full(column: pa.ChunkedArray) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -237,6 +238,41 @@ def test_rows_go_into_the_file_from_where_they_lie() -> None:
     given_ = [np.frombuffer(call.args[0], np.uint8) for call in sink.write.call_args_list]
     inside = [a for a in given_ if values.address <= a.ctypes.data < values.address + values.size]
     assert sum(map(len, inside)) == values.size
+
+
+def test_other_columns_go_into_the_file_as_they_are_encoded() -> None:
+    """A row group of long strings is never in memory a second time: the plan does not count it."""
+    texts = [f"{row:0>4000}" for row in range(4000)]
+    table = plain_table(4000).append_column("long", pa.array(texts))
+    held: list[int] = []
+    sink = Mock(spec=["write"])
+    sink.write.side_effect = lambda data: held.append(pa.total_allocated_bytes())
+    lists = Lists.of(FIELD)
+    assert lists is not None
+    options = {"compression": "none", "use_dictionary": False, "write_batch_size": 64}
+    writer = SplicedWriter(sink, table, {"y": lists}, options)
+    before = pa.total_allocated_bytes()
+    writer.write_table(table)
+    assert max(held) - before < table["long"].nbytes / 3
+
+
+def test_a_disk_that_is_full_is_told_as_such_wherever_it_happens() -> None:
+    table, counted = plain_table(500), Mock(spec=["write"])
+
+    def write(sink: Any) -> None:
+        writer = open_writer(sink, table.schema, "parquet", "none", table)
+        writer.write_table(table)
+        writer.close()
+
+    write(counted)
+    count = counted.write.call_count
+    for number in range(count):
+        sink = Mock(spec=["write"])
+        full = OSError(errno.ENOSPC, "no room")
+        sink.write.side_effect = [None] * number + [full] * count
+        with pytest.raises(OSError) as caught:
+            write(sink)
+        assert caught.value.errno == errno.ENOSPC, f"write {number} of {count}"
 
 
 def test_tensors_alone_and_row_groups_of_too_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
