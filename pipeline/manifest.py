@@ -28,9 +28,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+from pipeline.checksums import WRITTEN
 from pipeline.errors import OutputError
 from pipeline.failpoints import reach
 from pipeline.journal import Journal
@@ -192,13 +194,20 @@ class RunFolder:
             wipe(self.store)
         stored = read_run(self.store)
         if stored is None:
-            self.store.write(RUN, json.dumps(to_plain(self.run), indent=1))
+            self._record(self.run)
         else:
             refuse_other(self.store, stored, self.run)
         self.resumed = stored is not None
         self._journal = Journal(self.store.open_log(JOURNAL))
         self.store.make(TEMP, REJECTS)
         self._resume()
+        if stored is not None and not self.complete and stored.checksums != WRITTEN:
+            self._record(stored)
+
+    def _record(self, run: RunRecord) -> None:
+        """Before parts are: see RunRecord.checksums."""
+        run = replace(run, checksums=WRITTEN)
+        self.store.write(RUN, json.dumps(to_plain(run), indent=1))
 
     def _resume(self) -> None:
         """Trusts the journal where footers agree, adopts whole parts, drops the rest."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.checksums import algorithm_of
 from pipeline.errors import OutputError
 from pipeline.fingerprint import Fingerprint
 from pipeline.stores import OWN, Store, joined, store_at
@@ -33,6 +34,10 @@ class RunRecord:
     """"parquet" or "arrow"."""
     selected: tuple[str, ...] = ()
     """Outputs of the model that are computed, and whose nodes `choices` are of; () for all."""
+    checksums: str = "sha256"
+    """By which algorithm parts were hashed last (older ones may be by another). A version from
+    before there were two knows no such field and refuses the folder, whose parts it would take
+    for damaged and have deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +85,15 @@ def read_run(output: str | Path | Store) -> RunRecord | None:
     store = store_at(output) if isinstance(output, str | Path) else output
     path = joined(store.where, RUN)
     try:
-        return from_plain(RunRecord, json.loads(store.read(RUN)))
+        run = from_plain(RunRecord, json.loads(store.read(RUN)))
+        algorithm_of(f"{run.checksums}:", path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as e:
         raise store.trouble(e) from e
     except ValueError as e:
         raise OutputError(
-            f"{path}: expected the record of a run, got {e}; --restart throws this run away"
+            f"{path}: expected the record of a run, got {e}; if another version of Colonnade made "
+            "this folder, use that one; --restart throws this run away"
         ) from e
+    return run

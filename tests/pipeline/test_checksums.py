@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from part_jobs import Job, output_ids
@@ -18,6 +19,8 @@ from pipeline.checksums import (
     unsqueezed,
 )
 from pipeline.errors import OutputError
+from pipeline.manifest import RunFolder
+from pipeline.records import RUN
 from pipeline.stores import checksum, store_at
 from pipeline.verify import verify
 
@@ -137,3 +140,48 @@ def test_a_folder_of_an_unknown_version_is_not_called_damaged(job: Job) -> None:
     report = verify(job.output)
     assert "part-000000.parquet: expected a checksum by sha256 or xxh3-128" in report.problems[0]
     assert report.repair == ("use the version of Colonnade that made this folder",)
+
+
+def recorded(job: Job) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((job.output / RUN).read_text())
+    return record
+
+
+def as_before(job: Job) -> None:
+    """The record of a version that knew sha256 only."""
+    record = recorded(job)
+    del record["checksums"]
+    (job.output / RUN).write_text(json.dumps(record))
+
+
+def test_the_record_says_what_older_versions_cannot_check(job: Job) -> None:
+    """They refuse a record with a field they do not know; parts they would call damaged, and
+    tell people to delete."""
+    begun(job)
+    assert recorded(job)["checksums"] == WRITTEN
+    with_checksums_by("sha256", job.output)
+    as_before(job)
+    RunFolder.look(job.output, job.run, job.shards)
+    assert "checksums" not in recorded(job), "a look changes nothing"
+    kept = recorded(job)
+    job.write()
+    assert recorded(job) == kept | {"checksums": WRITTEN}
+
+
+def test_a_finished_folder_of_an_older_version_stays_as_it_is(job: Job) -> None:
+    job.write()
+    as_before(job)
+    with job.open() as folder:
+        assert folder.complete
+    assert "checksums" not in recorded(job)
+
+
+def test_a_record_of_a_newer_version_says_what_to_do(job: Job) -> None:
+    begun(job)
+    record = recorded(job)
+    (job.output / RUN).write_text(json.dumps(record | {"checksums": "blake3"}))
+    with pytest.raises(OutputError, match=r"run\.json: .*got one by 'blake3'; use the version"):
+        job.open()
+    (job.output / RUN).write_text(json.dumps(record | {"news": 1}))
+    with pytest.raises(OutputError, match="unknown news; if another version of Colonnade made"):
+        verify(job.output)
