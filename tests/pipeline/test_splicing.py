@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,21 @@ from hypothesis import strategies as st
 
 from pipeline import splicing
 from pipeline.encoding import open_writer
-from pipeline.levels import all_are, decoded_levels, full_lists
-from pipeline.page_headers import page_header
+from pipeline.levels import OddLevels, all_are, decoded_levels, full_lists
+from pipeline.page_headers import OddHeader, page_header, plain_header
 from pipeline.pages import PlainColumn, plain_fields
 from pipeline.parts import PartWriter
 from pipeline.shards import Lease, Shard
-from pipeline.splicing import GROUP_ROWS, LEAST_SIZE, Lists, SplicedWriter
+from pipeline.splicing import (
+    GROUP_ROWS,
+    LEAST_SIZE,
+    LONGEST_NBYTES,
+    TAIL_NBYTES,
+    Lists,
+    SplicedWriter,
+)
 from pipeline.stores.objects import Upload
+from pipeline.thrift import I32, parsed, serialised
 
 Array = np.ndarray[Any, Any]
 SHARD = Shard(0, "/in/a.parquet", "parquet", (0,), 0, 4000, 0, 9999, 1)
@@ -266,10 +275,10 @@ def test_a_disk_that_is_full_is_told_as_such_wherever_it_happens() -> None:
 
     write(counted)
     count = counted.write.call_count
-    for number in range(count):
+    for number, again in itertools.product(range(count), (0, count)):
         sink = Mock(spec=["write"])
         full = OSError(errno.ENOSPC, "no room")
-        sink.write.side_effect = [None] * number + [full] * count
+        sink.write.side_effect = [None] * number + [full] * (1 + again) + [None] * count
         with pytest.raises(OSError) as caught:
             write(sink)
         assert caught.value.errno == errno.ENOSPC, f"write {number} of {count}"
@@ -297,13 +306,45 @@ def test_no_rows_are_no_row_group_and_the_end_is_written_once() -> None:
     assert same(opened(sink.getvalue()).read(), table)
 
 
+def test_the_footer_adds_up() -> None:
+    """Readers split files and take memory by these, and no two of them by the same."""
+    data = written([plain_table(9000, 1), plain_table(20, 2)])
+    end = len(data) - TAIL_NBYTES
+    footer, _ = parsed(data[end - int.from_bytes(data[end : end + 4], "little") : end])
+    at = len(b"PAR1")
+    for group, pages in zip(footer[4], (3, 1), strict=True):
+        columns = [chunk[3] for chunk in group[1]]
+        assert group[2] == sum(c[6] for c in columns) and group[6] == sum(c[7] for c in columns)
+        begins = [min(c[place] for place in (9, 11) if place in c) for c in columns]
+        assert group[5] == at == min(begins), "where it begins"
+        at += group[6]
+        assert [p[3] for p in columns[0][13]] == [pages]
+    assert at == end - int.from_bytes(data[end : end + 4], "little"), "nothing between"
+
+
+@pytest.mark.parametrize("levels", [b"\xff" * 20 + b"\x01\x00", b"\x02"])
+def test_odd_levels_are_told(levels: bytes) -> None:
+    with pytest.raises(OddLevels, match=r"without an end|out of range"):
+        decoded_levels(levels, 9, 1)
+
+
+@pytest.mark.parametrize("place", [2, 3])
+def test_a_page_of_less_than_nothing_is_odd(place: int) -> None:
+    header, _ = parsed(plain_header(5, 9))
+    with pytest.raises(OddHeader, match="expected a size, got -1"):
+        page_header(serialised(header | {place: I32(-1)}))
+
+
 SHORT = pa.field("y", pa.list_(pa.float32(), LEAST_SIZE - 1))
 NESTED = pa.field("y", pa.list_(pa.list_(pa.float32(), 4), 16))
 HALF = pa.field("y", pa.list_(pa.float16(), 64))
 ANY = pa.field("y", pa.list_(pa.float32()))
 
 
-@pytest.mark.parametrize("field", [SHORT, NESTED, HALF, ANY, pa.field("y", pa.float32())])
+LONG = pa.field("y", pa.list_(pa.float32(), (LONGEST_NBYTES >> 2) + 1))
+
+
+@pytest.mark.parametrize("field", [SHORT, NESTED, HALF, ANY, LONG, pa.field("y", pa.float32())])
 def test_other_fields_are_left_to_pyarrow(field: pa.Field) -> None:
     assert Lists.of(field) is None
 

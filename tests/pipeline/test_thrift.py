@@ -85,8 +85,10 @@ def test_footers_of_pyarrow_come_back_byte_for_byte() -> None:
         b"\x19\xf1\xff\xff\xff\x0f",
         b"\x1b\x00",  # a map
         b"\x15" + b"\xff" * 20,  # a number without an end
-        b"\x1c" * 40,
-        b"\x19\x1c" * 40,
+        b"\x15" + b"\xff" * 20 + b"\x01\x00",  # one whose end comes too late
+        b"\x1c" * 5000,  # deeper than Python's stack
+        b"\x19" * 5000,
+        b"\x19\x1c" * 5000,
     ],
 )
 def test_what_is_cut_off_or_hostile_is_refused(odd: bytes) -> None:
