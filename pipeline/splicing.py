@@ -18,7 +18,6 @@ microseconds of CPU a row, this 0.12; arro3, which is arrow-rs, 2.2 into memory.
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -197,23 +196,17 @@ def _write_file(table: pa.Table, options: Mapping[str, Any], put: Callable[[Any]
     """The footer of a file that pyarrow writes, of the table as one row group; its pages are put
     on while it writes: of text, a whole row group would take three times its bytes in memory."""
     relay = _Relay(put)
-    writer = pq.ParquetWriter(pa.PythonFile(relay, mode="w"), table.schema, **options)
-    try:
+    with pq.ParquetWriter(pa.PythonFile(relay, mode="w"), table.schema, **options) as writer:
         writer.write_table(table, row_group_size=table.num_rows)
-    except BaseException:
-        with contextlib.suppress(Exception):  # what it says of rows that are missing then
-            writer.close()
-        raise
-    relay.end = io.BytesIO()
-    writer.close()
-    end = relay.end.getvalue()
-    footer, _ = parsed(end)
+        relay.end = io.BytesIO()
+    footer, _ = parsed(relay.end.getvalue())
     return footer
 
 
 class _Relay:
     """Takes what pyarrow writes: passes pages on, but neither the magic before them nor, once
-    there is an `end` to put it into, what comes behind them."""
+    there is an `end` to put it into, what comes behind them; nor what it still writes after a
+    failure."""
 
     closed = False
 
@@ -226,7 +219,11 @@ class _Relay:
         if self.end is not None:
             self.end.write(data)
         elif self._begun:
-            self._put(data)
+            try:
+                self._put(data)
+            except BaseException:
+                self.end = io.BytesIO()
+                raise
         self._begun = True
 
     def flush(self) -> None: ...
