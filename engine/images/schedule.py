@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.ops.image_work import Plane, Read
+from engine.ops.image_work import POINT, Plane, Read
 
 Array = np.ndarray[Any, Any]
 
@@ -164,6 +164,8 @@ def _may_write_over(index: int, tasks: Sequence[Task], visits: Sequence[Visit]) 
     assert task.over is not None
     over = task.reads[task.over]
     readers = [(i, r) for i, r in readers_of(over.value, tasks) if r is not over]
+    if over.listed or over.rows != POINT:  # a row of it may be wanted for a later one of y
+        return False
     if any(_needs_padding(value, tasks) for value in (over.value, task.write)):
         return False
     made, read = np.zeros(task.plane.height), np.full(task.plane.height, -1)

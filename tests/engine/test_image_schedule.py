@@ -107,6 +107,23 @@ def test_every_row_once_and_there_when_it_is_read(
         assert found == list(range(task.plane.height if not task.write else len(found)))
 
 
+def test_a_value_whose_rows_are_taken_by_number_is_not_written_over() -> None:
+    """Row 1 of what would lie over it wants row 0 again."""
+    plane = Plane(1, 2, 8)
+    over = Read("v1", plane, padded=False, listed=((0, 0), (0, 0)))
+    net = (
+        Task("v0", plane, 1, ()),
+        Task("v1", plane, 1, (Read("v0", plane),)),
+        Task("v2", plane, 1, (Read("v0", plane), over), over=1),
+        Task("", plane, 1, (Read("v2", plane, padded=False),)),
+    )
+    rings = rings_of(net, visits_of(net, frozenset()))
+    assert rings["v2"].home == "v2"
+    by_pixel = replace(net[2], reads=(net[2].reads[0], replace(over, listed=())))
+    net = (*net[:2], by_pixel, net[3])
+    assert rings_of(net, visits_of(net, frozenset()))["v2"].home == "v1"
+
+
 def needed(read: Read, rows: range) -> list[int]:
     if read.whole:
         return list(range(read.plane.height))
