@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.page_headers import DICTIONARY, OddHeader, page_header
+
 PIECE_NBYTES = 4 << 20
 """Dictionaries are decoded for writing in pieces of at most so much, or of one row."""
 
@@ -80,30 +82,13 @@ def dictionary_nbytes(file: BinaryIO, chunk: Any) -> int:
     return most if said is None else min(said, most)
 
 
-def _page_nbytes(header: bytes) -> int | None:
-    """Uncompressed size in a page's header, Thrift's compact protocol; None if it reads oddly.
-
-    The header begins with field 1, the page's type, and field 2, the size; both are zigzag i32.
-    """
-    position = 0
-    values = []
-    for _ in range(2):
-        if header[position : position + 1] != b"\x15":  # the next field, of type i32
-            return None
-        position += 1
-        value = shift = 0
-        while True:
-            if position >= len(header) or shift > 28:
-                return None
-            byte = header[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
-        values.append((value >> 1) ^ -(value & 1))
-    kind, nbytes = values
-    return nbytes if kind == 2 and nbytes >= 0 else None  # 2: a dictionary page
+def _page_nbytes(data: bytes) -> int | None:
+    """Uncompressed size of a dictionary page from its header; None where that reads oddly."""
+    try:
+        header = page_header(data)
+    except OddHeader:
+        return None
+    return header.nbytes if header.kind == DICTIONARY else None
 
 
 def decoded(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
