@@ -6,12 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 from small_job import ROOT
 
 from jobs.errors import Interrupted
 from jobs.interrupts import Interrupts
+
+
+@pytest.fixture(autouse=True)
+def terminal() -> Iterator[None]:
+    """Where the tests run under nohup, a closed terminal would stop nothing."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
